@@ -1,0 +1,28 @@
+//! Tollgate: a global rate limit service for Envoy.
+//!
+//! A request walks one way: `grpc/rls → grpc/wire → engine → rules/matcher → store → limit`, and back through `grpc/wire`.
+//! In reading order:
+//!
+//! Core, without I/O, logging or clock:
+//! - [`time`]: moments and spans as integers; the one reader of the wall clock
+//! - [`limit`]: limits, what a key remembers, the decision
+//! - [`rules`]: rule files compiled to a rule set, or to every diagnostic
+//!
+//! Shell:
+//! - [`settings`]: environment variables and flags, read once
+//! - [`telemetry`]: metrics, traces, logs
+//! - [`store`]: the contract of the stores; the embedded one, and Redis
+//! - [`engine`]: a request in, an answer out
+//! - [`reload`]: rule files to the engine, at start and on every change
+//! - [`grpc`]: the rate limit service
+//! - [`admin`]: the HTTP and debug ports
+//! - [`cli`]: the subcommands
+//!
+//! Deliberately absent: a plugin interface for stores or algorithms (both are closed enums), and any state that is not in a
+//! store.
+
+pub mod engine;
+pub mod limit;
+pub mod rules;
+pub mod store;
+pub mod time;

@@ -1,0 +1,284 @@
+//! Many limits on many keys, charged all or not at all.
+//!
+//! [`transact`] is what every store makes atomic: the embedded store runs it under its locks, Redis runs its twin
+//! (`transaction.lua`) in one script call. It works in two steps on copies of the records: first each demand is read as if
+//! the demands came one after the other, then, depending on the [`Outcome`] of the whole, either those copies are kept or
+//! only the limits that are charged always.
+
+use smallvec::SmallVec;
+
+use super::{Hits, Limit, Receipt, State, Tag, Verdict};
+use crate::time::{Micros, Timestamp};
+
+/// The most limits whose state one key holds; beyond it the one that is soonest fresh is forgotten.
+pub const MAX_SLOTS: usize = 16;
+
+/// All that is remembered under one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The latest moment this record has seen: its time never goes backwards, whatever the clock does.
+    pub seen: Timestamp,
+    /// The state of each limit, in order of first use.
+    pub slots: SmallVec<[Slot; 1]>,
+}
+
+/// The state of one limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Which limit.
+    pub tag: Tag,
+    /// When `state` is as good as fresh.
+    pub expires: Timestamp,
+    /// What is remembered.
+    pub state: State,
+}
+
+/// What a descriptor asks of the limits of one key.
+#[derive(Clone, Debug)]
+pub struct Demand<'a> {
+    /// Which of the transaction's keys.
+    pub key: usize,
+    /// How many hits.
+    pub amount: Amount,
+    /// What its refusal means for the request.
+    pub role: Role,
+    /// The limits that must all have room.
+    pub limits: SmallVec<[Bound<'a>; 2]>,
+}
+
+/// A limit within a demand.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound<'a> {
+    /// The limit.
+    pub limit: &'a Limit,
+    /// Charged even when the request is refused, and beyond the limit.
+    pub always: bool,
+}
+
+/// The hits of a demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// Takes hits.
+    Charge(Hits),
+    /// Writes nothing; is told what a charge of this many would be told.
+    Peek(Hits),
+    /// Gives hits back to the client; is never refused.
+    Refund(Hits),
+}
+
+/// What a refused demand means for the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The request is refused.
+    Enforced,
+    /// The request is refused when all demands of this role are.
+    Quota,
+    /// Nothing: it is computed and counted only.
+    Shadow,
+}
+
+/// What one limit of one demand said. Readings come in the order of the demands and of the limits within each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Whether the hits fit, and if not, when.
+    pub verdict: Verdict,
+    /// What was used before this demand, those before it in the request counted as charged.
+    pub used: Hits,
+    /// The time until the limit is as good as fresh.
+    pub reset: Micros,
+}
+
+/// The readings of a transaction; most have one.
+pub type Readings = SmallVec<[Reading; 2]>;
+
+/// What a transaction came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether the request passes: then each demand that has room is charged; otherwise only what is charged always.
+    pub admitted: bool,
+    /// What each limit said.
+    pub readings: Readings,
+}
+
+/// Decides `demands` on `records` at `now` and charges them.
+///
+/// Each record is updated in place; `true` in the second place of a pair tells that it must be written back.
+pub fn transact(records: &mut [(Record, bool)], demands: &[Demand<'_>], now: Timestamp) -> Outcome {
+    let mut tentative: SmallVec<[Record; 2]> = records.iter().map(|(r, _)| r.clone()).collect();
+    let mut readings = Readings::new();
+    let mut fold = Fold::default();
+    let mut changed: SmallVec<[bool; 2]> = smallvec::smallvec![false; records.len()];
+    for demand in demands {
+        let record = &mut tentative[demand.key];
+        let (fits, wrote) = read(record, demand, now, &mut readings);
+        fold.add(demand.role, fits);
+        changed[demand.key] |= wrote;
+    }
+    let admitted = fold.admitted();
+    if admitted {
+        for ((place, new), changed) in records.iter_mut().zip(tentative).zip(changed) {
+            if changed {
+                *place = (new, true);
+            }
+        }
+    } else {
+        for demand in demands {
+            let place = &mut records[demand.key];
+            place.1 |= charge_always(&mut place.0, demand, now);
+        }
+    }
+    Outcome { admitted, readings }
+}
+
+/// Undoes the charge of one limit under a key, as far as it is still felt. Tells whether the record must be written back.
+pub fn give_back(record: &mut Record, limit: &Limit, now: Timestamp, receipt: &Receipt) -> bool {
+    let now = record.advance_clock(now);
+    let known = record.slots.iter().any(|slot| slot.tag == limit.tag());
+    if !known {
+        return false;
+    }
+    let slot = record.slot(limit, now);
+    limit.give_back(&mut slot.state, now, receipt);
+    slot.expires = now + limit.fresh_in(&slot.state, now);
+    true
+}
+
+/// Whether a request passes, given what becomes of its demands one by one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fold {
+    refused: bool,
+    quotas: u32,
+    quotas_refused: u32,
+}
+
+impl Fold {
+    /// Takes note of one demand.
+    pub fn add(&mut self, role: Role, fits: bool) {
+        match role {
+            Role::Enforced => self.refused |= !fits,
+            Role::Quota => {
+                self.quotas += 1;
+                self.quotas_refused += u32::from(!fits);
+            }
+            Role::Shadow => {}
+        }
+    }
+
+    /// No enforced demand refused, and of the quotas, if any, at least one passed.
+    pub fn admitted(&self) -> bool {
+        !self.refused && (self.quotas == 0 || self.quotas_refused < self.quotas)
+    }
+}
+
+impl Amount {
+    /// The hits that must fit.
+    pub fn wanted(self) -> Hits {
+        match self {
+            Amount::Charge(hits) | Amount::Peek(hits) => hits,
+            Amount::Refund(_) => Hits::ZERO,
+        }
+    }
+}
+
+impl Record {
+    /// When all of the record is as good as fresh.
+    pub fn expires(&self) -> Timestamp {
+        let latest = self.slots.iter().map(|slot| slot.expires).max();
+        latest.unwrap_or(self.seen)
+    }
+
+    /// The moment that counts for this record: `now`, or the latest it has seen.
+    fn advance_clock(&mut self, now: Timestamp) -> Timestamp {
+        self.seen = self.seen.max(now);
+        self.seen
+    }
+
+    /// The advanced slot of `limit`, made if need be.
+    fn slot(&mut self, limit: &Limit, now: Timestamp) -> &mut Slot {
+        let found = self.slots.iter().position(|slot| slot.tag == limit.tag());
+        let index = found.unwrap_or_else(|| {
+            self.make_room(now);
+            self.slots.push(Slot {
+                tag: limit.tag(),
+                expires: now,
+                state: limit.fresh(now),
+            });
+            self.slots.len() - 1
+        });
+        let slot = &mut self.slots[index];
+        limit.advance(&mut slot.state, now);
+        slot
+    }
+
+    /// Forgets what is as good as fresh, and at the bound what will be so soonest.
+    fn make_room(&mut self, now: Timestamp) {
+        self.slots.retain(|slot| slot.expires > now);
+        if self.slots.len() >= MAX_SLOTS {
+            let soonest = (0..self.slots.len()).min_by_key(|&i| self.slots[i].expires);
+            soonest.map(|i| self.slots.remove(i));
+        }
+    }
+}
+
+/// Reads a demand off `record`, and charges it there if it fits. Tells whether it fits and whether the record has changed.
+fn read(
+    record: &mut Record,
+    demand: &Demand<'_>,
+    now: Timestamp,
+    readings: &mut Readings,
+) -> (bool, bool) {
+    let now = record.advance_clock(now);
+    let wanted = demand.amount.wanted();
+    let first = readings.len();
+    let mut fits = true;
+    for bound in &demand.limits {
+        let slot = record.slot(bound.limit, now);
+        let verdict = match demand.amount {
+            Amount::Refund(_) => Verdict::Allowed,
+            Amount::Charge(_) | Amount::Peek(_) => bound.limit.verdict(&slot.state, now, wanted),
+        };
+        fits &= verdict == Verdict::Allowed;
+        readings.push(Reading {
+            verdict,
+            used: bound.limit.used(&slot.state),
+            reset: Micros::ZERO,
+        });
+    }
+    let mut changed = false;
+    for (bound, reading) in demand.limits.iter().zip(&mut readings[first..]) {
+        let slot = record.slot(bound.limit, now);
+        if fits || bound.always {
+            changed |= apply(bound.limit, slot, demand.amount, now);
+        }
+        // What is charged though it did not fit pushes the moment away at which the same request would pass.
+        if matches!(reading.verdict, Verdict::Wait(_)) {
+            reading.verdict = match bound.limit.verdict(&slot.state, now, wanted) {
+                Verdict::Allowed => reading.verdict,
+                later @ (Verdict::Wait(_) | Verdict::Never) => later,
+            };
+        }
+        reading.reset = bound.limit.fresh_in(&slot.state, now);
+    }
+    (fits, changed)
+}
+
+/// Charges those limits of a refused request that are charged always.
+fn charge_always(record: &mut Record, demand: &Demand<'_>, now: Timestamp) -> bool {
+    let now = record.advance_clock(now);
+    let mut changed = false;
+    for bound in demand.limits.iter().filter(|bound| bound.always) {
+        let slot = record.slot(bound.limit, now);
+        changed |= apply(bound.limit, slot, demand.amount, now);
+    }
+    changed
+}
+
+fn apply(limit: &Limit, slot: &mut Slot, amount: Amount, now: Timestamp) -> bool {
+    match amount {
+        Amount::Charge(hits) => limit.charge(&mut slot.state, hits),
+        Amount::Refund(hits) => limit.refund(&mut slot.state, hits),
+        Amount::Peek(_) => return false,
+    }
+    slot.expires = now + limit.fresh_in(&slot.state, now);
+    true
+}

@@ -1,0 +1,186 @@
+//! The rules: compiled, immutable, and found by descriptor.
+//!
+//! - [`diagnostic`]: what is wrong with a file, and where
+//! - [`file`]: the YAML as written, with positions
+//! - [`compile`]: files to a [`RuleSet`], or to every diagnostic
+//! - [`matcher`]: descriptor to [`Rule`]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::limit::period::Zone;
+use crate::limit::{Limit, Unit};
+
+pub mod compile;
+pub mod diagnostic;
+pub mod file;
+pub mod matcher;
+
+/// All domains, as one request sees them.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    /// By name.
+    pub domains: HashMap<String, Domain>,
+    /// Every rule of every domain; a [`RuleId`] is a place in here.
+    pub rules: Vec<Arc<Rule>>,
+}
+
+/// The place of a rule in [`RuleSet::rules`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RuleId(pub u32);
+
+/// The rules of one domain.
+#[derive(Debug)]
+pub struct Domain {
+    /// Its name, never empty.
+    pub name: String,
+    /// Where days and longer windows begin.
+    pub time_zone: Zone,
+    /// The entry keys whose value places a descriptor's key, first present first.
+    pub partition_by: Vec<String>,
+    /// The entry keys whose values are hashed wherever they would be seen.
+    pub sensitive: Vec<String>,
+    /// What to answer when the store does not, for limits that do not say.
+    pub failure_mode: FailureMode,
+    /// The first level of descriptors.
+    pub root: matcher::Level,
+}
+
+/// What to answer when the store does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailureMode {
+    /// Admit.
+    Allow,
+    /// Refuse.
+    Deny,
+    /// Enforce in this instance's memory, with its share of the limit.
+    #[default]
+    Local,
+}
+
+/// A node of the descriptor tree that says something about requests: it has limits, or is unlimited.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its place in the rule set.
+    pub id: RuleId,
+    /// Where it stands, for people: file and line.
+    pub source: Source,
+    /// Its place in the YAML, such as `descriptors[0].descriptors[2]`.
+    pub path: String,
+    /// The keys and values from the first level down to this rule, each as `key` or `key_value`, as written. Joined with
+    /// dots it is the rule's name in metrics.
+    pub levels: Vec<Segment>,
+    /// No limit at all, and said so.
+    pub unlimited: bool,
+    /// The limits, charged together; empty when unlimited.
+    pub limits: Vec<RuleLimit>,
+    /// What an unlimited rule replaces; limits have their own lists.
+    pub replaces: Vec<String>,
+    /// Computed and counted, never refuses.
+    pub shadow_mode: bool,
+    /// Refuses only when all such descriptors of a request do.
+    pub quota_mode: bool,
+    /// The metric's name has the request's values at all levels.
+    pub detailed_metric: bool,
+    /// Answered in the dynamic metadata of requests that pass.
+    pub metadata: Option<serde_json::Value>,
+}
+
+/// Where a rule stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The file's name, relative to the directory of the rules.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+}
+
+/// One level on the way to a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The key as written.
+    pub key: String,
+    /// The value as written: exact, a pattern or a CIDR; empty for the bare key.
+    pub value: String,
+    /// Whether `value` is a pattern with `*`.
+    pub wildcard: bool,
+    /// All values that match the pattern share one counter.
+    pub share_threshold: bool,
+    /// The metric's name has the request's value at this level.
+    pub value_to_metric: bool,
+}
+
+/// A limit as its rule has it.
+#[derive(Debug)]
+pub struct RuleLimit {
+    /// The limit.
+    pub limit: Limit,
+    /// Answered as `current_limit.name`; what others may replace.
+    pub name: Option<String>,
+    /// The names of the limits that this one replaces.
+    pub replaces: Vec<String>,
+    /// `charge: always` or `charge: admitted`; none for the service's default.
+    pub charge_always: Option<bool>,
+    /// None for the domain's.
+    pub failure_mode: Option<FailureMode>,
+}
+
+/// One entry of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Never checked against anything but equality and patterns.
+    pub key: &'a str,
+    /// May be empty.
+    pub value: &'a str,
+}
+
+/// A descriptor as the request brings it.
+#[derive(Clone, Debug, Default)]
+pub struct Descriptor<'a> {
+    /// In the request's order; may be empty.
+    pub entries: Vec<Entry<'a>>,
+    /// Its own hits: `Some(0)` is a peek, none takes the request's.
+    pub hits_addend: Option<u64>,
+    /// The hits are given back instead.
+    pub is_negative_hits: bool,
+    /// A limit that the request brings, in place of any rule.
+    pub limit: Option<Override>,
+}
+
+/// A limit that the request brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// Hits per unit.
+    pub requests_per_unit: u32,
+    /// The unit.
+    pub unit: Unit,
+}
+
+impl FailureMode {
+    /// As it stands in a rule file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FailureMode::Allow => "allow",
+            FailureMode::Deny => "deny",
+            FailureMode::Local => "local",
+        }
+    }
+}
+
+impl Segment {
+    /// `key`, or `key_value`.
+    pub fn as_written(&self) -> String {
+        if self.value.is_empty() {
+            self.key.clone()
+        } else {
+            format!("{}_{}", self.key, self.value)
+        }
+    }
+}
+
+impl RuleSet {
+    /// The rule at `id`.
+    pub fn rule(&self, id: RuleId) -> &Arc<Rule> {
+        &self.rules[id.0 as usize]
+    }
+}

@@ -1,0 +1,126 @@
+//! Where keys live, and the contract that every store meets.
+//!
+//! A store takes a [`Transaction`] and answers with an [`Outcome`], as [`transact`](crate::limit::transaction::transact)
+//! defines it, so that:
+//!
+//! 1. *One step.* Of the transactions on one key, each sees those before it whole and those after it not at all.
+//! 2. *All or nothing.* A transaction that is refused leaves every key as it was, but for the limits that are charged
+//!    always. Over several hash slots of a Redis Cluster the keys of one [`Key::tag`] are one step; keys under other tags are
+//!    charged beside it and given back if any refuses. So for about one round trip a refusal may make others stricter, never
+//!    looser: no limit is exceeded at any moment.
+//! 3. *A lost answer counts as charged.* A store never repeats a charge whose answer it did not get.
+//! 4. *The store's time*, except when the transaction brings its own ([`Transaction::now`]). A key's time never goes back.
+//! 5. *Expiry.* A key is forgotten when all it remembers is as good as fresh, not before; a store that must bound its size
+//!    says what it forgets early.
+//! 6. *Same answers.* The same transactions in the same order at the same times have the same outcomes on every store. The
+//!    conformance suite (`tests/it/conformance.rs`) is what says so.
+//!
+//! - [`embedded`]: in this process
+//! - [`redis`]: Redis, Sentinel or Redis Cluster, through scripts
+
+use crate::limit::transaction::{Demand, Outcome};
+use crate::time::Timestamp;
+
+pub mod embedded;
+pub mod redis;
+
+/// All that one request asks of the store.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    /// The keys, each once.
+    pub keys: &'a [Key],
+    /// What is asked of them, in the request's order.
+    pub demands: &'a [Demand<'a>],
+    /// The time to decide at; none for the store's own.
+    pub now: Option<Timestamp>,
+}
+
+/// The text of a key: never shared by two descriptors, and free of secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    text: String,
+    tag_end: usize,
+}
+
+/// Where the counters are.
+#[derive(Debug)]
+pub enum Store {
+    /// In this process.
+    Embedded(embedded::Embedded),
+    /// In Redis.
+    Redis(redis::Redis),
+}
+
+/// Why a transaction has no outcome. Whether it was charged is then unknown, unless the kind says so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No connection; nothing was sent.
+    #[error("the store is unreachable: {0}")]
+    Unreachable(String),
+    /// Sent, and not answered in time.
+    #[error("the store did not answer in time")]
+    Timeout,
+    /// The store refused: out of memory, read-only, no permission.
+    #[error("the store refused: {0}")]
+    Refused(String),
+    /// The value under a key is not one of ours, or an answer cannot be read.
+    #[error("the store holds something unexpected: {0}")]
+    Corrupt(String),
+}
+
+impl Key {
+    /// The key `{tag}rest`. Neither part may contain `{` or `}`.
+    pub fn new(prefix: &str, tag: &str, rest: &str) -> Self {
+        let text = format!("{prefix}{{{tag}}}{rest}");
+        let tag_end = prefix.len() + tag.len() + 2;
+        Self { text, tag_end }
+    }
+
+    /// The whole text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The text up to the end of the hash tag: keys for which it is equal lie in one slot.
+    pub fn tag(&self) -> &str {
+        &self.text[..self.tag_end]
+    }
+}
+
+impl StoreError {
+    /// A short word for metrics; one of a closed set.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            StoreError::Unreachable(_) => "unreachable",
+            StoreError::Timeout => "timeout",
+            StoreError::Refused(_) => "refused",
+            StoreError::Corrupt(_) => "corrupt",
+        }
+    }
+}
+
+impl Store {
+    /// Decides and charges in one step.
+    pub async fn transact(&self, transaction: &Transaction<'_>) -> Result<Outcome, StoreError> {
+        match self {
+            Store::Embedded(store) => Ok(store.transact(transaction)),
+            Store::Redis(store) => store.transact(transaction).await,
+        }
+    }
+
+    /// Asks the store for a sign of life.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        match self {
+            Store::Embedded(_) => Ok(()),
+            Store::Redis(store) => store.ping().await,
+        }
+    }
+
+    /// What the store is called in logs and traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Store::Embedded(_) => "embedded",
+            Store::Redis(_) => "redis",
+        }
+    }
+}
