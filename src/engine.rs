@@ -2,11 +2,86 @@
 //!
 //! Whoever wants a decision enters at [`Engine::check`]: the gRPC service, `/json`, the command line and the tests. There is
 //! no second copy of a step.
+//!
+//! - [`plan`]: request to keys and demands
+//! - [`key`]: descriptor to key
+//! - [`fold`]: outcome to ruling
+//! - [`fallback`]: what to answer when the store does not
+//! - [`answer`]: ruling to statuses, headers, body and metadata
+//! - [`account`]: what is counted
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
 
 use crate::limit::Unit;
-use crate::rules::Descriptor;
+use crate::limit::transaction::Outcome;
+use crate::rules::{Descriptor, RuleSet};
+use crate::store::embedded::Embedded;
+use crate::store::{Store, Transaction};
+use crate::telemetry::metrics::Metrics;
+use crate::time::{Clock, Timestamp};
+
+pub mod account;
+pub mod answer;
+pub mod fallback;
+pub mod fold;
+pub mod key;
+pub mod plan;
+
+pub use answer::Reason;
+pub use answer::headers::ReferenceHeaders;
+
+/// How long before a caller's deadline the answer is written, so that it arrives in time.
+pub const DEADLINE_MARGIN: Duration = Duration::from_millis(1);
+
+/// How many keys of this instance's memory decide while the store does not.
+const LOCAL_KEYS: usize = 1 << 20;
+
+/// Decides requests.
+#[derive(Debug)]
+pub struct Engine {
+    live: ArcSwapOption<Live>,
+    store: Store,
+    /// Decides the limits of `failure_mode: local` while the store does not.
+    local: Embedded,
+    settings: Settings,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+/// How requests are decided, beside the rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT`: whether a refused request is charged nowhere; none leaves it to the source
+    /// of the rules.
+    pub stop_increment: Option<bool>,
+    /// `SHADOW_MODE`: decide and count, refuse nothing.
+    pub shadow_mode: bool,
+    /// `QUOTA_MODE`: every descriptor is a quota.
+    pub quota_mode: bool,
+    /// `NEAR_LIMIT_RATIO`: the share of a limit above which hits are near it.
+    pub near_limit_ratio: f32,
+    /// `CACHE_KEY_PREFIX`: what every key begins with.
+    pub key_prefix: String,
+    /// `LIMIT_RESPONSE_HEADERS_ENABLED` and the three names.
+    pub reference_headers: Option<ReferenceHeaders>,
+    /// `RESPONSE_DYNAMIC_METADATA`: metadata in the reference's shape.
+    pub reference_metadata: bool,
+    /// `STORE_TIMEOUT`: how long the store may take.
+    pub store_timeout: Duration,
+    /// `INSTANCE_COUNT`: among how many instances a limit is shared while the store does not answer; at least 1.
+    pub instances: u32,
+}
+
+/// The rules that hold now; a request sees one of them from its beginning to its end.
+#[derive(Debug)]
+struct Live {
+    rules: RuleSet,
+    accounts: account::Accounts,
+}
 
 /// A request, borrowed from the message that brought it.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +105,8 @@ pub struct Answer {
     pub headers: Vec<Header>,
     /// The body of a refusal.
     pub body: Option<String>,
+    /// Why.
+    pub reason: Reason,
     /// The decision for Envoy's access log and reply mappers.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
 }
@@ -109,7 +186,7 @@ pub enum Rejection {
         most: usize,
     },
     /// An override without a unit, or with one that is not known.
-    #[error("descriptor {descriptor}: the limit's unit must be one of SECOND to YEAR or WEEK")]
+    #[error("descriptor {descriptor}: the limit must have a unit, from SECOND to YEAR")]
     OverrideUnit {
         /// Counted from 0.
         descriptor: usize,
@@ -123,4 +200,152 @@ pub enum Rejection {
     /// No rules have ever been loaded.
     #[error("no rate limit configuration loaded")]
     NoRules,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            stop_increment: None,
+            shadow_mode: false,
+            quota_mode: false,
+            near_limit_ratio: 0.8,
+            key_prefix: String::new(),
+            reference_headers: None,
+            reference_metadata: false,
+            store_timeout: Duration::from_millis(10),
+            instances: 1,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether limits from files that do not say are charged even when the request is refused.
+    pub fn charge_always_by_default(&self) -> bool {
+        self.stop_increment == Some(false)
+    }
+}
+
+impl Engine {
+    /// An engine without rules. A manual `clock` also gives the store its time.
+    pub fn new(store: Store, settings: Settings, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self {
+            live: ArcSwapOption::empty(),
+            store,
+            local: Embedded::new(LOCAL_KEYS, clock.clone()),
+            settings,
+            clock,
+            metrics,
+        }
+    }
+
+    /// Makes `rules` the ones that hold, for requests that begin from now on.
+    pub fn install(&self, rules: RuleSet) {
+        let accounts = account::Accounts::new(&rules);
+        self.live.store(Some(Arc::new(Live { rules, accounts })));
+    }
+
+    /// The number of domains that rules are loaded for; none before the first rules.
+    pub fn domains(&self) -> Option<usize> {
+        self.live
+            .load()
+            .as_ref()
+            .map(|live| live.rules.domains.len())
+    }
+
+    /// Calls `show` with the rules that hold, if any.
+    pub fn with_rules<T>(&self, show: impl FnOnce(&RuleSet) -> T) -> Option<T> {
+        self.live.load_full().map(|live| show(&live.rules))
+    }
+
+    /// Where the counters are.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Removes expired keys from this instance's memory, a few at a time; to be called now and then.
+    pub fn sweep(&self) {
+        self.local.sweep();
+        if let Store::Embedded(store) = &self.store {
+            store.sweep();
+        }
+    }
+
+    /// Decides a request and charges it. `deadline` is the caller's: the answer leaves before it, or within the store's
+    /// timeout, whatever the store does.
+    pub async fn check(
+        &self,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Answer, Rejection> {
+        plan::check_bounds(request)?;
+        let live = self.live.load_full().ok_or(Rejection::NoRules)?;
+        let Some(domain) = live.rules.domains.get(request.domain) else {
+            self.metrics.domain_not_found(request.domain);
+            return Ok(answer::unruled(request));
+        };
+        let overrides = plan::overrides(domain, request)?;
+        let plan = plan::Plan::new(&self.settings, domain, request, &overrides)?;
+        let (outcome, fallback) = self.outcome(&plan, deadline).await;
+        let ruling = fold::Ruling::new(&plan, &outcome);
+        let reason = fallback.unwrap_or_else(|| Reason::of(&ruling, self.settings.shadow_mode));
+        live.accounts
+            .record(&self.metrics, &self.settings, request, &ruling, reason);
+        let now = self.clock.now();
+        Ok(answer::answer(
+            &self.settings,
+            domain,
+            request,
+            &ruling,
+            reason,
+            now,
+        ))
+    }
+
+    /// What the store says, or what is said in its place and why.
+    async fn outcome(
+        &self,
+        plan: &plan::Plan<'_>,
+        deadline: Option<Instant>,
+    ) -> (Outcome, Option<Reason>) {
+        if plan.demands.is_empty() {
+            let readings = Default::default();
+            let admitted = true;
+            return (Outcome { admitted, readings }, None);
+        }
+        let now = self.given_time();
+        let transaction = Transaction {
+            keys: &plan.keys,
+            demands: &plan.demands,
+            now,
+            timeout: self.budget(deadline),
+        };
+        match self.store.transact(&transaction).await {
+            Ok(outcome) => (outcome, None),
+            Err(error) => {
+                self.metrics.store_error(error.kind());
+                let instances = self.settings.instances;
+                let (outcome, reason) = fallback::decide(plan, &self.local, instances, now);
+                self.metrics.fallback(reason.name());
+                (outcome, Some(reason))
+            }
+        }
+    }
+
+    /// The time that a manual clock shows; otherwise the store has its own.
+    fn given_time(&self) -> Option<Timestamp> {
+        match &self.clock {
+            Clock::System => None,
+            clock @ Clock::Manual(_) => Some(clock.now()),
+        }
+    }
+
+    fn budget(&self, deadline: Option<Instant>) -> Duration {
+        let left = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            left.saturating_sub(DEADLINE_MARGIN)
+        });
+        left.map_or(self.settings.store_timeout, |left| {
+            left.min(self.settings.store_timeout)
+        })
+    }
 }

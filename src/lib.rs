@@ -25,4 +25,5 @@ pub mod engine;
 pub mod limit;
 pub mod rules;
 pub mod store;
+pub mod telemetry;
 pub mod time;

@@ -294,6 +294,29 @@ impl Limit {
         })
     }
 
+    /// The share of one of `instances` that enforce this limit without speaking to each other: at least one hit, if the
+    /// limit itself has one.
+    #[must_use]
+    pub fn share(&self, instances: u32) -> Limit {
+        let instances = instances.max(1);
+        let part = |n: u32| if n == 0 { 0 } else { (n / instances).max(1) };
+        let mut share = self.clone();
+        share.requests_per_unit = part(self.requests_per_unit);
+        share.capacity = match &self.shape {
+            Shape::FixedWindow(_) | Shape::SlidingWindow(_) => Hits::whole(share.requests_per_unit),
+            Shape::TokenBucket(_) => {
+                let burst = Hits(self.capacity.0 / u64::from(instances)).max(Hits::ONE);
+                burst.min(self.capacity)
+            }
+        };
+        if let Shape::TokenBucket(bucket) = &self.shape
+            && let Ok(slower) = bucket.slower(instances, share.capacity)
+        {
+            share.shape = Shape::TokenBucket(slower);
+        }
+        share
+    }
+
     /// The number in the rule.
     pub fn requests_per_unit(&self) -> u32 {
         self.requests_per_unit

@@ -42,8 +42,35 @@ pub struct Domain {
     pub sensitive: Vec<String>,
     /// What to answer when the store does not, for limits that do not say.
     pub failure_mode: FailureMode,
+    /// What clients are told.
+    pub response: Response,
     /// The first level of descriptors.
     pub root: matcher::Level,
+}
+
+/// What the answers of a domain tell its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// `RateLimit-Policy` and `RateLimit`.
+    pub ratelimit: bool,
+    /// `Retry-After`.
+    pub retry_after: bool,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+    pub x_ratelimit: bool,
+    /// The body of a refusal.
+    pub body: Body,
+}
+
+/// The body of a refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Body {
+    /// An object with `error`, `message`, `limit`, `reset_at`, `retry_after`.
+    #[default]
+    Json,
+    /// RFC 9457 problem details.
+    Problem,
+    /// None.
+    None,
 }
 
 /// What to answer when the store does not.
@@ -154,6 +181,17 @@ pub struct Override {
     pub requests_per_unit: u32,
     /// The unit.
     pub unit: Unit,
+}
+
+impl Default for Response {
+    fn default() -> Self {
+        Self {
+            ratelimit: true,
+            retry_after: true,
+            x_ratelimit: false,
+            body: Body::Json,
+        }
+    }
 }
 
 impl FailureMode {

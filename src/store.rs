@@ -18,6 +18,8 @@
 //! - [`embedded`]: in this process
 //! - [`redis`]: Redis, Sentinel or Redis Cluster, through scripts
 
+use std::time::Duration;
+
 use crate::limit::transaction::{Demand, Outcome};
 use crate::time::Timestamp;
 
@@ -26,13 +28,15 @@ pub mod redis;
 
 /// All that one request asks of the store.
 #[derive(Debug)]
-pub struct Transaction<'a> {
+pub struct Transaction<'a, 'l> {
     /// The keys, each once.
     pub keys: &'a [Key],
     /// What is asked of them, in the request's order.
-    pub demands: &'a [Demand<'a>],
+    pub demands: &'a [Demand<'l>],
     /// The time to decide at; none for the store's own.
     pub now: Option<Timestamp>,
+    /// How long the store may take; a store that needs no waiting ignores it.
+    pub timeout: Duration,
 }
 
 /// The text of a key: never shared by two descriptors, and free of secrets.
@@ -101,7 +105,7 @@ impl StoreError {
 
 impl Store {
     /// Decides and charges in one step.
-    pub async fn transact(&self, transaction: &Transaction<'_>) -> Result<Outcome, StoreError> {
+    pub async fn transact(&self, transaction: &Transaction<'_, '_>) -> Result<Outcome, StoreError> {
         match self {
             Store::Embedded(store) => Ok(store.transact(transaction)),
             Store::Redis(store) => store.transact(transaction).await,

@@ -48,6 +48,16 @@ impl Bucket {
         }
     }
 
+    /// The same refill shared by `instances`, each holding `burst`.
+    pub fn slower(&self, instances: u32, burst: Hits) -> Result<Self, LimitError> {
+        let length = self.cost.saturating_mul(u64::from(instances));
+        Self::new(
+            Hits::from_thousandths(self.refill),
+            Micros::new(length),
+            burst,
+        )
+    }
+
     /// Grains that flow in each microsecond.
     pub fn refill(&self) -> u64 {
         self.refill

@@ -9,7 +9,10 @@ pub struct Redis {}
 
 impl Redis {
     /// See [`Store::transact`](super::Store::transact).
-    pub async fn transact(&self, _transaction: &Transaction<'_>) -> Result<Outcome, StoreError> {
+    pub async fn transact(
+        &self,
+        _transaction: &Transaction<'_, '_>,
+    ) -> Result<Outcome, StoreError> {
         Err(StoreError::Unreachable("not connected".to_owned()))
     }
 

@@ -1,1 +1,4 @@
-fn main() {}
+//! All integration tests, one binary: one link step.
+
+mod conformance;
+mod support;

@@ -1,0 +1,130 @@
+//! Ruling to answer: statuses, headers, body and metadata.
+//!
+//! - [`headers`]: the IETF's, the reference's, `X-RateLimit-*` and `Retry-After`
+//! - [`body`]: the body of a refusal
+//! - [`metadata`]: what Envoy's access log and reply mappers can read
+
+pub mod body;
+pub mod headers;
+pub mod metadata;
+
+use super::fold::{Judged, Ruling};
+use super::{Answer, Code, Request, Settings, Status};
+use crate::rules::Domain;
+use crate::time::Timestamp;
+
+/// Why a request was answered as it was: a closed set, for metrics and traces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reason {
+    /// No descriptor has a rule.
+    #[default]
+    NoRule,
+    /// Every descriptor with a rule is unlimited.
+    Unlimited,
+    /// All limits have room.
+    WithinLimit,
+    /// A limit has no room, but is in shadow mode.
+    Shadowed,
+    /// A limit has no room now.
+    OverLimit,
+    /// A limit can never hold that many hits.
+    NeverFits,
+    /// The store did not answer, and the rules say to admit.
+    FallbackAllow,
+    /// The store did not answer, and the rules say to refuse.
+    FallbackDeny,
+    /// The store did not answer, and this instance decided alone.
+    FallbackLocal,
+}
+
+impl Reason {
+    /// As it stands in metrics, traces and metadata.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::NoRule => "no_rule",
+            Reason::Unlimited => "unlimited",
+            Reason::WithinLimit => "within_limit",
+            Reason::Shadowed => "shadowed",
+            Reason::OverLimit => "over_limit",
+            Reason::NeverFits => "never_fits",
+            Reason::FallbackAllow => "fallback_allow",
+            Reason::FallbackDeny => "fallback_deny",
+            Reason::FallbackLocal => "fallback_local",
+        }
+    }
+
+    /// The reason of a ruling that the store made.
+    pub fn of(ruling: &Ruling<'_>, globally_shadowed: bool) -> Self {
+        let refused = ruling.spoken().any(|spoken| spoken.refused);
+        match ruling.deciding() {
+            _ if !ruling.admitted && globally_shadowed => Reason::Shadowed,
+            Some(spoken) if !ruling.admitted => match spoken.decisive().wait() {
+                super::fold::Wait::For(_) => Reason::OverLimit,
+                super::fold::Wait::Forever => Reason::NeverFits,
+            },
+            Some(_) if refused && ruling.spoken().any(|s| s.shadow && s.refused) => {
+                Reason::Shadowed
+            }
+            Some(_) => Reason::WithinLimit,
+            None if ruling
+                .items
+                .iter()
+                .any(|item| matches!(item, Judged::Unlimited)) =>
+            {
+                Reason::Unlimited
+            }
+            None => Reason::NoRule,
+        }
+    }
+}
+
+/// Writes the answer to `request`, decided at about `now`.
+pub fn answer(
+    settings: &Settings,
+    domain: &Domain,
+    request: &Request<'_>,
+    ruling: &Ruling<'_>,
+    reason: Reason,
+    now: Timestamp,
+) -> Answer {
+    let refused = !ruling.admitted && !settings.shadow_mode;
+    let mut answer = Answer {
+        overall: if refused { Code::OverLimit } else { Code::Ok },
+        statuses: ruling.items.iter().map(status).collect(),
+        headers: headers::headers(settings, domain, ruling, refused),
+        reason,
+        ..Answer::default()
+    };
+    if refused {
+        let body = body::body(domain, ruling, now);
+        answer
+            .headers
+            .extend(body.as_ref().map(|body| body.content_type()));
+        answer.body = body.map(|body| body.text);
+    }
+    answer.metadata = Some(if settings.reference_metadata {
+        metadata::reference(request, ruling)
+    } else {
+        metadata::decision(domain, request, ruling, reason)
+    });
+    answer
+}
+
+/// The statuses of a request without rules.
+pub fn unruled(request: &Request<'_>) -> Answer {
+    Answer {
+        statuses: vec![Status::default(); request.descriptors.len()],
+        ..Answer::default()
+    }
+}
+
+fn status(item: &Judged<'_>) -> Status {
+    match item {
+        Judged::Free => Status::default(),
+        Judged::Unlimited => Status {
+            remaining: u32::MAX,
+            ..Status::default()
+        },
+        Judged::Limited(spoken) => spoken.status(),
+    }
+}

@@ -1,0 +1,144 @@
+//! What to answer when the store does not: each limit's `failure_mode`.
+//!
+//! `allow` has room for anything, `deny` for nothing, `local` is enforced in this instance's memory with its share of the
+//! limit. The three stand beside each other in one request, and the request is folded as if a store had answered.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Reason;
+use super::plan::{Item, Plan};
+use crate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading, Readings};
+use crate::limit::{Hits, Limit, Verdict};
+use crate::rules::FailureMode;
+use crate::store::Transaction;
+use crate::store::embedded::Embedded;
+use crate::time::{Micros, Timestamp};
+
+/// What a client that is refused for want of a store is told to wait.
+pub const DENY_FOR: Micros = Micros::from_secs(1);
+
+/// Decides `plan` without its store.
+pub fn decide(
+    plan: &Plan<'_>,
+    local: &Embedded,
+    instances: u32,
+    now: Option<Timestamp>,
+) -> (Outcome, Reason) {
+    let modes = modes(plan);
+    let denied = denied(plan, &modes);
+    let shares = shares(plan, &modes, instances);
+    let demands = local_demands(plan, &shares, denied);
+    let transaction = Transaction {
+        keys: &plan.keys,
+        demands: &demands,
+        now,
+        timeout: Duration::ZERO,
+    };
+    let outcome = local.transact(&transaction);
+    let mut local_readings = outcome.readings.into_iter();
+    let readings = modes.iter().map(|mode| match mode {
+        FailureMode::Allow => room(Verdict::Allowed),
+        FailureMode::Deny => room(Verdict::Wait(DENY_FOR)),
+        FailureMode::Local => local_readings.next().unwrap_or(room(Verdict::Allowed)),
+    });
+    let readings: Readings = readings.collect();
+    let outcome = Outcome {
+        admitted: admitted(plan, &readings),
+        readings,
+    };
+    (outcome, reason(&modes, denied))
+}
+
+fn admitted(plan: &Plan<'_>, readings: &[Reading]) -> bool {
+    let mut fold = Fold::default();
+    let mut readings = readings.iter();
+    for demand in &plan.demands {
+        let own = readings.by_ref().take(demand.limits.len());
+        let fits = own.fold(true, |fits, own| fits & (own.verdict == Verdict::Allowed));
+        fold.add(demand.role, fits);
+    }
+    fold.admitted()
+}
+
+/// The failure mode of each limit, in the order of the readings.
+fn modes(plan: &Plan<'_>) -> SmallVec<[FailureMode; 4]> {
+    let limited = plan.items.iter().filter_map(|item| match item {
+        Item::Limited(limited) => Some(limited),
+        Item::Free | Item::Unlimited => None,
+    });
+    limited
+        .flat_map(|limited| limited.limits.iter().map(|terms| terms.failure_mode))
+        .collect()
+}
+
+/// Whether the limits that deny refuse the request by themselves.
+fn denied(plan: &Plan<'_>, modes: &[FailureMode]) -> bool {
+    let mut fold = Fold::default();
+    let mut modes = modes.iter();
+    for demand in &plan.demands {
+        let takes = !matches!(demand.amount, Amount::Refund(_));
+        let own = modes.by_ref().take(demand.limits.len());
+        let denies = own.fold(false, |denies, mode| denies | (*mode == FailureMode::Deny));
+        fold.add(demand.role, !(denies && takes));
+    }
+    !fold.admitted()
+}
+
+/// This instance's share of each limit that is enforced locally.
+fn shares(plan: &Plan<'_>, modes: &[FailureMode], instances: u32) -> Vec<Vec<(Limit, bool)>> {
+    let mut modes = modes.iter();
+    let of_demand = |demand: &Demand<'_>| {
+        let own: Vec<_> = demand.limits.iter().zip(modes.by_ref()).collect();
+        let local = own
+            .into_iter()
+            .filter(|(_, mode)| **mode == FailureMode::Local);
+        local
+            .map(|(bound, _)| (bound.limit.share(instances), bound.always))
+            .collect()
+    };
+    plan.demands.iter().map(of_demand).collect()
+}
+
+/// The demands on local memory. A request that is denied anyway charges nothing there.
+fn local_demands<'a>(
+    plan: &Plan<'_>,
+    shares: &'a [Vec<(Limit, bool)>],
+    denied: bool,
+) -> Vec<Demand<'a>> {
+    let demand = |(demand, shares): (&Demand<'_>, &'a Vec<(Limit, bool)>)| Demand {
+        key: demand.key,
+        amount: match demand.amount {
+            Amount::Charge(hits) if denied => Amount::Peek(hits),
+            amount @ (Amount::Charge(_) | Amount::Peek(_) | Amount::Refund(_)) => amount,
+        },
+        role: demand.role,
+        limits: shares
+            .iter()
+            .map(|(limit, always)| Bound {
+                limit,
+                always: *always,
+            })
+            .collect(),
+    };
+    plan.demands.iter().zip(shares).map(demand).collect()
+}
+
+fn room(verdict: Verdict) -> Reading {
+    Reading {
+        verdict,
+        used: Hits::ZERO,
+        reset: Micros::ZERO,
+    }
+}
+
+fn reason(modes: &[FailureMode], denied: bool) -> Reason {
+    if denied {
+        Reason::FallbackDeny
+    } else if modes.contains(&FailureMode::Local) {
+        Reason::FallbackLocal
+    } else {
+        Reason::FallbackAllow
+    }
+}

@@ -1,0 +1,315 @@
+//! Outcome to ruling: what each descriptor is told, and which limit decides for the request.
+
+use smallvec::SmallVec;
+
+use super::plan::{Item, Limited, Plan};
+use super::{Code, CurrentLimit, Status};
+use crate::limit::transaction::{Amount, Outcome, Reading};
+use crate::limit::{Hits, Limit, Verdict};
+use crate::rules::Rule;
+use crate::time::Micros;
+
+/// A request decided.
+#[derive(Debug)]
+pub struct Ruling<'a> {
+    /// Whether the rules let it pass; the global shadow mode is not in it.
+    pub admitted: bool,
+    /// One per descriptor, in order.
+    pub items: Vec<Judged<'a>>,
+}
+
+/// A descriptor decided.
+#[derive(Debug)]
+pub enum Judged<'a> {
+    /// Nothing limits it.
+    Free,
+    /// A rule says that nothing limits it.
+    Unlimited,
+    /// Its limits have spoken.
+    Limited(Spoken<'a>),
+}
+
+/// What the limits of a descriptor said.
+#[derive(Debug)]
+pub struct Spoken<'a> {
+    /// The descriptor's place in the request.
+    pub descriptor: usize,
+    /// The rule; none for a limit that the request brought.
+    pub rule: Option<&'a Rule>,
+    /// What was asked.
+    pub amount: Amount,
+    /// At least one.
+    pub limits: SmallVec<[Said<'a>; 2]>,
+    /// The place of the limit that decides: of those that refuse the one with the longest wait, else the one with the
+    /// least remaining.
+    pub deciding: usize,
+    /// At least one limit refuses.
+    pub refused: bool,
+    /// Never refuses the request.
+    pub shadow: bool,
+    /// Refuses only together with all of its kind.
+    pub quota: bool,
+}
+
+/// What one limit said.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    /// The limit.
+    pub limit: &'a Limit,
+    /// Its name; empty if it has none.
+    pub name: &'a str,
+    /// Whether the hits fit.
+    pub verdict: Verdict,
+    /// What was used before.
+    pub used: Hits,
+    /// Whether the hits were charged to it.
+    pub charged: bool,
+    /// What is left; none when it refuses.
+    pub remaining: Hits,
+    /// When the same request would pass, or when the limit is as good as fresh.
+    pub reset: Micros,
+}
+
+impl<'a> Ruling<'a> {
+    /// Reads an outcome back into the descriptors of its plan.
+    pub fn new(plan: &Plan<'a>, outcome: &Outcome) -> Self {
+        let mut at = 0;
+        let firsts: SmallVec<[usize; 4]> = plan
+            .demands
+            .iter()
+            .map(|demand| {
+                at += demand.limits.len();
+                at - demand.limits.len()
+            })
+            .collect();
+        let reader = Reader {
+            plan,
+            outcome,
+            firsts,
+        };
+        let judge = |(descriptor, item): (usize, &Item<'a>)| match item {
+            Item::Free => Judged::Free,
+            Item::Unlimited => Judged::Unlimited,
+            Item::Limited(limited) => Judged::Limited(reader.spoken(descriptor, limited)),
+        };
+        Self {
+            admitted: outcome.admitted,
+            items: plan.items.iter().enumerate().map(judge).collect(),
+        }
+    }
+
+    /// The descriptors that are limited.
+    pub fn spoken(&self) -> impl Iterator<Item = &Spoken<'a>> {
+        self.items.iter().filter_map(|item| match item {
+            Judged::Limited(spoken) => Some(spoken),
+            Judged::Free | Judged::Unlimited => None,
+        })
+    }
+
+    /// The descriptor that decides: of those that refuse the one with the longest wait, else the one with the least
+    /// remaining; the first of equals.
+    pub fn deciding(&self) -> Option<&Spoken<'a>> {
+        let open = self.spoken().filter(|spoken| !spoken.shadow);
+        if self.admitted {
+            return open
+                .filter(|spoken| !spoken.refused)
+                .min_by_key(|spoken| spoken.decisive().remaining)
+                .or_else(|| self.spoken().next());
+        }
+        // `max_by_key` takes the last of equals, hence backwards.
+        let refusing: SmallVec<[&Spoken<'_>; 4]> = open.filter(|spoken| spoken.refused).collect();
+        refusing
+            .into_iter()
+            .rev()
+            .max_by_key(|spoken| spoken.decisive().wait())
+    }
+
+    /// When the same request would pass; none if it passes now or never will.
+    pub fn retry_after(&self) -> Option<Micros> {
+        if self.admitted {
+            return None;
+        }
+        let waits = |quota: bool| {
+            let of_kind = move |spoken: &&Spoken<'_>| !spoken.shadow && spoken.quota == quota;
+            let refusing = self
+                .spoken()
+                .filter(|spoken| spoken.refused)
+                .filter(of_kind);
+            refusing.map(|spoken| spoken.decisive().wait())
+        };
+        // All enforced limits must have room, and of the quotas, if they all refuse, one.
+        let enforced = waits(false).max().unwrap_or_default();
+        let mut quotas = self
+            .spoken()
+            .filter(|spoken| spoken.quota && !spoken.shadow);
+        let all_quotas_refuse = quotas.all(|quota| quota.refused);
+        let quota = waits(true)
+            .min()
+            .filter(|_| all_quotas_refuse)
+            .unwrap_or_default();
+        match enforced.max(quota) {
+            Wait::For(time) => Some(time),
+            Wait::Forever => None,
+        }
+    }
+}
+
+impl Spoken<'_> {
+    /// The limit that decides for this descriptor.
+    pub fn decisive(&self) -> &Said<'_> {
+        &self.limits[self.deciding]
+    }
+
+    /// Whether this descriptor answers with a refusal.
+    pub fn code(&self) -> Code {
+        if self.refused && !self.shadow {
+            Code::OverLimit
+        } else {
+            Code::Ok
+        }
+    }
+
+    /// What the client is told of this descriptor.
+    pub fn status(&self) -> Status {
+        let said = self.decisive();
+        Status {
+            code: self.code(),
+            limit: Some(CurrentLimit {
+                requests_per_unit: said.limit.requests_per_unit(),
+                unit: said.limit.unit(),
+                unit_multiplier: said.limit.multiplier(),
+                name: said.name.to_owned(),
+            }),
+            remaining: said.whole_remaining(),
+            reset_secs: Some(said.reset.ceil_secs()),
+        }
+    }
+}
+
+/// How long a request waits for a limit, shortest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wait {
+    /// This long; zero if it need not.
+    For(Micros),
+    /// Waiting does not help.
+    Forever,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Wait::For(Micros::ZERO)
+    }
+}
+
+impl Said<'_> {
+    /// Whether this limit refuses.
+    pub fn refuses(&self) -> bool {
+        self.verdict != Verdict::Allowed
+    }
+
+    /// How long the request must wait for this limit.
+    pub fn wait(&self) -> Wait {
+        match self.verdict {
+            Verdict::Allowed => Wait::default(),
+            Verdict::Wait(time) => Wait::For(time),
+            Verdict::Never => Wait::Forever,
+        }
+    }
+
+    /// Whole hits left, as a status has it.
+    pub fn whole_remaining(&self) -> u32 {
+        u32::try_from(self.remaining.floor()).unwrap_or(u32::MAX)
+    }
+}
+
+struct Reader<'p, 'a> {
+    plan: &'p Plan<'a>,
+    outcome: &'p Outcome,
+    /// Where the readings of each demand begin.
+    firsts: SmallVec<[usize; 4]>,
+}
+
+impl<'a> Reader<'_, 'a> {
+    fn spoken(&self, descriptor: usize, limited: &Limited<'a>) -> Spoken<'a> {
+        let demand = &self.plan.demands[limited.demand];
+        let refused = self.refuses(limited.demand);
+        let limits: SmallVec<[Said<'a>; 2]> = (0..demand.limits.len())
+            .map(|place| self.said(limited, place, refused))
+            .collect();
+        let places = 0..limits.len();
+        let deciding = if refused {
+            places.rev().max_by_key(|place| limits[*place].wait())
+        } else {
+            places.min_by_key(|place| limits[*place].remaining)
+        };
+        Spoken {
+            descriptor,
+            rule: limited.rule,
+            amount: demand.amount,
+            limits,
+            deciding: deciding.unwrap_or_default(),
+            refused,
+            shadow: limited.shadow,
+            quota: limited.quota,
+        }
+    }
+
+    fn said(&self, limited: &Limited<'a>, place: usize, refused: bool) -> Said<'a> {
+        let demand = &self.plan.demands[limited.demand];
+        let bound = demand.limits[place];
+        let reading = self.readings(limited.demand)[place];
+        let charged = bound.always || (self.outcome.admitted && !refused);
+        let after = match demand.amount {
+            Amount::Charge(hits) if charged => reading.used.plus(hits),
+            Amount::Charge(hits) => self.used_without_charge(limited.demand, bound.limit, hits),
+            Amount::Refund(hits) if charged => reading.used.saturating_sub(hits),
+            Amount::Refund(_) | Amount::Peek(_) => reading.used,
+        };
+        let (remaining, reset) = match reading.verdict {
+            Verdict::Allowed => (bound.limit.capacity().saturating_sub(after), reading.reset),
+            Verdict::Wait(wait) => (Hits::ZERO, wait),
+            Verdict::Never => (Hits::ZERO, reading.reset),
+        };
+        Said {
+            limit: bound.limit,
+            name: limited.limits[place].name,
+            verdict: reading.verdict,
+            used: reading.used,
+            charged: charged && matches!(demand.amount, Amount::Charge(_)),
+            remaining,
+            reset,
+        }
+    }
+
+    /// What a descriptor that fits reads when its request is refused. If an identical descriptor refused it, it came before
+    /// that one and reads as charged; else nothing was charged, and it reads what is there.
+    fn used_without_charge(&self, index: usize, limit: &Limit, hits: Hits) -> Hits {
+        let key = self.plan.demands[index].key;
+        let mut same_key =
+            (0..self.plan.demands.len()).filter(|i| self.plan.demands[*i].key == key);
+        if same_key.clone().any(|i| self.refuses(i)) {
+            return self.used_by(index, limit).plus(hits);
+        }
+        let first = same_key.next().unwrap_or(index);
+        self.used_by(first, limit)
+    }
+
+    fn used_by(&self, index: usize, limit: &Limit) -> Hits {
+        let limits = &self.plan.demands[index].limits;
+        let place = limits
+            .iter()
+            .position(|bound| bound.limit.tag() == limit.tag());
+        place.map_or(Hits::ZERO, |place| self.readings(index)[place].used)
+    }
+
+    fn refuses(&self, index: usize) -> bool {
+        self.readings(index)
+            .iter()
+            .any(|reading| reading.verdict != Verdict::Allowed)
+    }
+
+    fn readings(&self, index: usize) -> &[Reading] {
+        let first = self.firsts[index];
+        &self.outcome.readings[first..first + self.plan.demands[index].limits.len()]
+    }
+}

@@ -1,0 +1,173 @@
+//! Descriptor to key: injective, short, and free of secrets.
+//!
+//! A key reads `{domain|user_id=alice}|^|path=/x`: the hash tag is the domain with the entry that places the key, `^` stands
+//! for that entry among the others. A descriptor without such an entry is all hash tag. What could be mistaken for
+//! punctuation is percent-encoded; a text over [`LONGEST`] bytes, or a sensitive one, is `#` and its hash. The `*` of a
+//! pattern whose values share a counter stands as it is, which no value's does.
+
+use std::fmt::Write;
+
+use ring::digest::{Context, SHA256};
+
+use crate::rules::{Domain, Entry, Rule};
+use crate::store::Key;
+
+/// The longest text that stands in a key as it is, in bytes.
+pub const LONGEST: usize = 64;
+
+/// The key of a descriptor; `rule` is the one that it matched, if any.
+pub fn key(prefix: &str, domain: &Domain, entries: &[Entry<'_>], rule: Option<&Rule>) -> Key {
+    let mut tag = String::with_capacity(64);
+    text(&mut tag, domain, "", &domain.name);
+    let Some(placing) = placing(domain, entries) else {
+        (0..entries.len()).for_each(|level| entry(&mut tag, domain, entries, level, rule));
+        return Key::new(prefix, &tag, "");
+    };
+    let mut rest = String::with_capacity(64);
+    for level in 0..entries.len() {
+        if level == placing {
+            entry(&mut tag, domain, entries, level, rule);
+            rest.push_str("|^");
+        } else {
+            entry(&mut rest, domain, entries, level, rule);
+        }
+    }
+    Key::new(prefix, &tag, &rest)
+}
+
+/// The first level whose entry places the key.
+fn placing(domain: &Domain, entries: &[Entry<'_>]) -> Option<usize> {
+    let level_of = |key: &String| entries.iter().position(|entry| entry.key == key.as_str());
+    domain.partition_by.iter().find_map(level_of)
+}
+
+fn entry(to: &mut String, domain: &Domain, all: &[Entry<'_>], level: usize, rule: Option<&Rule>) {
+    let entry = all[level];
+    to.push('|');
+    text(to, domain, "", entry.key);
+    to.push('=');
+    let shared = rule
+        .and_then(|rule| rule.levels.get(level))
+        .filter(|segment| segment.share_threshold);
+    match shared {
+        Some(segment) => pattern(to, &segment.value),
+        None if domain.sensitive.iter().any(|key| key == entry.key) => {
+            hashed(to, domain, entry.key, entry.value);
+        }
+        None => text(to, domain, entry.key, entry.value),
+    }
+}
+
+fn text(to: &mut String, domain: &Domain, of: &str, text: &str) {
+    if text.len() > LONGEST {
+        hashed(to, domain, of, text);
+    } else {
+        text.bytes().for_each(|byte| escaped(to, byte));
+    }
+}
+
+fn pattern(to: &mut String, pattern: &str) {
+    for byte in pattern.bytes() {
+        match byte {
+            b'*' => to.push('*'),
+            byte => escaped(to, byte),
+        }
+    }
+}
+
+fn escaped(to: &mut String, byte: u8) {
+    if byte.is_ascii_graphic() && !b"%{}|=#*".contains(&byte) {
+        to.push(char::from(byte));
+    } else {
+        hex(to, "%", &[byte]);
+    }
+}
+
+/// The first half of the SHA-256 of a text; `of`, the key that it is the value of, keeps equal values of two keys apart.
+fn hashed(to: &mut String, domain: &Domain, of: &str, text: &str) {
+    let mut context = Context::new(&SHA256);
+    for part in [domain.name.as_str(), of, text] {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    hex(to, "#", &context.finish().as_ref()[..16]);
+}
+
+fn hex(to: &mut String, mark: &str, bytes: &[u8]) {
+    to.push_str(mark);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(to, "{byte:02X}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rules::matcher::Level;
+    use crate::rules::{FailureMode, Response};
+
+    fn domain(partition_by: &[&str], sensitive: &[&str]) -> Domain {
+        let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
+        Domain {
+            name: "edge".to_owned(),
+            time_zone: Default::default(),
+            partition_by: owned(partition_by),
+            sensitive: owned(sensitive),
+            failure_mode: FailureMode::Local,
+            response: Response::default(),
+            root: Level::default(),
+        }
+    }
+
+    fn of(domain: &Domain, entries: &[(&str, &str)]) -> Key {
+        let entries: Vec<Entry<'_>> = entries
+            .iter()
+            .map(|(key, value)| Entry { key, value })
+            .collect();
+        key("", domain, &entries, None)
+    }
+
+    #[test]
+    fn all_limits_of_a_user_share_a_hash_tag() {
+        let domain = domain(&["user_id", "remote_address"], &[]);
+        let a = of(&domain, &[("user_id", "alice")]);
+        let b = of(&domain, &[("path", "/x"), ("user_id", "alice")]);
+        assert_eq!(a.tag(), b.tag());
+        assert_eq!(b.as_str(), "{edge|user_id=alice}|path=/x|^");
+    }
+
+    #[test]
+    fn secrets_and_long_values_are_hashed() {
+        let domain = domain(&[], &["api_key"]);
+        let key = of(&domain, &[("api_key", "s3cret"), ("path", &"x".repeat(65))]);
+        assert!(!key.as_str().contains("s3cret"));
+        assert!(key.as_str().len() < 120, "{}", key.as_str());
+    }
+
+    proptest! {
+        /// No two descriptors share a key, and none breaks out of its hash tag.
+        #[test]
+        fn keys_are_injective(
+            descriptors in proptest::collection::vec(
+                proptest::collection::vec(("[a|=]{0,2}", "[a^%{}|=#*\u{e9}]{0,3}"), 0..4),
+                2..40,
+            )
+        ) {
+            let domain = domain(&["a", "|"], &[]);
+            let mut seen = HashMap::new();
+            for descriptor in descriptors {
+                let entries: Vec<(&str, &str)> =
+                    descriptor.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+                let key = of(&domain, &entries);
+                prop_assert_eq!(key.as_str().matches(['{', '}']).count(), 2);
+                let before = seen.insert(key.as_str().to_owned(), descriptor.clone());
+                prop_assert!(before.is_none_or(|before| before == descriptor));
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The naive model: it remembers every hit, and says what each store must answer.
+//!
+//! It shares no arithmetic with the service: windows are counted by filtering a list, buckets are rational numbers in
+//! 128 bits, and all-or-nothing is a copy of everything that is thrown away.
+
+use std::collections::{HashMap, HashSet};
+
+use tollgate::limit::transaction::{Amount, Demand, Outcome, Reading, Role};
+use tollgate::limit::{Hits, Limit, Shape, Verdict};
+use tollgate::store::Transaction;
+use tollgate::time::{Micros, Timestamp};
+
+/// Everything that was ever charged.
+#[derive(Clone, Default)]
+pub(crate) struct Model {
+    seen: HashMap<String, i64>,
+    counters: HashMap<(String, u32), Counter>,
+    /// The keys that the request at hand has charged.
+    charged: HashSet<String>,
+}
+
+/// What one limit on one key has been charged.
+#[derive(Clone)]
+enum Counter {
+    /// Hits by the end of their window.
+    Windows(HashMap<i64, u64>),
+    /// What is missing from the bucket, in thousandths of a hit times the window's microseconds; `limit` is the number of
+    /// the rule at the last charge.
+    Bucket { missing: i128, at: i64, limit: u32 },
+    /// Hits by slice, oldest first.
+    Slices(Vec<(i64, u64)>),
+}
+
+impl Model {
+    /// What a store must answer.
+    pub(crate) fn transact(&mut self, transaction: &Transaction<'_, '_>) -> Outcome {
+        let now = transaction.now.expect("the model has no clock").as_micros();
+        self.charged.clear();
+        let mut tentative = self.clone();
+        let mut readings = Vec::new();
+        let (mut refused, mut quotas, mut quotas_refused) = (false, 0, 0);
+        for demand in transaction.demands {
+            let key = transaction.keys[demand.key].as_str();
+            let fits = tentative.read(key, demand, now, &mut readings);
+            match demand.role {
+                Role::Enforced => refused |= !fits,
+                Role::Quota => {
+                    (quotas, quotas_refused) = (quotas + 1, quotas_refused + i32::from(!fits))
+                }
+                Role::Shadow => {}
+            }
+        }
+        let admitted = !refused && (quotas == 0 || quotas_refused < quotas);
+        if admitted {
+            self.take(tentative);
+        } else {
+            for demand in transaction.demands {
+                let key = transaction.keys[demand.key].as_str();
+                for bound in demand.limits.iter().filter(|bound| bound.always) {
+                    self.apply(key, bound.limit, demand.amount, now);
+                }
+            }
+        }
+        let readings = readings.into_iter().collect();
+        Outcome { admitted, readings }
+    }
+
+    fn read(&mut self, key: &str, demand: &Demand<'_>, now: i64, to: &mut Vec<Reading>) -> bool {
+        let now = self.time(key, now);
+        for bound in &demand.limits {
+            self.settle(key, bound.limit, now);
+        }
+        let wanted = match demand.amount {
+            Amount::Charge(hits) | Amount::Peek(hits) => Some(hits.thousandths()),
+            Amount::Refund(_) => None,
+        };
+        let before: Vec<(u64, Verdict)> = demand
+            .limits
+            .iter()
+            .map(|bound| {
+                let verdict = wanted.map_or(Verdict::Allowed, |hits| {
+                    self.verdict(key, bound.limit, now, hits)
+                });
+                (self.used(key, bound.limit, now), verdict)
+            })
+            .collect();
+        let fits = before
+            .iter()
+            .all(|(_, verdict)| *verdict == Verdict::Allowed);
+        for (bound, (used, verdict)) in demand.limits.iter().zip(before) {
+            if fits || bound.always {
+                self.apply(key, bound.limit, demand.amount, now);
+            }
+            let verdict = match (verdict, wanted) {
+                (Verdict::Wait(_), Some(hits)) => self.verdict(key, bound.limit, now, hits),
+                (verdict, _) => verdict,
+            };
+            to.push(Reading {
+                verdict,
+                used: Hits::from_thousandths(used),
+                reset: self.reset(key, bound.limit, now),
+            });
+        }
+        fits
+    }
+
+    /// Keeps what a request that passed has done to the keys that it has charged.
+    fn take(&mut self, tentative: Model) {
+        let Model {
+            mut counters,
+            seen,
+            charged,
+        } = tentative;
+        counters.retain(|(key, _), _| charged.contains(key));
+        self.counters.extend(counters);
+        self.seen = seen;
+    }
+
+    /// Lets in what has flowed into a bucket, under the rule as it is now.
+    fn settle(&mut self, key: &str, limit: &Limit, now: i64) {
+        let place = (key.to_owned(), limit.tag().get());
+        if let Some(bucket @ Counter::Bucket { .. }) = self.counters.get_mut(&place) {
+            let Counter::Bucket { at, .. } = *bucket else {
+                unreachable!()
+            };
+            let missing = (missing(bucket, limit) - inflow(limit, now - at)).max(0);
+            let limit = limit.requests_per_unit();
+            *bucket = Counter::Bucket {
+                missing,
+                at: now,
+                limit,
+            };
+        }
+    }
+
+    /// Time never goes back for a key that has been written.
+    fn time(&self, key: &str, now: i64) -> i64 {
+        now.max(self.seen.get(key).copied().unwrap_or(i64::MIN))
+    }
+
+    /// Found by asking at every moment at which anything can change, as a client would.
+    fn verdict(&self, key: &str, limit: &Limit, now: i64, hits: u64) -> Verdict {
+        let capacity = limit.capacity().thousandths();
+        let fits = |at: i64| self.used(key, limit, at) + hits <= capacity;
+        if fits(now) {
+            return Verdict::Allowed;
+        }
+        if hits > capacity {
+            return Verdict::Never;
+        }
+        let moment = match (limit.shape(), self.counter(key, limit)) {
+            (Shape::SlidingWindow(slices), Some(Counter::Slices(counts))) => {
+                let slice = slices.length().get() as i64;
+                let leaves = counts.iter().map(|(number, _)| (number + 11) * slice);
+                leaves.filter(|at| *at > now && fits(*at)).min()
+            }
+            (Shape::TokenBucket(_), _) => Some(first(now, now + (1 << 52), fits)),
+            _ => Some(end(limit, now)),
+        };
+        let moment = moment.expect("an empty counter has room");
+        Verdict::Wait(Micros::new((moment - now) as u64))
+    }
+
+    fn reset(&self, key: &str, limit: &Limit, now: i64) -> Micros {
+        let moment = match (limit.shape(), self.counter(key, limit)) {
+            (Shape::FixedWindow(_), _) => end(limit, now),
+            (Shape::SlidingWindow(slices), Some(Counter::Slices(counts))) => {
+                let slice = slices.length().get() as i64;
+                let kept = counts.iter().filter(|(_, hits)| *hits > 0);
+                kept.map(|(number, _)| (number + 11) * slice)
+                    .max()
+                    .unwrap_or(now)
+            }
+            (Shape::TokenBucket(_), Some(bucket @ Counter::Bucket { at, .. })) => {
+                let missing = missing(bucket, limit);
+                let rate = i128::from(limit.requests_per_unit()) * 1000;
+                let empty_after =
+                    missing.div_euclid(rate) + i128::from(missing.rem_euclid(rate) != 0);
+                at + empty_after as i64
+            }
+            _ => now,
+        };
+        Micros::new((moment - now).max(0) as u64)
+    }
+
+    /// In thousandths, rounded up.
+    fn used(&self, key: &str, limit: &Limit, now: i64) -> u64 {
+        match (limit.shape(), self.counter(key, limit)) {
+            (_, Some(Counter::Windows(windows))) => {
+                windows.get(&end(limit, now)).copied().unwrap_or(0)
+            }
+            (Shape::SlidingWindow(slices), Some(Counter::Slices(counts))) => {
+                let newest = now.div_euclid(slices.length().get() as i64);
+                let counted = counts.iter().filter(|(number, _)| number + 11 > newest);
+                counted.map(|(_, hits)| hits).sum()
+            }
+            (_, Some(bucket @ Counter::Bucket { at, .. })) => {
+                let window = window(limit);
+                let missing = (missing(bucket, limit) - inflow(limit, now - at)).max(0);
+                (missing.div_euclid(window) + i128::from(missing.rem_euclid(window) != 0)) as u64
+            }
+            _ => 0,
+        }
+    }
+
+    fn counter(&self, key: &str, limit: &Limit) -> Option<&Counter> {
+        self.counters.get(&(key.to_owned(), limit.tag().get()))
+    }
+
+    fn apply(&mut self, key: &str, limit: &Limit, amount: Amount, now: i64) {
+        let (hits, refund) = match amount {
+            Amount::Charge(hits) => (hits.thousandths(), false),
+            Amount::Refund(hits) => (hits.thousandths(), true),
+            Amount::Peek(_) => return,
+        };
+        let now = self.time(key, now);
+        self.seen.insert(key.to_owned(), now);
+        self.charged.insert(key.to_owned());
+        let capacity = limit.capacity().thousandths();
+        let place = (key.to_owned(), limit.tag().get());
+        let counter = self
+            .counters
+            .entry(place)
+            .or_insert_with(|| match limit.shape() {
+                Shape::FixedWindow(_) => Counter::Windows(HashMap::new()),
+                Shape::TokenBucket(_) => Counter::Bucket {
+                    missing: 0,
+                    at: now,
+                    limit: limit.requests_per_unit(),
+                },
+                Shape::SlidingWindow(_) => Counter::Slices(Vec::new()),
+            });
+        match (counter, limit.shape()) {
+            (Counter::Windows(windows), _) => {
+                let used = windows.entry(end(limit, now)).or_insert(0);
+                *used = if refund {
+                    used.saturating_sub(hits)
+                } else {
+                    *used + hits
+                };
+            }
+            (bucket @ Counter::Bucket { .. }, _) => {
+                let Counter::Bucket { at, .. } = *bucket else {
+                    unreachable!()
+                };
+                let window = window(limit);
+                let left = (missing(bucket, limit) - inflow(limit, now - at)).max(0);
+                let hits = i128::from(hits) * window;
+                let whole = left.div_euclid(window) + i128::from(left.rem_euclid(window) != 0);
+                let debt = 2 * i128::from(capacity);
+                let missing = if refund {
+                    (left - hits).max(0)
+                } else if whole + hits / window > debt {
+                    // Whole thousandths are cut off; what has flowed in towards the next stays.
+                    debt * window - (whole * window - left)
+                } else {
+                    left + hits
+                };
+                let limit = limit.requests_per_unit();
+                *bucket = Counter::Bucket {
+                    missing,
+                    at: now,
+                    limit,
+                };
+            }
+            (Counter::Slices(counts), Shape::SlidingWindow(slices)) => {
+                let newest = now.div_euclid(slices.length().get() as i64);
+                counts.retain(|(number, _)| number + 11 > newest);
+                if refund {
+                    let mut left = hits;
+                    for (_, count) in counts.iter_mut() {
+                        let taken = left.min(*count);
+                        (*count, left) = (*count - taken, left - taken);
+                    }
+                } else {
+                    counts.push((newest, hits));
+                }
+            }
+            (Counter::Slices(_), _) => unreachable!("a tag names its algorithm"),
+        }
+    }
+}
+
+fn window(limit: &Limit) -> i128 {
+    i128::from(limit.window().get())
+}
+
+fn inflow(limit: &Limit, elapsed: i64) -> i128 {
+    i128::from(limit.requests_per_unit()) * 1000 * i128::from(elapsed)
+}
+
+/// The end of the fixed window that holds `now`.
+fn end(limit: &Limit, now: i64) -> i64 {
+    match limit.shape() {
+        Shape::FixedWindow(windows) => windows.end(Timestamp::from_micros(now)).as_micros(),
+        Shape::TokenBucket(_) | Shape::SlidingWindow(_) => unreachable!("no fixed window"),
+    }
+}
+
+/// The first moment from `low` to `high` at which `fits`, by halving.
+fn first(mut low: i64, mut high: i64, fits: impl Fn(i64) -> bool) -> i64 {
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        if fits(middle) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    high
+}
+
+/// What is missing from a bucket under the rule as it is now. What has flowed in towards the next thousandth of a hit is
+/// kept in grains, the largest unit in which both refill and cost are whole; when the number of the rule has changed since,
+/// as many grains of the new size, fewer than make a thousandth.
+fn missing(bucket: &Counter, limit: &Limit) -> i128 {
+    let Counter::Bucket {
+        missing,
+        limit: before,
+        ..
+    } = bucket
+    else {
+        unreachable!("not a bucket")
+    };
+    let window = window(limit);
+    let grain = |requests: u32| gcd(i128::from(requests) * 1000, window);
+    let whole = missing.div_euclid(window) + i128::from(missing.rem_euclid(window) != 0);
+    let grains = (whole * window - missing) / grain(*before);
+    let grain = grain(limit.requests_per_unit());
+    whole * window - grains.min(window / grain - 1) * grain
+}
+
+fn gcd(a: i128, b: i128) -> i128 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
