@@ -1,4 +1,5 @@
 //! All integration tests, one binary: one link step.
 
 mod conformance;
+mod properties;
 mod support;
