@@ -20,7 +20,7 @@ use crate::limit::Unit;
 use crate::limit::transaction::Outcome;
 use crate::rules::{Descriptor, RuleSet};
 use crate::store::embedded::Embedded;
-use crate::store::{Store, Transaction};
+use crate::store::{Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
 use crate::time::{Clock, Timestamp};
 
@@ -277,6 +277,16 @@ impl Engine {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Rejection> {
+        self.decide(request, deadline)
+            .await
+            .inspect_err(|_| self.metrics.service_error())
+    }
+
+    async fn decide(
+        &self,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Answer, Rejection> {
         plan::check_bounds(request)?;
         let live = self.live.load_full().ok_or(Rejection::NoRules)?;
         let Some(domain) = live.rules.domains.get(request.domain) else {
@@ -319,10 +329,14 @@ impl Engine {
             now,
             timeout: self.budget(deadline),
         };
-        match self.store.transact(&transaction).await {
+        let begun = Instant::now();
+        let result = self.store.transact(&transaction).await;
+        let said = result.as_ref().map_or_else(StoreError::kind, |_| "ok");
+        self.metrics
+            .store_call(self.store.name(), said, begun.elapsed());
+        match result {
             Ok(outcome) => (outcome, None),
-            Err(error) => {
-                self.metrics.store_error(error.kind());
+            Err(_) => {
                 let instances = self.settings.instances;
                 let (outcome, reason) = fallback::decide(plan, &self.local, instances, now);
                 self.metrics.fallback(reason.name());

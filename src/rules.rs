@@ -4,6 +4,7 @@
 //! - [`file`]: the YAML as written, with positions
 //! - [`compile`]: files to a [`RuleSet`], or to every diagnostic
 //! - [`matcher`]: descriptor to [`Rule`]
+//! - [`name`]: what a rule is called in metrics
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod file;
 pub mod matcher;
+pub mod name;
 
 /// All domains, as one request sees them.
 #[derive(Debug, Default)]
@@ -94,8 +96,11 @@ pub struct Rule {
     pub source: Source,
     /// Its place in the YAML, such as `descriptors[0].descriptors[2]`.
     pub path: String,
-    /// The keys and values from the first level down to this rule, each as `key` or `key_value`, as written. Joined with
-    /// dots it is the rule's name in metrics.
+    /// The rule's name in metrics, but for the values of `detailed_metric` and `value_to_metric`.
+    pub name: String,
+    /// Whether such values are in the name; see [`Rule::metric_name`].
+    pub named_by_values: bool,
+    /// The keys and values from the first level down to this rule, as written.
     pub levels: Vec<Segment>,
     /// No limit at all, and said so.
     pub unlimited: bool,

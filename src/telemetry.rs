@@ -1,2 +1,5 @@
-//! stub
+//! What an operator sees.
+//!
+//! - [`metrics`]: the only place that names metrics
+
 pub mod metrics;

@@ -1,1 +1,181 @@
-//! See the parent module.
+//! What is wrong with the rules, said as a good compiler says it.
+
+use std::fmt::{self, Write};
+
+use super::file::{SourceFile, Span};
+
+/// Whether a diagnostic keeps the rules from being used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It does.
+    Error,
+    /// It does not.
+    Warning,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file's name, relative to the directory of the rules.
+    pub file: String,
+    /// Where in the file; line 0 for the file as a whole.
+    pub span: Span,
+    /// The line at which it stands.
+    pub source_line: String,
+    /// Where in the tree, such as `descriptors[2].rate_limit.unit`.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+/// All that is wrong with a set of files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// In the order of the files and lines.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// How many diagnostics of a report are printed.
+pub const MAX_PRINTED: usize = 100;
+
+impl Diagnostic {
+    /// An error at `span` of `file`.
+    pub fn error(file: &SourceFile, span: Span, path: &str, message: impl Into<String>) -> Self {
+        let line = span
+            .line
+            .checked_sub(1)
+            .and_then(|line| file.text.lines().nth(line));
+        Self {
+            severity: Severity::Error,
+            file: file.name.clone(),
+            span,
+            source_line: line.unwrap_or_default().to_owned(),
+            path: path.to_owned(),
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Writes it over several lines, in colour for a terminal.
+    pub fn render(&self, colour: bool) -> String {
+        let paint = |code: &str, text: &str| {
+            if colour {
+                format!("\x1b[{code}m{text}\x1b[0m")
+            } else {
+                text.to_owned()
+            }
+        };
+        let (word, code) = match self.severity {
+            Severity::Error => ("error", "1;31"),
+            Severity::Warning => ("warning", "1;33"),
+        };
+        let mut text = format!(
+            "{}{}\n",
+            paint(code, word),
+            paint("1", &format!(": {}", self.message))
+        );
+        let mut line = |gutter: &str, mark: &str, rest: &str| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{} {rest}", paint("1;34", &format!("{gutter}{mark}")));
+        };
+        let number = self.span.line.to_string();
+        let gutter = " ".repeat(number.len());
+        if self.span.line == 0 {
+            line(&gutter, "-->", &self.file);
+        } else {
+            let place = format!("{}:{}:{}", self.file, self.span.line, self.span.column);
+            line(&gutter, "-->", &place);
+            let before = " ".repeat(self.span.column.saturating_sub(1));
+            let carets = paint(code, &"^".repeat(self.span.length));
+            line(&format!("{gutter} "), "|", "");
+            line(&format!("{number} "), "|", &self.source_line);
+            line(&format!("{gutter} "), "|", &format!("{before}{carets}"));
+        }
+        if !self.path.is_empty() {
+            line(&format!("{gutter} "), "=", &format!("path: {}", self.path));
+        }
+        if let Some(help) = &self.help {
+            line(&format!("{gutter} "), "=", &format!("help: {help}"));
+        }
+        text.lines()
+            .map(str::trim_end)
+            .collect::<Vec<_>>()
+            .join("\n")
+            + "\n"
+    }
+}
+
+impl Report {
+    /// Whether anything in it keeps the rules from being used.
+    pub fn has_errors(&self) -> bool {
+        self.count(Severity::Error) > 0
+    }
+
+    /// How many diagnostics of a severity there are.
+    pub fn count(&self, severity: Severity) -> usize {
+        let of_kind = |diagnostic: &&Diagnostic| diagnostic.severity == severity;
+        self.diagnostics.iter().filter(of_kind).count()
+    }
+
+    /// All diagnostics, a blank line between them.
+    pub fn render(&self, colour: bool) -> String {
+        let printed = self.diagnostics.iter().take(MAX_PRINTED);
+        let mut text = printed
+            .map(|d| d.render(colour))
+            .collect::<Vec<_>>()
+            .join("\n");
+        if self.diagnostics.len() > MAX_PRINTED {
+            let more = self.diagnostics.len() - MAX_PRINTED;
+            let _ = writeln!(text, "\n… and {more} more");
+        }
+        text
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+/// The one of `known` that `text` is most likely meant to be, if any is near enough.
+pub fn did_you_mean<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let text = text.to_lowercase();
+    let near = known.into_iter().map(|candidate| {
+        let plain = |text: &str| text.replace(['_', '-', ' '], "");
+        (distance(&plain(&text), &plain(candidate)), candidate)
+    });
+    let (distance, candidate) = near.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 1 + text.len() / 4).then_some(candidate)
+}
+
+/// The number of letters to add, remove, change or swap (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let changed = usize::from(a[i - 1] != b[j - 1]);
+            row[j] = (rows[i - 1][j] + 1)
+                .min(row[j - 1] + 1)
+                .min(rows[i - 1][j - 1] + changed);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(rows[i - 2][j - 2] + 1);
+            }
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}

@@ -1,5 +1,6 @@
 //! All integration tests, one binary: one link step.
 
+mod compat;
 mod conformance;
 mod properties;
 mod support;

@@ -1,4 +1,5 @@
 //! What the tests share.
 
 pub(crate) mod model;
+pub(crate) mod rules;
 pub(crate) mod workload;

@@ -1,0 +1,367 @@
+//! The tree of descriptors.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::fields::{Fields, Scope, Table};
+use super::limit::{self, Found};
+use crate::rules::file::{Node as Yaml, Span, Value};
+use crate::rules::matcher::{Level, Matcher, Node};
+use crate::rules::name;
+use crate::rules::{Domain, Rule, RuleId, RuleLimit, RuleSet, Segment, Source};
+
+/// What is known of a domain's first level while its files are read.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    /// Where each key and matcher of the first level stands.
+    places: Places,
+}
+
+type Places = HashMap<(String, String), (String, usize)>;
+
+/// What the limits of a descriptor come to.
+#[derive(Default)]
+struct Limits {
+    unlimited: bool,
+    limits: Vec<RuleLimit>,
+    replaces: Vec<String>,
+}
+
+/// Where a level stands and what is above it.
+struct Reader<'r> {
+    domain: &'r Domain,
+    rules: &'r mut RuleSet,
+    levels: Vec<Segment>,
+}
+
+/// Reads the first level of a domain, and all below.
+pub(super) fn read_level(
+    scope: &Scope<'_>,
+    list: &[Yaml],
+    tree: &mut Tree,
+    domain: &mut Domain,
+    rules: &mut RuleSet,
+) {
+    let mut root = std::mem::take(&mut domain.root);
+    let mut reader = Reader {
+        domain,
+        rules,
+        levels: Vec::new(),
+    };
+    reader.level(scope, list, &mut tree.places, &mut root);
+    domain.root = root;
+}
+
+impl Reader<'_> {
+    fn level(&mut self, scope: &Scope<'_>, list: &[Yaml], places: &mut Places, level: &mut Level) {
+        for (index, item) in list.iter().enumerate() {
+            self.descriptor(&scope.item(index), item, places, level);
+        }
+    }
+
+    fn descriptor(
+        &mut self,
+        scope: &Scope<'_>,
+        yaml: &Yaml,
+        places: &mut Places,
+        level: &mut Level,
+    ) {
+        let Some(fields) = Fields::of(scope, yaml, Table::Descriptor) else {
+            return;
+        };
+        let key = key(&fields);
+        let (matcher, value) = matcher(&fields).unwrap_or((Matcher::Bare, String::new()));
+        let key = key.unwrap_or_default();
+        let segment = Segment {
+            wildcard: value.contains('*') || key.contains('*'),
+            share_threshold: share_threshold(&fields, &key, &value),
+            value_to_metric: fields.flag("value_to_metric"),
+            key: key.clone(),
+            value,
+        };
+        let written = (segment.key.clone(), segment.value.clone());
+        self.levels.push(segment);
+        let mut node = Node {
+            rule: self.rule(&fields),
+            children: Level::default(),
+        };
+        if let Some((list, scope)) = fields.list("descriptors") {
+            self.level(&scope, list, &mut Places::new(), &mut node.children);
+        }
+        self.levels.pop();
+        let here = (scope.file.name.clone(), fields.own_span().line);
+        if level.add(&key, matcher, node).is_err() && !key.is_empty() {
+            duplicate(&fields, &written, places.get(&written));
+        }
+        places.entry(written).or_insert(here);
+    }
+
+    fn rule(&mut self, fields: &Fields<'_, '_>) -> Option<Arc<Rule>> {
+        let found = self.limits(fields);
+        let shadow_mode = fields.flag("shadow_mode");
+        let quota_mode = fields.flag("quota_mode");
+        let detailed_metric = fields.flag("detailed_metric");
+        let metadata = metadata(fields);
+        let by_values = detailed_metric || self.levels.iter().any(|level| level.value_to_metric);
+        if by_values {
+            self.check_sensitive(fields, detailed_metric);
+        }
+        let Limits {
+            unlimited,
+            limits,
+            replaces,
+        } = found?;
+        let id = RuleId(u32::try_from(self.rules.rules.len()).unwrap_or(u32::MAX));
+        let rule = Arc::new(Rule {
+            id,
+            source: Source {
+                file: fields.scope.file.name.clone(),
+                line: fields.own_span().line,
+            },
+            path: fields.scope.path.clone(),
+            name: name::written(&self.levels),
+            named_by_values: by_values,
+            levels: self.levels.clone(),
+            unlimited,
+            limits,
+            replaces,
+            shadow_mode,
+            quota_mode,
+            detailed_metric,
+            metadata,
+        });
+        self.rules.rules.push(Arc::clone(&rule));
+        Some(rule)
+    }
+
+    /// The limits of a descriptor; none if it has none.
+    fn limits(&self, fields: &Fields<'_, '_>) -> Option<Limits> {
+        let single = fields.child("rate_limit");
+        let several = fields.list("rate_limits");
+        if let (Some((_, scope)), Some((_, _))) = (&single, &several) {
+            let span = fields.span("rate_limits").unwrap_or_default();
+            let error = scope.error(
+                span,
+                "a descriptor has `rate_limit` or `rate_limits`, not both",
+            );
+            fields.fail(
+                "rate_limits",
+                error.with_help("move the single limit into the list"),
+            );
+        }
+        let mut limits = Limits::default();
+        let mut spans: Vec<Span> = Vec::new();
+        if let Some((node, scope)) = &single {
+            self.limit(scope, node, &mut limits, &mut spans);
+        }
+        for (index, node) in several
+            .iter()
+            .flat_map(|(items, _)| items.iter())
+            .enumerate()
+        {
+            let scope = fields.scope.field("rate_limits").item(index);
+            self.limit(&scope, node, &mut limits, &mut spans);
+        }
+        let any = limits.unlimited || !limits.limits.is_empty();
+        (any || single.is_some()).then_some(limits)
+    }
+
+    fn limit(&self, scope: &Scope<'_>, node: &Yaml, limits: &mut Limits, spans: &mut Vec<Span>) {
+        match limit::read(scope, node, self.domain) {
+            Some(Found::Unlimited(replaces)) if limits.limits.is_empty() => {
+                limits.unlimited = true;
+                limits.replaces.extend(replaces);
+            }
+            Some(Found::Limit(limit, span)) if !limits.unlimited => {
+                let tag = limit.limit.tag();
+                let same = limits
+                    .limits
+                    .iter()
+                    .position(|other| other.limit.tag() == tag);
+                if let Some(first) = same {
+                    let message = "two limits of one descriptor with the same window and algorithm";
+                    let help = format!(
+                        "they would share a counter and only the lower could bind; the other stands in line {}",
+                        spans[first].line
+                    );
+                    scope.report(scope.error(span, message).with_help(help));
+                }
+                limits.limits.push(*limit);
+                spans.push(span);
+            }
+            Some(Found::Unlimited(_) | Found::Limit(..)) => {
+                scope.report(scope.error(node.span, "an unlimited descriptor has no other limits"));
+            }
+            None => {}
+        }
+    }
+
+    /// Values that are secret would stand in a metric's name.
+    fn check_sensitive(&self, fields: &Fields<'_, '_>, detailed: bool) {
+        let seen = self
+            .levels
+            .iter()
+            .filter(|level| detailed || level.value_to_metric);
+        for level in seen.filter(|level| self.domain.sensitive.contains(&level.key)) {
+            let name = if detailed {
+                "detailed_metric"
+            } else {
+                "value_to_metric"
+            };
+            let span = fields.span(name).unwrap_or(fields.own_span());
+            let message = format!(
+                "`{name}` would show the sensitive values of `{}`",
+                level.key
+            );
+            let error = fields.error_at(name, span, message);
+            fields.fail(
+                name,
+                error.with_help("take the key off `sensitive`, or the value out of the metric"),
+            );
+        }
+    }
+}
+
+fn key(fields: &Fields<'_, '_>) -> Option<String> {
+    let found = fields
+        .text("key")
+        .map(|(key, _)| key)
+        .filter(|key| !key.is_empty());
+    if found.is_none() && !fields.failed("key") {
+        let span = fields.span("key").unwrap_or(fields.own_span());
+        let error = fields.scope.error(span, "the descriptor has no `key`");
+        fields.fail(
+            "key",
+            error.with_help("the key of an entry that Envoy sends, such as `remote_address`"),
+        );
+    }
+    found
+}
+
+/// What the descriptor matches, and that as written.
+fn matcher(fields: &Fields<'_, '_>) -> Option<(Matcher, String)> {
+    let value = fields
+        .text("value")
+        .map(|(value, _)| value)
+        .filter(|value| !value.is_empty());
+    let cidr = fields.text("cidr").filter(|(cidr, _)| !cidr.is_empty());
+    if let (Some(_), Some((_, span))) = (&value, &cidr) {
+        let error = fields.error_at(
+            "cidr",
+            *span,
+            "a descriptor has `value` or `cidr`, not both",
+        );
+        fields.fail("cidr", error);
+    }
+    if let Some((text, span)) = cidr {
+        return network(fields, &text, span).map(|net| (Matcher::Cidr(net), net.to_string()));
+    }
+    let value = value?;
+    if value.contains('*') {
+        Some((Matcher::Pattern(value.clone()), value))
+    } else {
+        Some((Matcher::Exact(value.clone()), value))
+    }
+}
+
+fn network(fields: &Fields<'_, '_>, text: &str, span: Span) -> Option<IpNet> {
+    let found = text
+        .parse::<IpNet>()
+        .ok()
+        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let Some(net) = found else {
+        let error = fields.error_at("cidr", span, format!("`{text}` is not a network"));
+        fields.fail(
+            "cidr",
+            error.with_help(
+                "an address and a prefix length, such as `10.0.0.0/8` or `2001:db8::/32`",
+            ),
+        );
+        return None;
+    };
+    if net.addr() != net.network() {
+        let error = fields.error_at(
+            "cidr",
+            span,
+            format!("`{text}` has bits set beyond its prefix"),
+        );
+        fields.fail(
+            "cidr",
+            error.with_help(format!("did you mean `{}`?", net.trunc())),
+        );
+    }
+    Some(net.trunc())
+}
+
+fn share_threshold(fields: &Fields<'_, '_>, key: &str, value: &str) -> bool {
+    let shared = fields.flag("share_threshold");
+    if shared && !value.contains('*') {
+        let span = fields.span("share_threshold").unwrap_or_default();
+        let written = if value.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{key}_{value}")
+        };
+        let message = format!("`share_threshold` needs a value with `*`, and `{written}` has none");
+        let error = fields.error_at("share_threshold", span, message);
+        fields.fail(
+            "share_threshold",
+            error.with_help("one value has one counter anyway"),
+        );
+    }
+    shared
+}
+
+fn duplicate(
+    fields: &Fields<'_, '_>,
+    (key, value): &(String, String),
+    first: Option<&(String, usize)>,
+) {
+    let what = if value.is_empty() {
+        format!("`{key}`")
+    } else {
+        format!("`{key}: {value}`")
+    };
+    let error = fields.scope.error(
+        fields.own_span(),
+        format!("the descriptor {what} stands here twice"),
+    );
+    fields.scope.report(match first {
+        Some((file, line)) => {
+            error.with_help(format!("it stands first in {file}:{line}; make them one"))
+        }
+        None => error,
+    });
+}
+
+/// Any mapping; it becomes a `google.protobuf.Struct`.
+fn metadata(fields: &Fields<'_, '_>) -> Option<serde_json::Value> {
+    let node = fields.get("metadata")?;
+    if let Value::Map(_) = &node.value {
+        return Some(json(node));
+    }
+    let message = format!("`metadata` is a mapping, not {}", node.kind());
+    fields.fail("metadata", fields.error_at("metadata", node.span, message));
+    None
+}
+
+fn json(node: &Yaml) -> serde_json::Value {
+    match &node.value {
+        _ if node.is_null() => serde_json::Value::Null,
+        Value::Scalar { text, plain: true } => match text.as_str() {
+            "true" => true.into(),
+            "false" => false.into(),
+            text => serde_json::from_str::<serde_json::Number>(text)
+                .map_or_else(|_| text.into(), Into::into),
+        },
+        Value::Scalar { text, .. } => text.as_str().into(),
+        Value::List(items) => items.iter().map(json).collect(),
+        Value::Map(entries) => entries
+            .iter()
+            .map(|(key, node)| (key.text.clone(), json(node)))
+            .collect(),
+    }
+}

@@ -1,0 +1,437 @@
+//! Reading typed fields out of the tree. Whatever is wrong is reported, and read as absent.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+
+use super::MAX_DIAGNOSTICS;
+use crate::rules::diagnostic::{Diagnostic, did_you_mean};
+use crate::rules::file::{Node, SourceFile, Span, Value};
+
+/// What may stand in a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Domain,
+    Response,
+    Descriptor,
+    Limit,
+    Replaces,
+}
+
+/// Where the reader is: a file, and a path in its tree.
+pub(super) struct Scope<'f> {
+    pub(super) file: &'f SourceFile,
+    pub(super) path: String,
+    sink: &'f RefCell<Vec<Diagnostic>>,
+}
+
+/// The fields of a mapping.
+pub(super) struct Fields<'s, 'f> {
+    pub(super) scope: &'s Scope<'f>,
+    node: &'s Node,
+    /// The fields that were there and wrong.
+    failed: RefCell<HashSet<&'static str>>,
+    any_failed: Cell<bool>,
+}
+
+/// Fields that DESIGN reserves: they mean something, but not yet.
+const RESERVED: [&str; 6] = ["plans", "plan", "costs", "ban", "lists", "candidate"];
+
+impl Table {
+    const ALL: [Table; 5] = [
+        Table::Domain,
+        Table::Response,
+        Table::Descriptor,
+        Table::Limit,
+        Table::Replaces,
+    ];
+
+    pub(super) fn fields(self) -> &'static [&'static str] {
+        match self {
+            Table::Domain => &[
+                "domain",
+                "time_zone",
+                "partition_by",
+                "sensitive",
+                "failure_mode",
+                "response",
+                "descriptors",
+            ],
+            Table::Response => &["headers", "body"],
+            Table::Descriptor => &[
+                "key",
+                "value",
+                "cidr",
+                "rate_limit",
+                "rate_limits",
+                "descriptors",
+                "shadow_mode",
+                "quota_mode",
+                "detailed_metric",
+                "value_to_metric",
+                "share_threshold",
+                "metadata",
+            ],
+            Table::Limit => &[
+                "requests_per_unit",
+                "unit",
+                "unit_multiplier",
+                "unlimited",
+                "name",
+                "replaces",
+                "algorithm",
+                "burst",
+                "burst_multiplier",
+                "charge",
+                "failure_mode",
+            ],
+            Table::Replaces => &["name"],
+        }
+    }
+
+    /// How a field of this table is placed, said to someone who has it elsewhere.
+    fn place(self) -> &'static str {
+        match self {
+            Table::Domain => "to the top of the file, beside `domain`",
+            Table::Response => "into `response`",
+            Table::Descriptor => "to the descriptor, beside `key`",
+            Table::Limit => "into `rate_limit`",
+            Table::Replaces => "into `replaces`",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Table::Domain => "a rule file",
+            Table::Response => "`response`",
+            Table::Descriptor => "a descriptor",
+            Table::Limit => "a rate limit",
+            Table::Replaces => "an entry of `replaces`",
+        }
+    }
+}
+
+impl<'f> Scope<'f> {
+    pub(super) fn new(file: &'f SourceFile, sink: &'f RefCell<Vec<Diagnostic>>) -> Self {
+        Self {
+            file,
+            path: String::new(),
+            sink,
+        }
+    }
+
+    pub(super) fn field(&self, name: &str) -> Scope<'f> {
+        let path = if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        };
+        Scope { path, ..*self }
+    }
+
+    pub(super) fn item(&self, index: usize) -> Scope<'f> {
+        let path = format!("{}[{index}]", self.path);
+        Scope { path, ..*self }
+    }
+
+    pub(super) fn error(&self, span: Span, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::error(self.file, span, &self.path, message)
+    }
+
+    pub(super) fn report(&self, diagnostic: Diagnostic) {
+        let mut sink = self.sink.borrow_mut();
+        if sink.len() < MAX_DIAGNOSTICS {
+            sink.push(diagnostic);
+        }
+    }
+}
+
+impl<'s, 'f> Fields<'s, 'f> {
+    /// The fields of a mapping; unknown ones are reported.
+    pub(super) fn of(scope: &'s Scope<'f>, node: &'s Node, table: Table) -> Option<Self> {
+        let Value::Map(entries) = &node.value else {
+            let message = format!("{} is a mapping, not {}", table.name(), node.kind());
+            let help = format!("its fields are {}", listed(table.fields()));
+            scope.report(scope.error(node.span, message).with_help(help));
+            return None;
+        };
+        for (key, _) in entries {
+            if !table.fields().contains(&key.text.as_str()) {
+                scope.report(unknown(&scope.field(&key.text), &key.text, key.span, table));
+            }
+        }
+        Some(Self {
+            scope,
+            node,
+            failed: RefCell::default(),
+            any_failed: Cell::new(false),
+        })
+    }
+
+    /// A field that is there and says something.
+    pub(super) fn get(&self, name: &str) -> Option<&'s Node> {
+        let Value::Map(entries) = &self.node.value else {
+            return None;
+        };
+        let (_, node) = entries.iter().find(|(key, _)| key.text == name)?;
+        (!node.is_null()).then_some(node)
+    }
+
+    /// Where a field stands, if it is there.
+    pub(super) fn span(&self, name: &str) -> Option<Span> {
+        let Value::Map(entries) = &self.node.value else {
+            return None;
+        };
+        entries
+            .iter()
+            .find(|(key, _)| key.text == name)
+            .map(|(key, _)| key.span)
+    }
+
+    /// Where the mapping stands.
+    pub(super) fn own_span(&self) -> Span {
+        match &self.node.value {
+            Value::Map(entries) => entries.first().map_or(self.node.span, |(key, _)| key.span),
+            Value::Scalar { .. } | Value::List(_) => self.node.span,
+        }
+    }
+
+    /// Whether a field was there and could not be read.
+    pub(super) fn failed(&self, name: &'static str) -> bool {
+        self.failed.borrow().contains(name)
+    }
+
+    /// Whether any field could not be read.
+    pub(super) fn any_failed(&self) -> bool {
+        self.any_failed.get()
+    }
+
+    /// An error about a field.
+    pub(super) fn error_at(
+        &self,
+        name: &str,
+        span: Span,
+        message: impl Into<String>,
+    ) -> Diagnostic {
+        self.scope.field(name).error(span, message)
+    }
+
+    pub(super) fn fail(&self, name: &'static str, error: Diagnostic) {
+        self.failed.borrow_mut().insert(name);
+        self.any_failed.set(true);
+        self.scope.report(error);
+    }
+
+    /// A field with fields of its own, and its place.
+    pub(super) fn child(&self, name: &str) -> Option<(&'s Node, Scope<'f>)> {
+        self.get(name).map(|node| (node, self.scope.field(name)))
+    }
+
+    /// A list, and its place.
+    pub(super) fn list(&self, name: &'static str) -> Option<(&'s [Node], Scope<'f>)> {
+        let node = self.get(name)?;
+        match &node.value {
+            Value::List(items) => Some((items, self.scope.field(name))),
+            Value::Scalar { .. } | Value::Map(_) => {
+                let message = format!("`{name}` is a list, not {}", node.kind());
+                let help = "begin each item with `- `".to_owned();
+                self.fail(
+                    name,
+                    self.error_at(name, node.span, message).with_help(help),
+                );
+                None
+            }
+        }
+    }
+
+    /// Text as written; a number with a fraction must be in quotes, since YAML would not keep it as written.
+    pub(super) fn text(&self, name: &'static str) -> Option<(String, Span)> {
+        let node = self.get(name)?;
+        let problem = match &node.value {
+            Value::Scalar { text, plain } if *plain && is_float(text) => {
+                let error =
+                    self.error_at(name, node.span, format!("`{text}` is a number, not text"));
+                error.with_help(format!("put it in quotes: `\"{text}\"`"))
+            }
+            Value::Scalar { text, .. } => return Some((text.clone(), node.span)),
+            Value::List(_) | Value::Map(_) => {
+                let message = format!("`{name}` is text, not {}", node.kind());
+                self.error_at(name, node.span, message)
+            }
+        };
+        self.fail(name, problem);
+        None
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&self, name: &'static str) -> Option<Vec<String>> {
+        let (items, scope) = self.list(name)?;
+        let mut texts = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            match &item.value {
+                Value::Scalar { text, .. } if !text.is_empty() => texts.push(text.clone()),
+                Value::Scalar { .. } | Value::List(_) | Value::Map(_) => {
+                    let message = format!("each item of `{name}` is text, not {}", item.kind());
+                    self.fail(name, scope.item(index).error(item.span, message));
+                }
+            }
+        }
+        Some(texts)
+    }
+
+    /// `true` or `false`; absent is `false`.
+    pub(super) fn flag(&self, name: &'static str) -> bool {
+        let Some(node) = self.get(name) else {
+            return false;
+        };
+        if let Value::Scalar { text, plain: true } = &node.value {
+            match text.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" => return true,
+                "false" | "no" | "off" => return false,
+                _ => {}
+            }
+        }
+        let message = format!("`{name}` is `true` or `false`");
+        self.fail(name, self.error_at(name, node.span, message));
+        false
+    }
+
+    /// A whole number from 0 to 4,294,967,295.
+    pub(super) fn number(&self, name: &'static str) -> Option<(u32, Span)> {
+        let node = self.get(name)?;
+        let message = match &node.value {
+            Value::Scalar { text, plain: true } => match text.replace('_', "").parse::<u32>() {
+                Ok(number) => return Some((number, node.span)),
+                Err(_) => format!("`{text}` is not a whole number from 0 to {}", u32::MAX),
+            },
+            Value::Scalar { text, .. } => {
+                let error =
+                    self.error_at(name, node.span, format!("`{name}` is a number, not text"));
+                self.fail(
+                    name,
+                    error.with_help(format!("without quotes: `{name}: {text}`")),
+                );
+                return None;
+            }
+            Value::List(_) | Value::Map(_) => format!("`{name}` is a number, not {}", node.kind()),
+        };
+        self.fail(name, self.error_at(name, node.span, message));
+        None
+    }
+
+    /// A number above 0 with at most three decimals, in thousandths.
+    pub(super) fn thousandths(&self, name: &'static str) -> Option<(u64, Span)> {
+        let node = self.get(name)?;
+        if let Value::Scalar { text, plain: true } = &node.value
+            && let Some(thousandths) = thousandths(text)
+        {
+            return Some((thousandths, node.span));
+        }
+        let error = self.error_at(
+            name,
+            node.span,
+            format!("`{name}` is a number above 0 with at most three decimals"),
+        );
+        self.fail(name, error);
+        None
+    }
+
+    /// One of a few words.
+    pub(super) fn one_of<T: Copy>(&self, name: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let (text, span) = self.text(name)?;
+        let found = word(&text, words);
+        if found.is_none() {
+            let error = self.error_at(
+                name,
+                span,
+                format!("unknown {} `{text}`", name.replace('_', " ")),
+            );
+            self.fail(name, error.with_help(choices(&text, words)));
+        }
+        found
+    }
+
+    /// Some of a few words.
+    pub(super) fn some_of<T: Copy>(
+        &self,
+        name: &'static str,
+        words: &[(&str, T)],
+    ) -> Option<Vec<T>> {
+        let (items, scope) = self.list(name)?;
+        let mut found = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let text = match &item.value {
+                Value::Scalar { text, .. } => text.as_str(),
+                Value::List(_) | Value::Map(_) => item.kind(),
+            };
+            match word(text, words) {
+                Some(value) => found.push(value),
+                None => {
+                    let error = scope
+                        .item(index)
+                        .error(item.span, format!("`{text}` is none of the {name}"));
+                    self.fail(name, error.with_help(choices(text, words)));
+                }
+            }
+        }
+        Some(found)
+    }
+}
+
+/// What to say about a field that is not in its table.
+fn unknown(scope: &Scope<'_>, text: &str, span: Span, table: Table) -> Diagnostic {
+    if RESERVED.contains(&text) {
+        return scope.error(span, format!("`{text}` is not supported yet"));
+    }
+    let elsewhere = Table::ALL
+        .into_iter()
+        .find(|other| other.fields().contains(&text));
+    if let Some(other) = elsewhere {
+        let error = scope.error(
+            span,
+            format!("`{text}` does not belong into {}", table.name()),
+        );
+        return error.with_help(format!("it belongs {}", other.place()));
+    }
+    let error = scope.error(span, format!("unknown field `{text}` in {}", table.name()));
+    let help = match did_you_mean(text, table.fields().iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("its fields are {}", listed(table.fields())),
+    };
+    error.with_help(help)
+}
+
+fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
+    let found = words
+        .iter()
+        .find(|(word, _)| word.eq_ignore_ascii_case(text));
+    found.map(|(_, value)| *value)
+}
+
+fn choices<T>(text: &str, words: &[(&str, T)]) -> String {
+    let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    match did_you_mean(text, words.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("one of {}", listed(&words)),
+    }
+}
+
+fn listed(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    quoted.join(", ")
+}
+
+/// Whether YAML reads the text as a number that is not whole.
+fn is_float(text: &str) -> bool {
+    let numeric = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
+    numeric && text.parse::<i64>().is_err() && text.parse::<f64>().is_ok()
+}
+
+fn thousandths(text: &str) -> Option<u64> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    if decimals.len() > 3 || !decimals.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let whole: u64 = u64::from(whole.parse::<u32>().ok()?);
+    let decimals: u64 = format!("{decimals:0<3}").parse().ok()?;
+    Some(whole * 1000 + decimals).filter(|thousandths| *thousandths > 0)
+}

@@ -1,0 +1,233 @@
+//! One limit.
+
+use super::fields::{Fields, Scope, Table};
+use crate::limit::period::Zone;
+use crate::limit::{Algorithm, Hits, Limit, LimitError, Unit};
+use crate::rules::file::{Node, Span, Value};
+use crate::rules::{Domain, FailureMode, RuleLimit};
+
+/// The words of `failure_mode`.
+pub(super) const FAILURE_MODES: [(&str, FailureMode); 3] = [
+    ("allow", FailureMode::Allow),
+    ("deny", FailureMode::Deny),
+    ("local", FailureMode::Local),
+];
+
+/// A limit as read.
+pub(super) enum Found {
+    /// No limit, and what it replaces.
+    Unlimited(Vec<String>),
+    /// A limit, and where it stands.
+    Limit(Box<RuleLimit>, Span),
+}
+
+/// The words of `algorithm`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    FixedWindow,
+    TokenBucket,
+    SlidingWindow,
+}
+
+/// Reads a limit; none if anything is wrong with it.
+pub(super) fn read(scope: &Scope<'_>, node: &Node, domain: &Domain) -> Option<Found> {
+    let fields = Fields::of(scope, node, Table::Limit)?;
+    let name = fields
+        .text("name")
+        .map(|(name, _)| name)
+        .filter(|name| !name.is_empty());
+    let replaces = replaces(&fields, name.as_deref());
+    if fields.flag("unlimited") {
+        return unlimited(&fields, replaces);
+    }
+    let unit = unit(&fields);
+    let requests = fields
+        .number("requests_per_unit")
+        .map_or(0, |(number, _)| number);
+    let multiplier = fields
+        .number("unit_multiplier")
+        .map_or(1, |(number, _)| number);
+    let algorithm = algorithm(&fields, requests);
+    let charge_always = fields.one_of("charge", &[("always", true), ("admitted", false)]);
+    let failure_mode = fields.one_of("failure_mode", &FAILURE_MODES);
+    if fields.any_failed() {
+        return None;
+    }
+    let limit = build(
+        &fields,
+        requests,
+        unit?,
+        multiplier,
+        algorithm?,
+        &domain.time_zone,
+    )?;
+    let limit = RuleLimit {
+        limit,
+        name,
+        replaces,
+        charge_always,
+        failure_mode,
+    };
+    Some(Found::Limit(Box::new(limit), fields.own_span()))
+}
+
+fn unlimited(fields: &Fields<'_, '_>, replaces: Vec<String>) -> Option<Found> {
+    for name in [
+        "unit",
+        "requests_per_unit",
+        "unit_multiplier",
+        "algorithm",
+        "burst",
+        "burst_multiplier",
+        "charge",
+    ] {
+        // The reference lets `requests_per_unit` pass beside `unlimited`, and so do its users' files.
+        let harmless = name == "requests_per_unit";
+        if let Some(span) = fields.span(name).filter(|_| !harmless) {
+            let error = fields.error_at(name, span, format!("an unlimited rule has no `{name}`"));
+            fields.fail(
+                name,
+                error.with_help(format!("remove `{name}`, or `unlimited`")),
+            );
+        }
+    }
+    (!fields.any_failed()).then_some(Found::Unlimited(replaces))
+}
+
+fn unit(fields: &Fields<'_, '_>) -> Option<Unit> {
+    let Some((text, span)) = fields.text("unit").filter(|(text, _)| !text.is_empty()) else {
+        if !fields.failed("unit") {
+            let span = fields.span("unit").unwrap_or(fields.own_span());
+            let error = fields.error_at("unit", span, "the rate limit has no `unit`");
+            fields.fail("unit", error.with_help(format!("one of {}", units())));
+        }
+        return None;
+    };
+    let found = text.parse::<Unit>().ok();
+    if found.is_none() {
+        let error = fields.error_at("unit", span, format!("unknown unit `{text}`"));
+        let names = Unit::ALL.map(Unit::name);
+        let help = match crate::rules::diagnostic::did_you_mean(&text, names) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("one of {}", units()),
+        };
+        fields.fail("unit", error.with_help(help));
+    }
+    found
+}
+
+fn units() -> String {
+    Unit::ALL
+        .map(|unit| format!("`{}`", unit.name()))
+        .join(", ")
+}
+
+fn algorithm(fields: &Fields<'_, '_>, requests: u32) -> Option<Algorithm> {
+    const KINDS: [(&str, Kind); 3] = [
+        ("fixed_window", Kind::FixedWindow),
+        ("token_bucket", Kind::TokenBucket),
+        ("sliding_window", Kind::SlidingWindow),
+    ];
+    let kind = fields
+        .one_of("algorithm", &KINDS)
+        .unwrap_or(Kind::FixedWindow);
+    let burst = fields.thousandths("burst");
+    let multiplier = fields.thousandths("burst_multiplier");
+    for (name, span) in [
+        ("burst", burst.map(|b| b.1)),
+        ("burst_multiplier", multiplier.map(|m| m.1)),
+    ] {
+        if let Some(span) = span.filter(|_| kind != Kind::TokenBucket) {
+            let error = fields.error_at(name, span, format!("only a token bucket has a `{name}`"));
+            fields.fail(name, error.with_help("add `algorithm: token_bucket`"));
+        }
+    }
+    if let (Some(_), Some((_, span))) = (burst, multiplier) {
+        let message = "`burst` and `burst_multiplier` say the same thing twice";
+        fields.fail(
+            "burst_multiplier",
+            fields.error_at("burst_multiplier", span, message),
+        );
+    }
+    Some(match kind {
+        Kind::FixedWindow => Algorithm::FixedWindow,
+        Kind::SlidingWindow => Algorithm::SlidingWindow,
+        Kind::TokenBucket => {
+            let of_multiplier =
+                multiplier.map(|(thousandths, _)| thousandths.saturating_mul(u64::from(requests)));
+            let burst = burst.map(|(thousandths, _)| thousandths).or(of_multiplier);
+            let burst = burst.map_or(Hits::whole(requests), Hits::from_thousandths);
+            Algorithm::TokenBucket { burst }
+        }
+    })
+}
+
+fn build(
+    fields: &Fields<'_, '_>,
+    requests: u32,
+    unit: Unit,
+    multiplier: u32,
+    algorithm: Algorithm,
+    zone: &Zone,
+) -> Option<Limit> {
+    let error = match Limit::new(requests, unit, multiplier, algorithm, zone) {
+        Ok(limit) => return Some(limit),
+        Err(error) => error,
+    };
+    let (name, help) = match error {
+        LimitError::Multiplier => ("unit_multiplier", None),
+        LimitError::WindowTooLong => ("unit_multiplier", Some("use a smaller `unit_multiplier`")),
+        LimitError::EmptyBucket => (
+            "requests_per_unit",
+            Some("a limit that always refuses is a fixed window with `requests_per_unit: 0`"),
+        ),
+        LimitError::Inexact => (
+            "requests_per_unit",
+            Some("use a rounder number, a smaller burst or a shorter unit"),
+        ),
+    };
+    let span = fields.span(name).unwrap_or(fields.own_span());
+    let diagnostic = fields.error_at(name, span, error.to_string());
+    fields.fail(
+        name,
+        match help {
+            Some(help) => diagnostic.with_help(help),
+            None => diagnostic,
+        },
+    );
+    None
+}
+
+fn replaces(fields: &Fields<'_, '_>, own: Option<&str>) -> Vec<String> {
+    let Some((items, scope)) = fields.list("replaces") else {
+        return Vec::new();
+    };
+    let mut names = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let scope = scope.item(index);
+        let name = match &item.value {
+            Value::Map(_) => {
+                let entry = Fields::of(&scope, item, Table::Replaces);
+                entry
+                    .and_then(|entry| entry.text("name"))
+                    .map(|(name, _)| name)
+            }
+            Value::Scalar { .. } | Value::List(_) => None,
+        };
+        match name.filter(|name| !name.is_empty()) {
+            Some(name) if Some(name.as_str()) == own => {
+                let error = scope.error(item.span, format!("the limit `{name}` replaces itself"));
+                fields.fail("replaces", error);
+            }
+            Some(name) => names.push(name),
+            None => {
+                let error = scope.error(item.span, "an entry of `replaces` has no name");
+                fields.fail(
+                    "replaces",
+                    error.with_help("write `- name: NAME` of another rate limit"),
+                );
+            }
+        }
+    }
+    names
+}

@@ -1,0 +1,17 @@
+//! Rules from texts.
+
+use tollgate::rules::RuleSet;
+use tollgate::rules::compile::{self, Options};
+use tollgate::rules::file::SourceFile;
+
+/// Compiles files given as name and text; the error is the report as a person reads it.
+pub(crate) fn compile(files: &[(String, String)], merge_domains: bool) -> Result<RuleSet, String> {
+    let files: Vec<SourceFile> = files
+        .iter()
+        .map(|(name, text)| SourceFile {
+            name: name.clone(),
+            text: text.clone(),
+        })
+        .collect();
+    compile::compile(&files, Options { merge_domains }).map_err(|report| report.to_string())
+}
