@@ -9,12 +9,15 @@
 //! - [`fallback`]: what to answer when the store does not
 //! - [`answer`]: ruling to statuses, headers, body and metadata
 //! - [`account`]: what is counted
+//! - [`readiness`]: whether requests should be sent here
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use readiness::Readiness;
+use tokio::sync::watch;
 
 use crate::limit::Unit;
 use crate::limit::transaction::Outcome;
@@ -30,6 +33,7 @@ pub mod fallback;
 pub mod fold;
 pub mod key;
 pub mod plan;
+pub mod readiness;
 
 pub use answer::Reason;
 pub use answer::headers::ReferenceHeaders;
@@ -50,6 +54,7 @@ pub struct Engine {
     settings: Settings,
     clock: Clock,
     metrics: Arc<Metrics>,
+    readiness: watch::Sender<Readiness>,
 }
 
 /// How requests are decided, beside the rules.
@@ -235,26 +240,46 @@ impl Engine {
             settings,
             clock,
             metrics,
+            readiness: watch::Sender::default(),
         }
     }
 
     /// Makes `rules` the ones that hold, for requests that begin from now on.
     pub fn install(&self, rules: RuleSet) {
         let accounts = account::Accounts::new(&rules);
+        let domains = Some(rules.domains.len());
         self.live.store(Some(Arc::new(Live { rules, accounts })));
+        self.readiness
+            .send_modify(|readiness| readiness.domains = domains);
     }
 
-    /// The number of domains that rules are loaded for; none before the first rules.
-    pub fn domains(&self) -> Option<usize> {
-        self.live
-            .load()
-            .as_ref()
-            .map(|live| live.rules.domains.len())
+    /// Whether requests should be sent here, now and as it changes.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// From here on requests should go elsewhere; those that come are still decided.
+    pub fn drain(&self) {
+        self.readiness
+            .send_modify(|readiness| readiness.draining = true);
+    }
+
+    /// Asks the store for a sign of life, and remembers that it gave one.
+    pub async fn ping_store(&self) -> Result<(), StoreError> {
+        self.store.ping().await?;
+        self.readiness
+            .send_modify(|readiness| readiness.store_answered = true);
+        Ok(())
     }
 
     /// Calls `show` with the rules that hold, if any.
     pub fn with_rules<T>(&self, show: impl FnOnce(&RuleSet) -> T) -> Option<T> {
         self.live.load_full().map(|live| show(&live.rules))
+    }
+
+    /// Counts a request that could not even be read.
+    pub fn refuse(&self) {
+        self.metrics.service_error();
     }
 
     /// Where the counters are.

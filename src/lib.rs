@@ -22,8 +22,11 @@
 //! store.
 
 pub mod engine;
+pub mod grpc;
 pub mod limit;
+pub mod reload;
 pub mod rules;
+pub mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod time;
