@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use readiness::Readiness;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::limit::Unit;
 use crate::limit::transaction::Outcome;
@@ -25,6 +26,7 @@ use crate::rules::{Descriptor, RuleSet};
 use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::tracing as spans;
 use crate::time::{Clock, Timestamp};
 
 pub mod account;
@@ -325,6 +327,7 @@ impl Engine {
         let reason = fallback.unwrap_or_else(|| Reason::of(&ruling, self.settings.shadow_mode));
         live.accounts
             .record(&self.metrics, &self.settings, request, &ruling, reason);
+        spans::record(|say| trace(request, &ruling, reason, say));
         let now = self.clock.now();
         Ok(answer::answer(
             &self.settings,
@@ -355,7 +358,12 @@ impl Engine {
             timeout: self.budget(deadline),
         };
         let begun = Instant::now();
-        let result = self.store.transact(&transaction).await;
+        let span = spans::store_call(self.store.name(), plan.keys.len());
+        let result = self
+            .store
+            .transact(&transaction)
+            .instrument(span.clone())
+            .await;
         let said = result.as_ref().map_or_else(StoreError::kind, |_| "ok");
         self.metrics
             .store_call(self.store.name(), said, begun.elapsed());
@@ -387,4 +395,27 @@ impl Engine {
             left.min(self.settings.store_timeout)
         })
     }
+}
+
+/// What the decision's span says.
+fn trace(
+    request: &Request<'_>,
+    ruling: &fold::Ruling<'_>,
+    reason: Reason,
+    say: &mut dyn FnMut(spans::Decision<'_>),
+) {
+    let spoken = ruling.deciding();
+    let rule = spoken.map(|spoken| {
+        let entries = &request.descriptors[spoken.descriptor].entries;
+        answer::metadata::metric_name(spoken.rule, entries)
+    });
+    let limit = spoken.map(|spoken| spoken.decisive().limit.to_string());
+    say(spans::Decision {
+        domain: request.domain,
+        rule: rule.as_deref().unwrap_or_default(),
+        limit: limit.as_deref().unwrap_or_default(),
+        remaining: spoken.map_or(0, |spoken| spoken.decisive().remaining.floor()),
+        reason: reason.name(),
+        admitted: ruling.admitted,
+    });
 }

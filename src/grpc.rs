@@ -19,6 +19,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::engine::Engine;
 use crate::engine::readiness::Readiness;
+use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 
 pub mod listen;
@@ -65,13 +66,15 @@ pub async fn serve(
     listener: Listener,
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
+    tracing: Tracing,
     settings: Settings,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let readiness = engine.readiness();
-    let service = rls::service(engine, metrics, settings.max_message_size);
+    let service = rls::service(engine, metrics, tracing, settings.max_message_size);
     let (health, health_service) = tonic_health::server::health_reporter();
-    report(&health, &readiness.borrow().clone(), settings.needs_domain).await;
+    let now = *readiness.borrow();
+    report(&health, &now, settings.needs_domain).await;
     let reporting = tokio::spawn(follow(health, readiness, settings.needs_domain));
     let mut lanes = Vec::new();
     let mut servers = Vec::new();

@@ -21,6 +21,8 @@
 //! Deliberately absent: a plugin interface for stores or algorithms (both are closed enums), and any state that is not in a
 //! store.
 
+pub mod admin;
+pub mod cli;
 pub mod engine;
 pub mod grpc;
 pub mod limit;

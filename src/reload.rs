@@ -89,7 +89,7 @@ impl Reloader {
     }
 
     /// Loads the rules whenever the directory has changed, or when `asked` to, until the future is dropped.
-    pub async fn watch(self, asked: Arc<Notify>) {
+    pub async fn watch(self: Arc<Self>, asked: Arc<Notify>) {
         let mut loaded = self.source.look();
         let mut before = loaded.clone();
         loop {
@@ -108,7 +108,11 @@ impl Reloader {
             if changed {
                 loaded = before.clone();
                 // Compiling a hundred thousand rules takes a while: it must not hold up requests.
-                tokio::task::block_in_place(|| self.load_and_log());
+                let this = Arc::clone(&self);
+                let load = tokio::task::spawn_blocking(move || this.load_and_log());
+                if load.await.is_err() {
+                    error!("loading the rules made the service panic, and those before stay");
+                }
             }
         }
     }

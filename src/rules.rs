@@ -92,6 +92,8 @@ pub enum FailureMode {
 pub struct Rule {
     /// Its place in the rule set.
     pub id: RuleId,
+    /// The name of its domain.
+    pub domain: Arc<str>,
     /// Where it stands, for people: file and line.
     pub source: Source,
     /// Its place in the YAML, such as `descriptors[0].descriptors[2]`.

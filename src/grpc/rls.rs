@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
-use tracing::error;
+use tracing::{Instrument, error};
 
 use super::wire::server::{RateLimitService, RateLimitServiceServer};
 use super::wire::{self, RateLimitRequest, RateLimitResponse};
 use crate::engine::{Engine, Rejection};
+use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 
 /// The service.
@@ -19,15 +20,22 @@ use crate::telemetry::metrics::Metrics;
 pub struct Rls {
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
+    tracing: Tracing,
 }
 
 /// The service for requests of at most `max_message_size` bytes.
 pub fn service(
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
+    tracing: Tracing,
     max_message_size: usize,
 ) -> RateLimitServiceServer<Rls> {
-    RateLimitServiceServer::new(Rls { engine, metrics }).max_decoding_message_size(max_message_size)
+    let rls = Rls {
+        engine,
+        metrics,
+        tracing,
+    };
+    RateLimitServiceServer::new(rls).max_decoding_message_size(max_message_size)
 }
 
 /// Decides a message, which came with what the caller says of its deadline. The HTTP port asks here as well.
@@ -39,6 +47,11 @@ pub async fn decide(
     let request = wire::request(message).inspect_err(|_| engine.refuse())?;
     let answer = engine.check(&request, deadline).await?;
     Ok(wire::response(answer))
+}
+
+/// Whether an answer refuses the request.
+pub fn is_refusal(response: &RateLimitResponse) -> bool {
+    response.overall_code == wire::OVER_LIMIT
 }
 
 /// What a caller is told of a rejection.
@@ -64,7 +77,9 @@ impl RateLimitService for Rls {
         let begun = Instant::now();
         let _in_flight = self.metrics.in_flight();
         let deadline = timeout(request.metadata()).map(|timeout| begun + timeout);
-        let deciding = AssertUnwindSafe(decide(&self.engine, request.get_ref(), deadline));
+        let span = self.tracing.decision(request.metadata().as_ref());
+        let deciding = decide(&self.engine, request.get_ref(), deadline).instrument(span);
+        let deciding = AssertUnwindSafe(deciding);
         let answer = match deciding.catch_unwind().await {
             Ok(Ok(answer)) => Ok(Response::new(answer)),
             Ok(Err(rejection)) => Err(status(&rejection)),

@@ -146,9 +146,6 @@ fn has_dns_name(certificate: &CertificateDer<'_>, wanted: &str) -> bool {
     let Ok(Some(names)) = certificate.subject_alternative_name() else {
         return false;
     };
-    let is_wanted = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => name.eq_ignore_ascii_case(wanted),
-        _ => false,
-    };
+    let is_wanted = |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(name) if name.eq_ignore_ascii_case(wanted));
     names.value.general_names.iter().any(is_wanted)
 }

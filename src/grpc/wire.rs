@@ -13,6 +13,9 @@ use crate::rules::{Descriptor, Entry, Override};
 pub use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server as server;
 pub use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
+/// The number of the code of a refusal.
+pub const OVER_LIMIT: i32 = response::Code::OverLimit as i32;
+
 /// A message as the engine takes it.
 pub fn request(message: &RateLimitRequest) -> Result<Request<'_>, Rejection> {
     let descriptors = message.descriptors.iter().enumerate();
