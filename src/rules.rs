@@ -1,7 +1,7 @@
 //! The rules: compiled, immutable, and found by descriptor.
 //!
 //! - [`diagnostic`]: what is wrong with a file, and where
-//! - [`file`]: the YAML as written, with positions
+//! - [`mod@file`]: the YAML as written, with positions
 //! - [`compile`]: files to a [`RuleSet`], or to every diagnostic
 //! - [`matcher`]: descriptor to [`Rule`]
 //! - [`name`]: what a rule is called in metrics
