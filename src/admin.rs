@@ -11,7 +11,7 @@
 //! | debug | `/rlconfig` | the limits that hold, one a line |
 //! | debug | `/stats` | the same as `/metrics` |
 //!
-//! - [`json`] answers `/json`
+//! - [`mod@json`] answers `/json`
 
 use std::io;
 use std::sync::Arc;
