@@ -1,6 +1,10 @@
 //! All integration tests, one binary: one link step.
 
+mod admin;
+mod cli;
 mod compat;
 mod conformance;
+mod grpc;
 mod properties;
+mod reload;
 mod support;
