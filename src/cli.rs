@@ -2,12 +2,14 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
+//! - [`bench`]: makes load, and measures it
 
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+pub mod bench;
 pub mod check;
 pub mod serve;
 
@@ -35,6 +37,8 @@ enum Command {
     Serve(Box<crate::settings::Settings>),
     /// Say what is wrong with rule files
     Check(check::Args),
+    /// Make load for a RateLimitService, and measure it
+    Bench(Box<bench::Args>),
 }
 
 /// Runs the command that the process was called with.
@@ -46,6 +50,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Some(Command::Serve(settings)) => serve::run(*settings),
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Bench(args)) => bench::run(*args),
         None => serve::run(cli.serve),
     }
 }
