@@ -3,4 +3,5 @@
 mod compat;
 mod conformance;
 mod properties;
+mod shell;
 mod support;
