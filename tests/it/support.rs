@@ -1,5 +1,8 @@
 //! What the tests share.
 
+pub(crate) mod http;
 pub(crate) mod model;
+pub(crate) mod poll;
 pub(crate) mod rules;
+pub(crate) mod server;
 pub(crate) mod workload;
