@@ -4,6 +4,7 @@
 //! - [`check`]: says what is wrong with rule files
 //! - [`bench`]: makes load, and measures it
 
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -18,17 +19,10 @@ const USAGE: u8 = 2;
 
 /// A global rate limit service for Envoy.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    about,
-    max_term_width = 120,
-    args_conflicts_with_subcommands = true
-)]
+#[command(version, about, max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: crate::settings::Settings,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,16 +37,29 @@ enum Command {
 
 /// Runs the command that the process was called with.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(with_default(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     match cli.command {
-        Some(Command::Serve(settings)) => serve::run(*settings),
-        Some(Command::Check(args)) => check::run(&args),
-        Some(Command::Bench(args)) => bench::run(*args),
-        None => serve::run(cli.serve),
+        Command::Serve(settings) => serve::run(*settings),
+        Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(*args),
     }
+}
+
+/// The arguments, with `serve` where no subcommand is named. Its variables are thus read, and may be wrong, only when it
+/// is what runs.
+fn with_default(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    let about_all = ["-h", "--help", "-V", "--version"].map(OsStr::new);
+    let is_serve = args.get(1).is_none_or(|first| {
+        !about_all.contains(&first.as_os_str()) && first.as_encoded_bytes().starts_with(b"-")
+    });
+    if is_serve {
+        args.insert(args.len().min(1), "serve".into());
+    }
+    args
 }
 
 /// Help goes to standard output; a mistake is one line.

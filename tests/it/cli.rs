@@ -23,6 +23,7 @@ fn help_shows_every_setting_with_its_variable() {
     let output = run(&["serve", "--help"], &[]);
     assert!(output.status.success());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Lines are broken where the terminal ends, which may be before a variable's name.
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for variable in [
         "GRPC_PORT",
@@ -33,7 +34,7 @@ fn help_shows_every_setting_with_its_variable() {
         "TRACING_ENABLED",
     ] {
         assert!(
-            text.contains(&format!("[env: {variable}=").as_str().trim_end_matches('=')),
+            text.contains(&format!("[env: {variable}")),
             "{variable}\n{text}"
         );
     }

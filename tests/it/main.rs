@@ -9,6 +9,7 @@ mod golden;
 mod grpc;
 mod properties;
 mod reload;
+mod shell;
 mod support;
 mod tidy;
 mod tracing;

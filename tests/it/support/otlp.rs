@@ -97,10 +97,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn text(value: Value) -> Option<String> {
-    match value {
-        Value::StringValue(text) => Some(text),
-        Value::IntValue(number) => Some(number.to_string()),
-        Value::BoolValue(flag) => Some(flag.to_string()),
-        _ => None,
+    if let Value::StringValue(text) = value {
+        return Some(text);
     }
+    if let Value::IntValue(number) = value {
+        return Some(number.to_string());
+    }
+    matches!(value, Value::BoolValue(_)).then(|| (value == Value::BoolValue(true)).to_string())
 }
