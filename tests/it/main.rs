@@ -3,4 +3,5 @@
 mod compat;
 mod conformance;
 mod properties;
+mod redis;
 mod support;
