@@ -9,12 +9,16 @@
 //! - [`fallback`]: what to answer when the store does not
 //! - [`answer`]: ruling to statuses, headers, body and metadata
 //! - [`account`]: what is counted
+//! - [`readiness`]: whether requests should be sent here
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use readiness::Readiness;
+use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::limit::Unit;
 use crate::limit::transaction::Outcome;
@@ -22,6 +26,7 @@ use crate::rules::{Descriptor, RuleSet};
 use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::tracing as spans;
 use crate::time::{Clock, Timestamp};
 
 pub mod account;
@@ -30,6 +35,7 @@ pub mod fallback;
 pub mod fold;
 pub mod key;
 pub mod plan;
+pub mod readiness;
 
 pub use answer::Reason;
 pub use answer::headers::ReferenceHeaders;
@@ -50,6 +56,7 @@ pub struct Engine {
     settings: Settings,
     clock: Clock,
     metrics: Arc<Metrics>,
+    readiness: watch::Sender<Readiness>,
 }
 
 /// How requests are decided, beside the rules.
@@ -235,26 +242,46 @@ impl Engine {
             settings,
             clock,
             metrics,
+            readiness: watch::Sender::default(),
         }
     }
 
     /// Makes `rules` the ones that hold, for requests that begin from now on.
     pub fn install(&self, rules: RuleSet) {
         let accounts = account::Accounts::new(&rules);
+        let domains = Some(rules.domains.len());
         self.live.store(Some(Arc::new(Live { rules, accounts })));
+        self.readiness
+            .send_modify(|readiness| readiness.domains = domains);
     }
 
-    /// The number of domains that rules are loaded for; none before the first rules.
-    pub fn domains(&self) -> Option<usize> {
-        self.live
-            .load()
-            .as_ref()
-            .map(|live| live.rules.domains.len())
+    /// Whether requests should be sent here, now and as it changes.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// From here on requests should go elsewhere; those that come are still decided.
+    pub fn drain(&self) {
+        self.readiness
+            .send_modify(|readiness| readiness.draining = true);
+    }
+
+    /// Asks the store for a sign of life, and remembers that it gave one.
+    pub async fn ping_store(&self) -> Result<(), StoreError> {
+        self.store.ping().await?;
+        self.readiness
+            .send_modify(|readiness| readiness.store_answered = true);
+        Ok(())
     }
 
     /// Calls `show` with the rules that hold, if any.
     pub fn with_rules<T>(&self, show: impl FnOnce(&RuleSet) -> T) -> Option<T> {
         self.live.load_full().map(|live| show(&live.rules))
+    }
+
+    /// Counts a request that could not even be read.
+    pub fn refuse(&self) {
+        self.metrics.service_error();
     }
 
     /// Where the counters are.
@@ -300,6 +327,7 @@ impl Engine {
         let reason = fallback.unwrap_or_else(|| Reason::of(&ruling, self.settings.shadow_mode));
         live.accounts
             .record(&self.metrics, &self.settings, request, &ruling, reason);
+        spans::record(|say| trace(request, &ruling, reason, say));
         let now = self.clock.now();
         Ok(answer::answer(
             &self.settings,
@@ -330,7 +358,12 @@ impl Engine {
             timeout: self.budget(deadline),
         };
         let begun = Instant::now();
-        let result = self.store.transact(&transaction).await;
+        let span = spans::store_call(self.store.name(), plan.keys.len());
+        let result = self
+            .store
+            .transact(&transaction)
+            .instrument(span.clone())
+            .await;
         let said = result.as_ref().map_or_else(StoreError::kind, |_| "ok");
         self.metrics
             .store_call(self.store.name(), said, begun.elapsed());
@@ -362,4 +395,27 @@ impl Engine {
             left.min(self.settings.store_timeout)
         })
     }
+}
+
+/// What the decision's span says.
+fn trace(
+    request: &Request<'_>,
+    ruling: &fold::Ruling<'_>,
+    reason: Reason,
+    say: &mut dyn FnMut(spans::Decision<'_>),
+) {
+    let spoken = ruling.deciding();
+    let rule = spoken.map(|spoken| {
+        let entries = &request.descriptors[spoken.descriptor].entries;
+        answer::metadata::metric_name(spoken.rule, entries)
+    });
+    let limit = spoken.map(|spoken| spoken.decisive().limit.to_string());
+    say(spans::Decision {
+        domain: request.domain,
+        rule: rule.as_deref().unwrap_or_default(),
+        limit: limit.as_deref().unwrap_or_default(),
+        remaining: spoken.map_or(0, |spoken| spoken.decisive().remaining.floor()),
+        reason: reason.name(),
+        admitted: ruling.admitted,
+    });
 }

@@ -21,9 +21,14 @@
 //! Deliberately absent: a plugin interface for stores or algorithms (both are closed enums), and any state that is not in a
 //! store.
 
+pub mod admin;
+pub mod cli;
 pub mod engine;
+pub mod grpc;
 pub mod limit;
+pub mod reload;
 pub mod rules;
+pub mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod time;

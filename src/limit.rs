@@ -460,6 +460,17 @@ impl Limit {
     }
 }
 
+impl fmt::Display for Limit {
+    /// Such as `100/minute` or `100/5 minutes`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (requests, unit) = (self.requests_per_unit, self.unit.name());
+        match self.multiplier {
+            1 => write!(f, "{requests}/{unit}"),
+            multiplier => write!(f, "{requests}/{multiplier} {unit}s"),
+        }
+    }
+}
+
 impl Tag {
     fn new(shape: &Shape, unit: Unit, multiplier: u32) -> Self {
         let algorithm = match shape {

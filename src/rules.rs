@@ -1,7 +1,7 @@
 //! The rules: compiled, immutable, and found by descriptor.
 //!
 //! - [`diagnostic`]: what is wrong with a file, and where
-//! - [`file`]: the YAML as written, with positions
+//! - [`mod@file`]: the YAML as written, with positions
 //! - [`compile`]: files to a [`RuleSet`], or to every diagnostic
 //! - [`matcher`]: descriptor to [`Rule`]
 //! - [`name`]: what a rule is called in metrics
@@ -92,6 +92,8 @@ pub enum FailureMode {
 pub struct Rule {
     /// Its place in the rule set.
     pub id: RuleId,
+    /// The name of its domain.
+    pub domain: Arc<str>,
     /// Where it stands, for people: file and line.
     pub source: Source,
     /// Its place in the YAML, such as `descriptors[0].descriptors[2]`.

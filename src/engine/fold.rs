@@ -281,16 +281,16 @@ impl<'a> Reader<'_, 'a> {
         }
     }
 
-    /// What a descriptor that fits reads when its request is refused. If an identical descriptor refused it, it came before
-    /// that one and reads as charged; else nothing was charged, and it reads what is there.
+    /// What a limit with room reads when the request is refused. If an identical descriptor refused it, the one at hand came
+    /// before that and reads as charged; else nothing was charged, and it reads what is there.
     fn used_without_charge(&self, index: usize, limit: &Limit, hits: Hits) -> Hits {
         let key = self.plan.demands[index].key;
         let mut same_key =
             (0..self.plan.demands.len()).filter(|i| self.plan.demands[*i].key == key);
-        if same_key.clone().any(|i| self.refuses(i)) {
+        let first = same_key.clone().next().unwrap_or(index);
+        if !self.refuses(index) && same_key.any(|i| self.refuses(i)) {
             return self.used_by(index, limit).plus(hits);
         }
-        let first = same_key.next().unwrap_or(index);
         self.used_by(first, limit)
     }
 

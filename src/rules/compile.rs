@@ -1,8 +1,8 @@
 //! Files to a rule set, or to everything that is wrong with all of them.
 //!
-//! - [`fields`]: reading typed fields out of the tree, and saying what is wrong with them
-//! - [`descriptor`]: the tree of descriptors
-//! - [`limit`]: one limit
+//! - `fields`: reading typed fields out of the tree, and saying what is wrong with them
+//! - `descriptor`: the tree of descriptors
+//! - `limit`: one limit
 
 use std::cell::RefCell;
 use std::collections::HashMap;

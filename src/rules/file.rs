@@ -100,7 +100,12 @@ pub fn parse(text: &str) -> Result<Option<Node>, SyntaxError> {
                 return Err(error.help("put each domain into a file of its own"));
             }
             Event::Nothing | Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd => {}
-            event => document = Some(reader.node(event, range, 0)?),
+            Event::Alias(_)
+            | Event::Scalar(..)
+            | Event::SequenceStart(..)
+            | Event::SequenceEnd
+            | Event::MappingStart(..)
+            | Event::MappingEnd => document = Some(reader.node(event, range, 0)?),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! could make more.
 //!
 //! - [`rule`]: the counters of each rule
-//! - [`straddle`]: which hits are near a limit, and which over it
+//! - [`mod@straddle`]: which hits are near a limit, and which over it
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,6 +1,9 @@
 //! What the tests share.
 
+pub(crate) mod http;
 pub(crate) mod model;
+pub(crate) mod poll;
 pub(crate) mod redis;
 pub(crate) mod rules;
+pub(crate) mod server;
 pub(crate) mod workload;

@@ -33,6 +33,7 @@ struct Limits {
 /// Where a level stands and what is above it.
 struct Reader<'r> {
     domain: &'r Domain,
+    name: Arc<str>,
     rules: &'r mut RuleSet,
     levels: Vec<Segment>,
 }
@@ -48,6 +49,7 @@ pub(super) fn read_level(
     let mut root = std::mem::take(&mut domain.root);
     let mut reader = Reader {
         domain,
+        name: domain.name.as_str().into(),
         rules,
         levels: Vec::new(),
     };
@@ -117,6 +119,7 @@ impl Reader<'_> {
         let id = RuleId(u32::try_from(self.rules.rules.len()).unwrap_or(u32::MAX));
         let rule = Arc::new(Rule {
             id,
+            domain: Arc::clone(&self.name),
             source: Source {
                 file: fields.scope.file.name.clone(),
                 line: fields.own_span().line,

@@ -21,6 +21,7 @@ use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::{Config, Options, ReconnectPolicy, UnresponsiveConfig};
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -167,26 +168,20 @@ impl Node {
         client.custom(command, vec!["SLOTS"]).await.ok()
     }
 
-    async fn send(
-        &self,
-        call: &Call,
+    /// Boxed, since the library's futures are so deep that the compiler gives up on what is built upon them.
+    fn send<'a>(
+        &'a self,
+        call: &'a Call,
         asking: bool,
         timeout: Duration,
         whole: bool,
-    ) -> Result<Value, Error> {
+    ) -> BoxFuture<'a, Result<Value, Error>> {
         let client = self.with_options(timeout);
-        if !asking {
-            return evaluate(&client, call, whole).await;
+        if asking {
+            Box::pin(evaluate_asking(client, call, whole))
+        } else {
+            Box::pin(async move { evaluate(&client, call, whole).await })
         }
-        // Both commands of a pipeline go over the same connection with nothing between them.
-        let pipeline: Pipeline<WithOptions<Client>> = Pipeline::from(client);
-        let asking = CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false);
-        let () = pipeline.custom(asking, Vec::<Value>::new()).await?;
-        let _: Value = evaluate(&pipeline, call, whole).await?;
-        let mut answers = pipeline.try_all().await;
-        answers
-            .pop()
-            .unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "no answer to a pipeline")))
     }
 
     fn with_options(&self, timeout: Duration) -> WithOptions<Client> {
@@ -263,6 +258,23 @@ async fn evaluate<C: ClientLike>(client: &C, call: &Call, whole: bool) -> Result
     // The library spells these two out only for clients without options.
     let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
     client.custom(command, arguments).await
+}
+
+/// Sends the script to a server that the keys are only on their way to.
+async fn evaluate_asking(
+    client: WithOptions<Client>,
+    call: &Call,
+    whole: bool,
+) -> Result<Value, Error> {
+    // Both commands of a pipeline go over the same connection with nothing between them.
+    let pipeline = Pipeline::from(client);
+    let asking = CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false);
+    let _: Value = pipeline.custom(asking, Vec::<Value>::new()).await?;
+    let _: Value = evaluate(&pipeline, call, whole).await?;
+    let mut answers = pipeline.try_all().await;
+    answers
+        .pop()
+        .unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "no answer to a pipeline")))
 }
 
 /// Whether the answer, if there was one, has not come.

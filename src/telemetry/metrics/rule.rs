@@ -138,7 +138,7 @@ impl EncodeLabelSet for RuleLabel {
 impl EncodeMetric for Value<'_> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let thousandths = self.0.load(Ordering::Relaxed);
-        if thousandths % 1000 == 0 {
+        if thousandths.is_multiple_of(1000) {
             encoder.encode_gauge(&(thousandths / 1000))
         } else {
             encoder.encode_gauge(&(thousandths as f64 / 1000.0))

@@ -1,0 +1,164 @@
+//! The HTTP port and the debug port.
+//!
+//! | port | route | answers |
+//! |---|---|---|
+//! | HTTP | `/json` | a decision in proto3 JSON: 200, or 429 when refused |
+//! | HTTP | `/healthcheck` | 200 `OK`, or 500 |
+//! | HTTP | `/health/live` | 200 as long as the process runs |
+//! | HTTP | `/health/ready` | 200 or 503, and why |
+//! | HTTP | `/metrics` | OpenMetrics |
+//! | debug | `/` | the routes of this port |
+//! | debug | `/rlconfig` | the limits that hold, one a line |
+//! | debug | `/stats` | the same as `/metrics` |
+//!
+//! - [`mod@json`] answers `/json`
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::engine::Engine;
+use crate::rules::RuleSet;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+
+pub mod json;
+
+/// The largest body that is read, in bytes.
+pub const MAX_BODY: usize = 1 << 20;
+
+/// What the routes ask.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Decides.
+    pub engine: Arc<Engine>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Healthy only while there is a domain.
+    pub needs_domain: bool,
+}
+
+impl Admin {
+    /// The routes of the HTTP port.
+    pub fn http(self) -> Router {
+        Router::new()
+            .route("/json", any(json::handle))
+            .route("/healthcheck", any(healthcheck))
+            .route("/health/live", get(async || "OK"))
+            .route("/health/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .with_state(self)
+    }
+
+    /// The routes of the debug port.
+    pub fn debug(self) -> Router {
+        Router::new()
+            .route(
+                "/",
+                get(async || "/rlconfig: the limits that hold\n/stats: all metrics\n"),
+            )
+            .route("/rlconfig", get(rlconfig))
+            .route("/stats", get(metrics))
+            .with_state(self)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.engine.readiness().borrow().is_ready(self.needs_domain)
+    }
+}
+
+/// Serves routes until `shutdown`, and then until the calls under way are done.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let down = async move {
+        // A dropped sender is a shutdown too.
+        let _ = shutdown.wait_for(|down| *down).await;
+    };
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(down)
+        .await
+}
+
+/// The limits of a rule set as the reference prints them, in order.
+pub fn rlconfig_lines(rules: &RuleSet) -> Vec<String> {
+    let mut lines = Vec::new();
+    for rule in &rules.rules {
+        let name = format!("{}.{}", rule.domain, rule.name);
+        let modes = format!(
+            "shadow_mode: {}, quota_mode: {}",
+            rule.shadow_mode, rule.quota_mode
+        );
+        if rule.unlimited {
+            lines.push(format!("{name}: unit=UNKNOWN requests_per_unit=0, {modes}"));
+        }
+        for limit in &rule.limits {
+            let limit = &limit.limit;
+            let unit = limit.unit().name().to_ascii_uppercase();
+            let multiplier = match limit.multiplier() {
+                1 => String::new(),
+                n => format!(" unit_multiplier={n}"),
+            };
+            let requests = limit.requests_per_unit();
+            lines.push(format!(
+                "{name}: unit={unit}{multiplier} requests_per_unit={requests}, {modes}"
+            ));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+async fn healthcheck(State(admin): State<Admin>) -> Response {
+    if admin.is_ready() {
+        "OK".into_response()
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    }
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let readiness = *admin.engine.readiness().borrow();
+    let ready = admin.is_ready();
+    let body = json!({
+        "ready": ready,
+        "rules": { "loaded": readiness.domains.is_some(), "domains": readiness.domains.unwrap_or(0) },
+        "store": { "type": admin.engine.store().name(), "answered": readiness.store_answered },
+        "draining": readiness.draining,
+    });
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        code,
+        [(header::CONTENT_TYPE, "application/json")],
+        body.to_string(),
+    )
+        .into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    if let Store::Embedded(store) = admin.engine.store() {
+        admin.metrics.embedded_keys(store.len());
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
+}
+
+async fn rlconfig(State(admin): State<Admin>) -> String {
+    let lines = admin.engine.with_rules(rlconfig_lines).unwrap_or_default();
+    lines.into_iter().map(|line| line + "\n").collect()
+}

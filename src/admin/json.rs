@@ -1,0 +1,74 @@
+//! `/json`: a `RateLimitRequest` in, a `RateLimitResponse` out, in proto3's JSON.
+
+use std::sync::LazyLock;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+
+use super::Admin;
+use crate::grpc::wire::{RateLimitRequest, RateLimitResponse};
+use crate::grpc::{DESCRIPTORS, rls};
+
+/// The two messages, by name; none if the descriptors are not what `proto/` compiles to.
+struct Messages {
+    request: MessageDescriptor,
+    response: MessageDescriptor,
+}
+
+static MESSAGES: LazyLock<Option<Messages>> = LazyLock::new(|| {
+    let pool = DescriptorPool::decode(DESCRIPTORS).ok()?;
+    let message =
+        |name: &str| pool.get_message_by_name(&format!("envoy.service.ratelimit.v3.{name}"));
+    Some(Messages {
+        request: message("RateLimitRequest")?,
+        response: message("RateLimitResponse")?,
+    })
+});
+
+pub(super) async fn handle(State(admin): State<Admin>, body: Bytes) -> Response {
+    let Some(messages) = MESSAGES.as_ref() else {
+        return error(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error\n");
+    };
+    let Some(request) = read(messages, &body) else {
+        return error(StatusCode::BAD_REQUEST, "Bad Request\n");
+    };
+    let Ok(response) = rls::decide(&admin.engine, &request, None).await else {
+        return error(StatusCode::BAD_REQUEST, "Bad Request\n");
+    };
+    let code = if rls::is_refusal(&response) {
+        StatusCode::TOO_MANY_REQUESTS
+    } else {
+        StatusCode::OK
+    };
+    match write(messages, &response) {
+        Some(text) => (code, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        None => error(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error\n"),
+    }
+}
+
+/// None if it is not the JSON of a request; unknown fields are not.
+fn read(messages: &Messages, body: &[u8]) -> Option<RateLimitRequest> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let message = DynamicMessage::deserialize(messages.request.clone(), &mut json).ok()?;
+    json.end().ok()?;
+    RateLimitRequest::decode(message.encode_to_vec().as_slice()).ok()
+}
+
+fn write(messages: &Messages, response: &RateLimitResponse) -> Option<String> {
+    let bytes = response.encode_to_vec();
+    let message = DynamicMessage::decode(messages.response.clone(), bytes.as_slice()).ok()?;
+    serde_json::to_string(&message).ok()
+}
+
+fn error(code: StatusCode, text: &'static str) -> Response {
+    (
+        code,
+        [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}

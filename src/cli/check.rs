@@ -1,0 +1,78 @@
+//! `tollgate check`: says what is wrong with rule files.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::reload::Source;
+use crate::rules::compile::{Options, compile};
+use crate::rules::diagnostic::{Report, Severity};
+
+use super::say;
+
+/// What to check.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Directories of rules
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// Let several files have the same domain, as MERGE_DOMAIN_CONFIG=true does
+    #[arg(long)]
+    merge_domain_config: bool,
+}
+
+/// Exit code 0 if all is well, 1 if rules have errors or cannot be read.
+pub fn run(args: &Args) -> ExitCode {
+    let mut well = true;
+    for dir in &args.dirs {
+        let source = Source {
+            dir: dir.clone(),
+            ignore_dotfiles: false,
+        };
+        let options = Options {
+            merge_domains: args.merge_domain_config,
+        };
+        match check(&source, options) {
+            Ok(summary) => print(&format!("{}: {summary}\n", dir.display())),
+            Err(problem) => {
+                print(&problem);
+                well = false;
+            }
+        }
+    }
+    if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn check(source: &Source, options: Options) -> Result<String, String> {
+    let read = source.read().map_err(|error| format!("error: {error}\n"))?;
+    for path in &read.ignored {
+        say(&format!(
+            "{} is no rule file: their names end in .yaml or .yml",
+            path.display()
+        ));
+    }
+    match compile(&read.files, options) {
+        Ok(rules) => Ok(format!(
+            "{} domains, {} rules, no errors",
+            rules.domains.len(),
+            rules.rules.len()
+        )),
+        Err(report) => Err(failed(&report)),
+    }
+}
+
+fn failed(report: &Report) -> String {
+    let text = report.render(io::stdout().is_terminal());
+    let errors = report.count(Severity::Error);
+    let plural = if errors == 1 { "" } else { "s" };
+    format!("{text}\n{errors} error{plural}\n")
+}
+
+fn print(text: &str) {
+    // A reader that has gone away is no reason to fail.
+    let _ = io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,315 @@
+//! `tollgate serve`: the life of the service.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use super::say;
+use crate::admin::{self, Admin};
+use crate::engine::Engine;
+use crate::grpc;
+use crate::grpc::listen::Listener;
+use crate::grpc::tls::Tls;
+use crate::reload::{Failure, Loaded, Reloader};
+use crate::settings::{Backend, Settings};
+use crate::store::Store;
+use crate::store::embedded::Embedded;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{self, Tracing};
+use crate::time::Clock;
+
+mod parts;
+
+/// How often keys that have expired are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a store that has not answered yet is asked again.
+const PING_EVERY: Duration = Duration::from_millis(200);
+
+/// Why the service does not run.
+enum Failed {
+    /// The call was wrong.
+    Usage(String),
+    /// The world was.
+    Run(String),
+}
+
+/// The sockets of the service.
+struct Ports {
+    grpc: Listener,
+    http: TcpListener,
+    debug: TcpListener,
+}
+
+/// Exit code 0 after a signal, 1 if the service cannot run, 2 if a setting is wrong.
+pub fn run(settings: Settings) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("error: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Usage(problem)) => {
+            say(&format!("error: {problem}"));
+            ExitCode::from(super::USAGE)
+        }
+        Err(Failed::Run(problem)) => {
+            say(&format!("error: {problem}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: Settings) -> Result<(), Failed> {
+    let telemetry = parts::telemetry(&settings.telemetry);
+    let (guard, tracing) =
+        telemetry::install(&telemetry).map_err(|error| Failed::Usage(error.to_string()))?;
+    let metrics = Metrics::new();
+    let store = store(&settings)?;
+    let engine = Engine::new(
+        store,
+        parts::engine(&settings),
+        Clock::System,
+        Arc::clone(&metrics),
+    );
+    let engine = Arc::new(engine);
+    let reloader = Arc::new(parts::reloader(&settings, &engine, &metrics));
+    let tls = tls(&settings)?;
+    let ports = bind(&settings, tls.clone()).await?;
+    greet(&settings, &ports, &reloader.load());
+
+    let reload = Arc::new(Notify::new());
+    let background = background(&engine, reloader, &reload, tls);
+    let (shutdown, down) = watch::channel(false);
+    let serving = spawn_servers(&settings, ports, &engine, &metrics, tracing, &down);
+    let outcome = wait_for_the_end(&settings, &engine, &reload, &shutdown, serving).await;
+    background.iter().for_each(JoinHandle::abort);
+    guard.shutdown().await;
+    outcome
+}
+
+fn store(settings: &Settings) -> Result<Store, Failed> {
+    match settings.store.backend().map_err(Failed::Usage)? {
+        Backend::Embedded => {
+            let keys = usize::try_from(settings.store.embedded_max_keys).unwrap_or(usize::MAX);
+            Ok(Store::Embedded(Embedded::new(keys, Clock::System)))
+        }
+        Backend::Redis => Err(Failed::Usage("redis".to_owned())),
+    }
+}
+
+fn tls(settings: &Settings) -> Result<Option<Arc<Tls>>, Failed> {
+    let Some(files) = parts::tls_files(&settings.grpc).map_err(Failed::Usage)? else {
+        return Ok(None);
+    };
+    let tls = Tls::new(files).map_err(|error| Failed::Run(error.to_string()))?;
+    Ok(Some(Arc::new(tls)))
+}
+
+async fn bind(settings: &Settings, tls: Option<Arc<Tls>>) -> Result<Ports, Failed> {
+    let (grpc, http) = (&settings.grpc, &settings.http);
+    let grpc = match &grpc.grpc_uds {
+        Some(path) if !path.as_os_str().is_empty() => Listener::unix(path).map_err(|error| {
+            Failed::Run(format!("cannot listen on {}: {error}", path.display()))
+        })?,
+        _ => {
+            let address = address(&grpc.grpc_host, grpc.grpc_port, "GRPC_HOST").await?;
+            Listener::tcp(address, tls)
+                .map_err(|error| taken("gRPC", address, "GRPC_PORT", &error))?
+        }
+    };
+    let listen = async |name: &str, address: SocketAddr, variable: &str| {
+        TcpListener::bind(address)
+            .await
+            .map_err(|error| taken(name, address, variable, &error))
+    };
+    let http_address = address(&http.host, http.port, "HOST").await?;
+    let debug_address = address(&http.debug_host, http.debug_port, "DEBUG_HOST").await?;
+    Ok(Ports {
+        grpc,
+        http: listen("HTTP", http_address, "PORT").await?,
+        debug: listen("debug", debug_address, "DEBUG_PORT").await?,
+    })
+}
+
+async fn address(host: &str, port: u16, variable: &str) -> Result<SocketAddr, Failed> {
+    let found = tokio::net::lookup_host((host, port))
+        .await
+        .ok()
+        .and_then(|mut found| found.next());
+    found.ok_or_else(|| Failed::Usage(format!("{variable}={host} is no address")))
+}
+
+fn taken(name: &str, address: SocketAddr, variable: &str, error: &io::Error) -> Failed {
+    let hint = if error.kind() == io::ErrorKind::AddrInUse {
+        format!(": another process listens there; choose another {variable}")
+    } else {
+        format!(": {error}")
+    };
+    Failed::Run(format!("cannot listen on the {name} port {address}{hint}"))
+}
+
+/// Says what was loaded, where the service listens and what to try.
+fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
+    let dir = settings.rules.dir();
+    match loaded {
+        Ok(loaded) => {
+            let Loaded {
+                files,
+                rules,
+                domains,
+            } = loaded;
+            info!(
+                "loaded {rules} rules of {files} files in {}: {}",
+                dir.display(),
+                domains.join(", ")
+            );
+        }
+        Err(Failure::Rejected(report)) => {
+            warn!(
+                "the rules in {} have errors; not ready until they are mended\n{report}",
+                dir.display()
+            );
+        }
+        Err(Failure::Unreadable(problem)) => {
+            warn!("there are no rules; not ready until there are: {problem}");
+        }
+    }
+    let grpc = match (ports.grpc.address(), &settings.grpc.grpc_uds) {
+        (Some(address), _) => address.to_string(),
+        (None, path) => path
+            .as_ref()
+            .map(|path| path.display().to_string())
+            .unwrap_or_default(),
+    };
+    let local = |listener: &TcpListener| {
+        listener
+            .local_addr()
+            .map(|a| a.to_string())
+            .unwrap_or_default()
+    };
+    let (http, inspect) = (local(&ports.http), local(&ports.debug));
+    info!("listening: gRPC on {grpc}, HTTP on {http}, debug on {inspect}");
+    let port = ports
+        .http
+        .local_addr()
+        .map(|address| address.port())
+        .unwrap_or_default();
+    let domain = loaded
+        .as_ref()
+        .ok()
+        .and_then(|loaded| loaded.domains.first());
+    let domain = domain.map_or("edge", String::as_str);
+    info!(
+        "try: curl -s localhost:{port}/json -d '{{\"domain\": \"{domain}\", \
+         \"descriptors\": [{{\"entries\": [{{\"key\": \"user_id\", \"value\": \"alice\"}}]}}]}}'"
+    );
+}
+
+/// What goes on beside the requests.
+fn background(
+    engine: &Arc<Engine>,
+    reloader: Arc<Reloader>,
+    reload: &Arc<Notify>,
+    tls: Option<Arc<Tls>>,
+) -> Vec<JoinHandle<()>> {
+    let (sweeper, pinger) = (Arc::clone(engine), Arc::clone(engine));
+    let mut tasks = vec![
+        tokio::spawn(reloader.watch(Arc::clone(reload))),
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                sweeper.sweep();
+            }
+        }),
+        tokio::spawn(async move {
+            while let Err(error) = pinger.ping_store().await {
+                tracing::debug!("the store has not answered yet: {error}");
+                tokio::time::sleep(PING_EVERY).await;
+            }
+        }),
+    ];
+    tasks.extend(tls.map(|tls| tokio::spawn(tls.watch())));
+    tasks
+}
+
+fn spawn_servers(
+    settings: &Settings,
+    ports: Ports,
+    engine: &Arc<Engine>,
+    metrics: &Arc<Metrics>,
+    tracing: Tracing,
+    down: &watch::Receiver<bool>,
+) -> JoinHandle<io::Result<()>> {
+    let admin = Admin {
+        engine: Arc::clone(engine),
+        metrics: Arc::clone(metrics),
+        needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
+    };
+    let grpc = grpc::serve(
+        ports.grpc,
+        Arc::clone(engine),
+        Arc::clone(metrics),
+        tracing,
+        parts::grpc(settings),
+        down.clone(),
+    );
+    let http = admin::serve(ports.http, admin.clone().http(), down.clone());
+    let debug = admin::serve(ports.debug, admin.debug(), down.clone());
+    tokio::spawn(async move { tokio::try_join!(grpc, http, debug).map(|_| ()) })
+}
+
+/// Serves until a signal; then is not ready at once, goes on for the drain delay, and lets calls under way finish.
+async fn wait_for_the_end(
+    settings: &Settings,
+    engine: &Engine,
+    reload: &Notify,
+    shutdown: &watch::Sender<bool>,
+    mut serving: JoinHandle<io::Result<()>>,
+) -> Result<(), Failed> {
+    let failed = |error: io::Error| Failed::Run(error.to_string());
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hup.recv() => reload.notify_one(),
+            ended = &mut serving => return ended_early(ended),
+        }
+    }
+    engine.drain();
+    info!("stopping: not ready from now on, calls under way finish");
+    tokio::time::sleep(settings.grpc.drain_delay.0).await;
+    shutdown.send_replace(true);
+    match tokio::time::timeout(settings.grpc.drain_timeout.0, serving).await {
+        Ok(ended) => ended_early(ended),
+        Err(_) => {
+            warn!("some calls did not finish in time");
+            Ok(())
+        }
+    }
+}
+
+fn ended_early(ended: Result<io::Result<()>, tokio::task::JoinError>) -> Result<(), Failed> {
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failed::Run(error.to_string())),
+        Err(error) => Err(Failed::Run(error.to_string())),
+    }
+}

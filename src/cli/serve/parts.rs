@@ -1,0 +1,98 @@
+//! From the table of settings to what each part wants to know.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::engine::{self, Engine, ReferenceHeaders};
+use crate::grpc;
+use crate::grpc::tls::Files;
+use crate::reload::{Reloader, Source};
+use crate::rules::compile::Options;
+use crate::settings::{Grpc, Settings, Telemetry};
+use crate::telemetry;
+use crate::telemetry::metrics::Metrics;
+
+pub(super) fn telemetry(settings: &Telemetry) -> telemetry::Settings {
+    telemetry::Settings {
+        log_level: settings.log_level.clone(),
+        log_json: settings.log_format.eq_ignore_ascii_case("json"),
+        tracing: telemetry::tracing::Settings {
+            enabled: settings.tracing_enabled,
+            service_name: settings.tracing_service_name.clone(),
+            service_namespace: settings.tracing_service_namespace.clone(),
+            service_instance_id: settings.tracing_service_instance_id.clone(),
+            http: settings
+                .tracing_exporter_protocol
+                .eq_ignore_ascii_case("http"),
+            sampling_rate: f64::from(settings.tracing_sampling_rate),
+        },
+    }
+}
+
+pub(super) fn engine(settings: &Settings) -> engine::Settings {
+    let decision = &settings.decision;
+    let names = || ReferenceHeaders {
+        limit: decision.limit_limit_header.clone(),
+        remaining: decision.limit_remaining_header.clone(),
+        reset: decision.limit_reset_header.clone(),
+    };
+    engine::Settings {
+        stop_increment: decision.stop_cache_key_increment_when_overlimit,
+        shadow_mode: decision.shadow_mode,
+        quota_mode: decision.quota_mode,
+        near_limit_ratio: decision.near_limit_ratio,
+        key_prefix: decision.cache_key_prefix.clone(),
+        reference_headers: decision.limit_response_headers_enabled.then(names),
+        reference_metadata: decision.response_dynamic_metadata,
+        store_timeout: settings.store.store_timeout.0,
+        instances: decision.instance_count,
+    }
+}
+
+pub(super) fn reloader(
+    settings: &Settings,
+    engine: &Arc<Engine>,
+    metrics: &Arc<Metrics>,
+) -> Reloader {
+    let source = Source {
+        dir: settings.rules.dir(),
+        ignore_dotfiles: settings.rules.runtime_ignoredotfiles,
+    };
+    let options = Options {
+        merge_domains: settings.rules.merge_domain_config,
+    };
+    Reloader::new(source, options, Arc::clone(engine), Arc::clone(metrics))
+}
+
+pub(super) fn grpc(settings: &Settings) -> grpc::Settings {
+    let grpc = &settings.grpc;
+    grpc::Settings {
+        max_connection_age: grpc.grpc_max_connection_age.0,
+        max_connection_age_grace: grpc.grpc_max_connection_age_grace.0,
+        keepalive_interval: grpc.grpc_keepalive_interval.0,
+        keepalive_timeout: grpc.grpc_keepalive_timeout.0,
+        max_concurrent_streams: grpc.grpc_max_concurrent_streams,
+        max_message_size: usize::try_from(grpc.grpc_max_message_size).unwrap_or(usize::MAX),
+        needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
+    }
+}
+
+/// The files of the gRPC port's TLS; none without TLS.
+pub(super) fn tls_files(grpc: &Grpc) -> Result<Option<Files>, String> {
+    if !grpc.grpc_server_use_tls {
+        return Ok(None);
+    }
+    let file = |path: &Option<PathBuf>, variable: &str| {
+        let given = path.clone().filter(|path| !path.as_os_str().is_empty());
+        given.ok_or_else(|| format!("GRPC_SERVER_USE_TLS=true needs {variable}"))
+    };
+    Ok(Some(Files {
+        certificate: file(&grpc.grpc_server_tls_cert, "GRPC_SERVER_TLS_CERT")?,
+        key: file(&grpc.grpc_server_tls_key, "GRPC_SERVER_TLS_KEY")?,
+        client_ca: file(&grpc.grpc_client_tls_cacert, "").ok(),
+        client_san: grpc
+            .grpc_client_tls_san
+            .clone()
+            .filter(|san| !san.is_empty()),
+    }))
+}

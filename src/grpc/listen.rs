@@ -1,0 +1,207 @@
+//! Sockets, and the connections that they accept.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+use tracing::{debug, warn};
+
+use super::tls::Tls;
+
+/// How many connections wait in the kernel to be accepted.
+const BACKLOG: i32 = 1024;
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many TLS handshakes are under way at once.
+const HANDSHAKES: usize = 256;
+/// How long to wait when no connection can be accepted, for want of file descriptors as a rule.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Bound,
+    tls: Option<Arc<Tls>>,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub enum Accepted {
+    /// In clear.
+    Tcp(TcpStream),
+    /// After a handshake.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// On a unix socket.
+    Unix(UnixStream),
+}
+
+impl Listener {
+    /// Listens on a port; 0 takes a free one. Several processes may share a port.
+    pub fn tcp(address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = Bound::Tcp(TcpListener::from_std(socket.into())?);
+        Ok(Self { socket, tls })
+    }
+
+    /// Listens on a unix socket; one that a process has left behind is replaced.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        if std::os::unix::net::UnixStream::connect(path).is_err() {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(Self {
+            socket: Bound::Unix(UnixListener::bind(path)?),
+            tls: None,
+        })
+    }
+
+    /// The port's address; none of a unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Bound::Tcp(socket) => socket.local_addr().ok(),
+            Bound::Unix(_) => None,
+        }
+    }
+
+    /// Accepts connections and deals them out in turn, until `shutdown`.
+    pub(super) async fn accept_into(
+        self,
+        lanes: Vec<mpsc::Sender<io::Result<Accepted>>>,
+        mut shutdown: watch::Receiver<bool>,
+    ) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        for lane in lanes.iter().cycle() {
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted,
+                _ = shutdown.wait_for(|down| *down) => return,
+            };
+            match (accepted, &self.tls) {
+                (Ok(Accepted::Tcp(stream)), Some(tls)) => {
+                    let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+                        return;
+                    };
+                    let (tls, lane) = (Arc::clone(tls), lane.clone());
+                    tokio::spawn(async move {
+                        let stream =
+                            tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
+                        drop(permit);
+                        match stream {
+                            Ok(Ok(stream)) => {
+                                // A lane that is gone has been shut down.
+                                let _ = lane.send(Ok(Accepted::Tls(Box::new(stream)))).await;
+                            }
+                            Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
+                            Err(_) => debug!("a TLS handshake took too long"),
+                        }
+                    });
+                }
+                (Ok(stream), _) => {
+                    let _ = lane.send(Ok(stream)).await;
+                }
+                (Err(error), _) => {
+                    warn!("a connection cannot be accepted: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Bound {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Bound::Tcp(socket) => {
+                let (stream, _) = socket.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Accepted::Tcp(stream))
+            }
+            Bound::Unix(socket) => Ok(Accepted::Unix(socket.accept().await?.0)),
+        }
+    }
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) -> Self::ConnectInfo {}
+}
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Accepted::Tcp($stream) => $call,
+            Accepted::Tls($stream) => $call,
+            Accepted::Unix($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Accepted::Tcp(stream) => stream.is_write_vectored(),
+            Accepted::Tls(stream) => stream.is_write_vectored(),
+            Accepted::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The rule files of a directory.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::rules::file::{MAX_BYTES, SourceFile};
+
+/// The most files of a directory.
+pub const MAX_FILES: usize = 10_000;
+/// How deep directories are nested.
+pub const MAX_DEPTH: usize = 16;
+
+/// A directory of rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The directory; its files are read recursively.
+    pub dir: PathBuf,
+    /// Whether files whose names begin with a dot are left out. Those that begin with two, as Kubernetes makes them beside
+    /// the files of a ConfigMap, always are.
+    pub ignore_dotfiles: bool,
+}
+
+/// The files of a directory.
+#[derive(Clone, Debug, Default)]
+pub struct Read {
+    /// In the order of their names.
+    pub files: Vec<SourceFile>,
+    /// Files that are no rule files.
+    pub ignored: Vec<PathBuf>,
+}
+
+/// What a directory looks like without reading its files; a change of the files changes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Path, size, time of change and inode of each file.
+    Files(Vec<(PathBuf, u64, Option<SystemTime>, u64)>),
+    /// It cannot be looked at.
+    Unreadable(io::ErrorKind),
+}
+
+/// What cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A file or directory.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// More than [`MAX_FILES`].
+    #[error("{} has more than {MAX_FILES} files", .0.display())]
+    TooMany(PathBuf),
+    /// A file larger than [`MAX_BYTES`].
+    #[error("{} is larger than {MAX_BYTES} bytes", .0.display())]
+    TooLarge(PathBuf),
+}
+
+impl Source {
+    /// Reads all files.
+    pub fn read(&self) -> Result<Read, SourceError> {
+        let mut read = Read::default();
+        for (path, metadata) in self.list()? {
+            if !is_rule_file(&path) {
+                read.ignored.push(path);
+                continue;
+            }
+            if metadata.len() > MAX_BYTES as u64 {
+                return Err(SourceError::TooLarge(path));
+            }
+            let text = fs::read_to_string(&path).map_err(|error| SourceError::io(&path, error))?;
+            let name = path.strip_prefix(&self.dir).unwrap_or(&path);
+            read.files.push(SourceFile {
+                name: name.display().to_string(),
+                text,
+            });
+        }
+        Ok(read)
+    }
+
+    /// Looks at the directory.
+    pub fn look(&self) -> Look {
+        match self.list() {
+            Ok(files) => Look::Files(
+                files
+                    .into_iter()
+                    .map(|(path, m)| (path, m.len(), m.modified().ok(), inode(&m)))
+                    .collect(),
+            ),
+            Err(SourceError::Io { error, .. }) => Look::Unreadable(error.kind()),
+            Err(SourceError::TooMany(_) | SourceError::TooLarge(_)) => {
+                Look::Unreadable(io::ErrorKind::Other)
+            }
+        }
+    }
+
+    /// All files, in the order of their names; symbolic links are followed.
+    fn list(&self) -> Result<Vec<(PathBuf, Metadata)>, SourceError> {
+        let mut files = Vec::new();
+        self.walk(&self.dir, 0, &mut files)?;
+        files.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(files)
+    }
+
+    fn walk(
+        &self,
+        dir: &Path,
+        depth: usize,
+        files: &mut Vec<(PathBuf, Metadata)>,
+    ) -> Result<(), SourceError> {
+        let failed = |error| SourceError::io(dir, error);
+        for item in fs::read_dir(dir).map_err(failed)? {
+            let item = item.map_err(failed)?;
+            let name = item.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("..") || (self.ignore_dotfiles && name.starts_with('.')) {
+                continue;
+            }
+            let path = item.path();
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                // Removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(SourceError::io(&path, error)),
+            };
+            if metadata.is_dir() && depth < MAX_DEPTH {
+                self.walk(&path, depth + 1, files)?;
+            } else if metadata.is_file() {
+                if files.len() >= MAX_FILES {
+                    return Err(SourceError::TooMany(self.dir.clone()));
+                }
+                files.push((path, metadata));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SourceError {
+    fn io(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        SourceError::Io { path, error }
+    }
+}
+
+fn is_rule_file(path: &Path) -> bool {
+    let extension = path
+        .extension()
+        .map(|extension| extension.to_string_lossy().to_lowercase());
+    matches!(extension.as_deref(), Some("yaml" | "yml"))
+}
+
+#[cfg(unix)]
+fn inode(metadata: &Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    metadata.ino()
+}
+
+#[cfg(not(unix))]
+fn inode(_metadata: &Metadata) -> u64 {
+    0
+}

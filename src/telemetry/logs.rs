@@ -1,0 +1,110 @@
+//! Log lines on standard error, as text or JSON. Refusals are not among them.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use super::Error;
+
+/// Crates that say more than an operator wants to know.
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,fred=warn,rustls=warn,opentelemetry=warn";
+
+/// The layer that writes the lines.
+pub(super) fn layer<S>(level: &str, json: bool) -> Result<impl Layer<S> + use<S>, Error>
+where
+    S: Subscriber + for<'l> LookupSpan<'l>,
+{
+    let filter = EnvFilter::try_new(filter(level)).map_err(|_| Error::Level(level.to_owned()))?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if json {
+        lines.event_format(Json).boxed()
+    } else {
+        lines
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .boxed()
+    };
+    Ok(lines.with_filter(filter))
+}
+
+/// A level as the reference's logger names them, or a filter as it is. Spans are not log lines.
+fn filter(level: &str) -> String {
+    let known = match level.to_ascii_lowercase().as_str() {
+        "panic" | "fatal" | "error" => "error",
+        "warn" | "warning" => "warn",
+        "info" => "info",
+        "debug" => "debug",
+        "trace" => "trace",
+        _ => return level.to_owned(),
+    };
+    format!("{known},{QUIET}")
+}
+
+/// One JSON object a line, with the reference's names: `@timestamp`, `level`, `@message`.
+struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'l> LookupSpan<'l>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let level = event.metadata().level().to_string().to_lowercase();
+        fields.0.insert("@timestamp".to_owned(), time.into());
+        fields.0.insert("level".to_owned(), level.into());
+        writeln!(writer, "{}", Value::Object(fields.0))
+    }
+}
+
+#[derive(Default)]
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: Value) {
+        let name = if field.name() == "message" {
+            "@message"
+        } else {
+            field.name()
+        };
+        self.0.insert(name.to_owned(), value);
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+}

@@ -1,0 +1,112 @@
+//! The command line of the real binary.
+
+use std::net::TcpListener;
+use std::process::Output;
+
+use crate::support::server::binary;
+
+fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = binary();
+    command.args(args).envs(env.iter().copied());
+    command.output().expect("the binary runs")
+}
+
+#[track_caller]
+fn one_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn help_shows_every_setting_with_its_variable() {
+    let output = run(&["serve", "--help"], &[]);
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for variable in [
+        "GRPC_PORT",
+        "REDIS_URL",
+        "STORE_TIMEOUT",
+        "RUNTIME_ROOT",
+        "LOG_FORMAT",
+        "TRACING_ENABLED",
+    ] {
+        assert!(
+            text.contains(&format!("[env: {variable}")),
+            "{variable}\n{text}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_value_is_one_line_and_exit_code_2() {
+    for (name, value, said) in [
+        ("PORT", "abc", "--port"),
+        ("STORE_TIMEOUT", "10", "not a duration"),
+        ("SHADOW_MODE", "maybe", "neither true nor false"),
+        ("NEAR_LIMIT_RATIO", "2", "not a number from 0 to 1"),
+        ("BACKEND_TYPE", "memcache", "memcache is not supported"),
+        ("BACKEND_TYPE", "disk", "neither embedded nor redis"),
+        ("LOG_LEVEL", "a=b=c", "LOG_LEVEL"),
+        ("GRPC_SERVER_USE_TLS", "true", "GRPC_SERVER_TLS_CERT"),
+    ] {
+        let output = run(&["serve"], &[(name, value)]);
+        assert_eq!(output.status.code(), Some(2), "{name}={value}");
+        let line = one_line(&output);
+        assert!(line.contains(said), "{name}={value}: {line}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_one_line_and_exit_code_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let env = [
+        ("GRPC_HOST", "127.0.0.1"),
+        ("GRPC_PORT", port.as_str()),
+        ("LOG_LEVEL", "error"),
+    ];
+    let output = run(&[], &env);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(one_line(&output).contains("choose another GRPC_PORT"));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let env = [
+        ("REDIS_URL", "redis://user:hunter2@localhost:1"),
+        ("REDIS_AUTH", "hunter2"),
+        ("PORT", "x"),
+    ];
+    for args in [&["serve", "--help"][..], &["serve"]] {
+        let output = run(args, &env);
+        for text in [output.stdout, output.stderr] {
+            assert!(!String::from_utf8_lossy(&text).contains("hunter2"));
+        }
+    }
+}
+
+#[test]
+fn check_says_what_is_wrong() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let path = dir.path().display().to_string();
+    std::fs::write(
+        dir.path().join("a.yaml"),
+        "domain: a\ndescriptors:\n  - key: k\n    rate_limit: {unit: minutes}\n",
+    )
+    .expect("a file");
+    let output = run(&["check", &path], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("a.yaml:4:24") && text.contains("did you mean `minute`?"),
+        "{text}"
+    );
+    std::fs::write(dir.path().join("a.yaml"), "domain: a\n").expect("a file");
+    assert!(run(&["check", &path], &[]).status.success());
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/config/rules");
+    assert!(
+        run(&["check", samples], &[]).status.success(),
+        "the sample rules are good"
+    );
+}
