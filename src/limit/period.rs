@@ -25,6 +25,8 @@ pub struct Calendar {
     zone: Zone,
     /// The last answer: nearly every question is about the current period.
     last: Arc<ArcSwapOption<Period>>,
+    /// The last answer about neighbours.
+    last_borders: Arc<ArcSwapOption<Borders>>,
 }
 
 /// One period: `start` belongs to it, `end` to the next.
@@ -35,6 +37,9 @@ pub struct Period {
     /// The first microsecond of the next.
     pub end: Timestamp,
 }
+
+/// The start of the period before a moment's own, the start and end of its own, and the ends of the next two.
+pub type Borders = [Timestamp; 5];
 
 impl Zone {
     /// Coordinated Universal Time.
@@ -86,6 +91,7 @@ impl Calendar {
             multiplier: i64::from(multiplier.max(1)),
             zone,
             last: Arc::default(),
+            last_borders: Arc::default(),
         }
     }
 
@@ -100,6 +106,28 @@ impl Calendar {
         let period = self.work_out(now);
         self.last.store(Some(Arc::new(period)));
         period
+    }
+
+    /// The borders around `now`, for those who cannot work them out: scripts in Redis know no time zones.
+    pub fn borders(&self, now: Timestamp) -> Borders {
+        if let Some(last) = self.last_borders.load().as_deref()
+            && last[1] <= now
+            && now < last[2]
+        {
+            return *last;
+        }
+        let present = self.work_out(now);
+        let just_before = Timestamp::from_micros(present.start.as_micros().saturating_sub(1));
+        let next = self.work_out(present.end);
+        let borders = [
+            self.work_out(just_before).start,
+            present.start,
+            present.end,
+            next.end,
+            self.work_out(next.end).end,
+        ];
+        self.last_borders.store(Some(Arc::new(borders)));
+        borders
     }
 
     fn work_out(&self, now: Timestamp) -> Period {
@@ -197,6 +225,14 @@ mod tests {
         // In Santiago the clocks go from 24:00 to 01:00 on the first Sunday after 2 September.
         let day = period(Unit::Day, 1, "America/Santiago", "2026-09-06T12:00:00Z");
         check(day, "2026-09-06T04:00:00Z", "2026-09-07T03:00:00Z");
+    }
+
+    #[test]
+    fn borders_are_those_of_four_periods_in_a_row() {
+        let calendar = Calendar::new(Unit::Month, 1, Zone::utc());
+        let months = ["2026-10", "2026-11", "2026-12", "2027-01", "2027-02"];
+        let wanted = months.map(|month| at(&format!("{month}-01T00:00:00Z")));
+        assert_eq!(calendar.borders(at("2026-11-21T05:00:00Z")), wanted);
     }
 
     #[test]

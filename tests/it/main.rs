@@ -8,6 +8,7 @@ mod envoy;
 mod golden;
 mod grpc;
 mod properties;
+mod redis;
 mod reload;
 mod shell;
 mod support;

@@ -4,6 +4,7 @@ pub(crate) mod http;
 pub(crate) mod model;
 pub(crate) mod otlp;
 pub(crate) mod poll;
+pub(crate) mod redis;
 pub(crate) mod rules;
 pub(crate) mod server;
 pub(crate) mod workload;

@@ -1,0 +1,281 @@
+//! A Redis Cluster: which master has which slot, and the way to it when slots move.
+
+use std::collections::{HashMap, HashSet};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use fred::types::Value;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connect::Connector;
+use super::node::{Call, NoAnswer, Node};
+use super::settings::{Address, SettingsError};
+use crate::store::StoreError;
+
+/// How many times a call may be sent on before it is given up; it is given up at its timeout in any case.
+const MAX_REDIRECTIONS: usize = 16;
+
+/// The most servers that are connected to.
+const MAX_NODES: usize = 1024;
+
+/// Between looks at the cluster: when all is well, when a master is missing, and at least.
+const REFRESH: Duration = Duration::from_secs(30);
+const REFRESH_IN_TROUBLE: Duration = Duration::from_millis(200);
+const REFRESH_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long one server may take to describe the cluster.
+const DESCRIBE: Duration = Duration::from_millis(500);
+
+/// Between two attempts on keys that are on their way, or at a server that is being connected to.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A cluster.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    shared: Arc<Shared>,
+    _refreshing: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    connector: Connector,
+    seeds: Vec<Arc<Node>>,
+    map: ArcSwap<Map>,
+    nodes: Mutex<HashMap<Address, Arc<Node>>>,
+    outdated: Notify,
+}
+
+/// Ranges of slots in ascending order, each with its first, its last and its master.
+#[derive(Debug, Default)]
+struct Map(Vec<(u16, u16, Arc<Node>)>);
+
+impl Cluster {
+    /// Begins to connect to the cluster that `seeds` belong to.
+    pub(super) fn start(connector: Connector, seeds: &[Address]) -> Result<Self, SettingsError> {
+        let mut nodes = HashMap::new();
+        for seed in seeds {
+            nodes.insert(seed.clone(), Arc::new(connector.node(seed)?));
+        }
+        let shared = Arc::new(Shared {
+            connector,
+            seeds: nodes.values().cloned().collect(),
+            map: ArcSwap::default(),
+            nodes: Mutex::new(nodes),
+            outdated: Notify::new(),
+        });
+        let refreshing = tokio::spawn(refresh(Arc::clone(&shared)));
+        Ok(Self {
+            shared,
+            _refreshing: AbortOnDropHandle::new(refreshing),
+        })
+    }
+
+    /// Runs the script at the master of `slot`, wherever it is.
+    pub(super) async fn run(
+        &self,
+        slot: u16,
+        call: &Call,
+        timeout: Duration,
+    ) -> Result<Bytes, StoreError> {
+        let deadline = Instant::now() + timeout;
+        let Some(mut node) = self.shared.map.load().master(slot) else {
+            self.shared.outdated.notify_one();
+            return Err(self.no_master(slot));
+        };
+        let mut asking = false;
+        for _ in 0..MAX_REDIRECTIONS {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match node.run(call, asking, left).await {
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::Failed(error)) => {
+                    if !node.is_connected() {
+                        self.shared.outdated.notify_one();
+                    }
+                    return Err(error);
+                }
+                Err(NoAnswer::TryAgain) => tokio::time::sleep(PAUSE).await,
+                Err(NoAnswer::Moved(address)) => {
+                    self.shared.outdated.notify_one();
+                    (node, asking) = (self.follow(&address, &node, deadline).await?, false);
+                }
+                Err(NoAnswer::Ask(address)) => {
+                    (node, asking) = (self.follow(&address, &node, deadline).await?, true);
+                }
+            }
+        }
+        // Each answer said that nothing was executed.
+        let reason = format!("slot {slot} is being moved");
+        Err(StoreError::Unreachable(reason))
+    }
+
+    /// Asks every master for a sign of life.
+    pub(super) async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
+        let map = self.shared.map.load_full();
+        let Some(first) = map.first_gap() else {
+            let masters = map.masters();
+            let pings = masters.iter().map(|node| node.ping(timeout));
+            let answers = futures::future::join_all(pings).await;
+            return answers.into_iter().collect();
+        };
+        match self.shared.seeds.first() {
+            Some(seed) if map.0.is_empty() => {
+                seed.ping(timeout).await?;
+                Err(self.no_master(first))
+            }
+            _ => Err(self.no_master(first)),
+        }
+    }
+
+    /// The server that an answer of `from` points to, once it is connected.
+    async fn follow(
+        &self,
+        address: &str,
+        from: &Arc<Node>,
+        deadline: Instant,
+    ) -> Result<Arc<Node>, StoreError> {
+        let unusable = || StoreError::Unreachable(format!("{} redirects nowhere", from.name()));
+        // A server that does not know its own host names none.
+        let address = match address.strip_prefix(':') {
+            Some(port) => {
+                let host = Address::from_str(from.name()).map_err(|_| unusable())?.host;
+                let port = port.parse().map_err(|_| unusable())?;
+                Address { host, port }
+            }
+            None => Address::from_str(address).map_err(|_| unusable())?,
+        };
+        let node = self.shared.node(&address).ok_or_else(unusable)?;
+        while !node.is_connected() {
+            if Instant::now() >= deadline {
+                let reason = format!("{} is not connected yet", node.name());
+                return Err(StoreError::Unreachable(reason));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(node)
+    }
+
+    fn no_master(&self, slot: u16) -> StoreError {
+        StoreError::Unreachable(format!("no master is known for slot {slot} of the cluster"))
+    }
+}
+
+impl Shared {
+    /// The connection to `address`, begun if need be; none beyond the bound.
+    fn node(&self, address: &Address) -> Option<Arc<Node>> {
+        let mut nodes = self.nodes.lock();
+        if let Some(node) = nodes.get(address) {
+            return Some(Arc::clone(node));
+        }
+        if nodes.len() >= MAX_NODES {
+            return None;
+        }
+        let node = Arc::new(self.connector.node(address).ok()?);
+        nodes.insert(address.clone(), Arc::clone(&node));
+        Some(node)
+    }
+
+    /// Asks the connected servers one after the other, masters first.
+    async fn describe(&self) -> Option<Map> {
+        let masters = self.map.load().masters();
+        for node in masters.iter().chain(&self.seeds) {
+            if !node.is_connected() {
+                continue;
+            }
+            let Some(description) = node.cluster_slots(DESCRIBE).await else {
+                continue;
+            };
+            if let Some(map) = self.read_map(description, node) {
+                return Some(map);
+            }
+        }
+        None
+    }
+
+    fn read_map(&self, description: Value, from: &Node) -> Option<Map> {
+        let mut ranges = Vec::new();
+        for range in description.into_array() {
+            let mut range = range.into_array().into_iter();
+            let first = u16::try_from(range.next()?.as_i64()?).ok()?;
+            let last = u16::try_from(range.next()?.as_i64()?).ok()?;
+            let mut master = range.next()?.into_array().into_iter();
+            let host = master.next()?.into_string().filter(|host| !host.is_empty());
+            let port = u16::try_from(master.next()?.as_i64()?).ok()?;
+            let host = match host {
+                Some(host) if host != "?" => host,
+                _ => Address::from_str(from.name()).ok()?.host,
+            };
+            ranges.push((first, last, self.node(&Address { host, port })?));
+        }
+        ranges.sort_by_key(|(first, _, _)| *first);
+        (!ranges.is_empty()).then_some(Map(ranges))
+    }
+
+    /// Leaves the servers that are neither a seed nor a master.
+    fn forget_strangers(&self, map: &Map) {
+        let names: HashSet<&str> = map.0.iter().map(|(_, _, node)| node.name()).collect();
+        let known = |node: &Arc<Node>| {
+            names.contains(node.name()) || self.seeds.iter().any(|seed| Arc::ptr_eq(seed, node))
+        };
+        self.nodes.lock().retain(|_, node| known(node));
+    }
+}
+
+impl Map {
+    fn master(&self, slot: u16) -> Option<Arc<Node>> {
+        let after = self.0.partition_point(|(first, _, _)| *first <= slot);
+        let (_, last, node) = self.0.get(after.checked_sub(1)?)?;
+        (slot <= *last).then(|| Arc::clone(node))
+    }
+
+    fn masters(&self) -> Vec<Arc<Node>> {
+        let mut masters: Vec<Arc<Node>> = Vec::new();
+        for (_, _, node) in &self.0 {
+            if !masters.iter().any(|other| Arc::ptr_eq(other, node)) {
+                masters.push(Arc::clone(node));
+            }
+        }
+        masters
+    }
+
+    /// The first slot that no master has.
+    fn first_gap(&self) -> Option<u16> {
+        let mut next = 0;
+        for (first, last, _) in &self.0 {
+            if *first > next {
+                return Some(next);
+            }
+            next = last + 1;
+        }
+        (next < SLOTS).then_some(next)
+    }
+}
+
+/// How many slots a cluster has.
+const SLOTS: u16 = 16_384;
+
+/// Keeps the map as it is: looks again when a redirection has shown it to be outdated, and often while a master is missing.
+async fn refresh(shared: Arc<Shared>) {
+    loop {
+        let described = shared.describe().await;
+        let well = described.as_ref().is_some_and(|map| {
+            map.first_gap().is_none() && map.masters().iter().all(|node| node.is_connected())
+        });
+        if let Some(map) = described {
+            shared.forget_strangers(&map);
+            shared.map.store(Arc::new(map));
+        }
+        tokio::time::sleep(REFRESH_PAUSE).await;
+        let pause = if well { REFRESH } else { REFRESH_IN_TROUBLE };
+        // Either way it is time to look again.
+        let _ = tokio::time::timeout(pause, shared.outdated.notified()).await;
+    }
+}

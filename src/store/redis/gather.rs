@@ -1,0 +1,252 @@
+//! Many calls as one transaction: all parts at once, and what they charged is given back if any refuses.
+//!
+//! - Each part decides for its own demands. A part that refuses, refuses the whole; one that admits has charged, and keeps it
+//!   only if all others admit too. So no limit is exceeded at any moment, and others are told for about one round trip that
+//!   there is less room than there is.
+//! - Quota demands refuse only together. Spread over several parts they decide nowhere: those with room are charged, and the
+//!   whole is judged here.
+//! - A refund cannot be taken back without risk, since others may have used the room that it made. In the parts it is held
+//!   back (a refund of nothing), and it is made once all have admitted.
+//! - A return that fails is not repeated, since it may have been made; it is counted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::Link;
+use super::node::Call;
+use super::part::Part;
+use super::reply::{Decided, Reply};
+use super::request::{self, Asked, Charged};
+use crate::limit::transaction::{Amount, Fold, Outcome, Readings, Role};
+use crate::limit::{Hits, Receipt, Verdict};
+use crate::store::{StoreError, Transaction};
+use crate::time::Timestamp;
+
+/// Decides `parts`, at least two, as the one transaction they were cut from.
+pub(super) async fn transact(
+    link: &Arc<Link>,
+    parts: &[Part<'_, '_>],
+    transaction: &Transaction<'_, '_>,
+) -> Result<Outcome, StoreError> {
+    let deadline = Instant::now() + transaction.timeout;
+    let now = transaction.now;
+    let held: Vec<Part<'_, '_>> = parts.iter().map(hold_refunds).collect();
+    let answers = join_all(held.iter().map(|part| {
+        let quotas_decide = has_all_quotas(part, transaction);
+        link.decide(part, quotas_decide, now, transaction.timeout)
+    }))
+    .await;
+
+    let admitted = admits(&held, &answers);
+    if !matches!(admitted, Ok(true)) {
+        give_back(link, &held, &answers, now, deadline).await;
+    }
+    let admitted = admitted?;
+    let mut decided = answers.into_iter().collect::<Result<Vec<Decided>, _>>()?;
+    if admitted {
+        refund(link, parts, &mut decided, now, deadline).await?;
+    }
+    Ok(Outcome {
+        admitted,
+        readings: in_order(parts, &decided, transaction),
+    })
+}
+
+/// The same part with every refund a refund of nothing.
+fn hold_refunds<'a, 'l>(part: &Part<'a, 'l>) -> Part<'a, 'l> {
+    let held = |asked: &Asked<'a, 'l>| Asked {
+        amount: match asked.amount {
+            Amount::Refund(_) => Amount::Refund(Hits::ZERO),
+            Amount::Charge(_) | Amount::Peek(_) => asked.amount,
+        },
+        ..*asked
+    };
+    Part {
+        slot: part.slot,
+        keys: part.keys.clone(),
+        demands: part.demands.iter().map(held).collect(),
+        places: part.places.clone(),
+    }
+}
+
+fn has_all_quotas(part: &Part<'_, '_>, transaction: &Transaction<'_, '_>) -> bool {
+    let is_quota = |role: Role| role == Role::Quota;
+    let here = part
+        .demands
+        .iter()
+        .filter(|asked| is_quota(asked.demand.role));
+    let all = transaction
+        .demands
+        .iter()
+        .filter(|demand| is_quota(demand.role));
+    here.count() == all.count()
+}
+
+/// Whether the request passes; an error if it is not known.
+fn admits(
+    parts: &[Part<'_, '_>],
+    answers: &[Result<Decided, StoreError>],
+) -> Result<bool, StoreError> {
+    let mut fold = Fold::default();
+    for (part, answer) in parts.iter().zip(answers) {
+        let decided = answer.as_ref().map_err(Clone::clone)?;
+        for (asked, readings) in by_demand(part, decided) {
+            fold.add(asked.demand.role, fits(readings));
+        }
+    }
+    Ok(fold.admitted())
+}
+
+/// Gives back what the parts that admitted have charged, in parallel, and waits for it no longer than until `deadline`.
+async fn give_back(
+    link: &Arc<Link>,
+    parts: &[Part<'_, '_>],
+    answers: &[Result<Decided, StoreError>],
+    now: Option<Timestamp>,
+    deadline: Instant,
+) {
+    let mut returns = Vec::new();
+    for (part, answer) in parts.iter().zip(answers) {
+        let Ok(decided) = answer else { continue };
+        let charges = charges(part, decided);
+        if charges.is_empty() {
+            continue;
+        }
+        let call = Call {
+            keys: part.keys.clone(),
+            body: request::give_back(&charges, now),
+        };
+        // A task, so that it is made even if nobody waits for it any longer.
+        let (link, slot, count) = (Arc::clone(link), part.slot, charges.len());
+        returns.push(tokio::spawn(async move {
+            let answer = link.run(slot, &call, link.timeout).await;
+            if !matches!(answer.map(Reply::parse), Ok(Some(Reply::Done(_)))) {
+                link.lost_give_backs
+                    .fetch_add(count as u64, Ordering::Relaxed);
+            }
+        }));
+    }
+    // Late ones go on by themselves.
+    let _ = tokio::time::timeout_at(deadline, join_all(returns)).await;
+}
+
+/// What a part has charged and must not keep. What is charged always stays; a part that refused has charged nothing else.
+fn charges<'l>(part: &Part<'_, 'l>, decided: &Decided) -> Vec<Charged<'l>> {
+    let mut charges = Vec::new();
+    if !decided.admitted {
+        return charges;
+    }
+    for (asked, readings) in by_demand(part, decided) {
+        let Amount::Charge(hits) = asked.amount else {
+            continue;
+        };
+        if !fits(readings) {
+            continue;
+        }
+        for (bound, (reading, at)) in asked.demand.limits.iter().zip(readings) {
+            if !bound.always {
+                charges.push(Charged {
+                    key: asked.key,
+                    limit: bound.limit,
+                    receipt: Receipt {
+                        at: *at,
+                        used_before: reading.used,
+                        hits,
+                    },
+                });
+            }
+        }
+    }
+    charges
+}
+
+/// Makes the refunds that were held back, and puts what they read in place of what was read before.
+async fn refund(
+    link: &Link,
+    parts: &[Part<'_, '_>],
+    decided: &mut [Decided],
+    now: Option<Timestamp>,
+    deadline: Instant,
+) -> Result<(), StoreError> {
+    let calls = parts
+        .iter()
+        .zip(decided.iter_mut())
+        .map(|(part, decided)| async move {
+            let refunds = only_refunds(part);
+            if refunds.demands.is_empty() {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let made = link
+                .decide(&refunds, false, now, left.max(MIN_LEFT))
+                .await?;
+            let mut made = made.readings.into_iter();
+            let mut readings = decided.readings.iter_mut();
+            for asked in &part.demands {
+                let is_refund = matches!(asked.amount, Amount::Refund(_));
+                for reading in readings.by_ref().take(asked.demand.limits.len()) {
+                    if is_refund && let Some(made) = made.next() {
+                        *reading = made;
+                    }
+                }
+            }
+            Ok(())
+        });
+    join_all(calls).await.into_iter().collect()
+}
+
+/// What a refund is given even if the first round has used all the time up.
+const MIN_LEFT: Duration = Duration::from_millis(1);
+
+fn only_refunds<'a, 'l>(part: &Part<'a, 'l>) -> Part<'a, 'l> {
+    let refunds = part.demands.iter().zip(&part.places);
+    let refunds = refunds.filter(|(asked, _)| matches!(asked.amount, Amount::Refund(_)));
+    let (demands, places) = refunds.map(|(asked, place)| (*asked, *place)).unzip();
+    Part {
+        slot: part.slot,
+        keys: part.keys.clone(),
+        demands,
+        places,
+    }
+}
+
+/// The readings in the order of the transaction's demands.
+fn in_order(
+    parts: &[Part<'_, '_>],
+    decided: &[Decided],
+    transaction: &Transaction<'_, '_>,
+) -> Readings {
+    let mut sorted = vec![Readings::new(); transaction.demands.len()];
+    for (part, decided) in parts.iter().zip(decided) {
+        for ((_, readings), place) in by_demand(part, decided).zip(&part.places) {
+            if let Some(of_demand) = sorted.get_mut(*place) {
+                of_demand.extend(readings.iter().map(|(reading, _)| *reading));
+            }
+        }
+    }
+    sorted.into_iter().flatten().collect()
+}
+
+/// Each demand of a part with its readings.
+fn by_demand<'p, 'a, 'l>(
+    part: &'p Part<'a, 'l>,
+    decided: &'p Decided,
+) -> impl Iterator<Item = (&'p Asked<'a, 'l>, &'p [ReadingAt])> {
+    let mut left = decided.readings.as_slice();
+    part.demands.iter().map(move |asked| {
+        let (of_demand, rest) = left.split_at(asked.demand.limits.len().min(left.len()));
+        left = rest;
+        (asked, of_demand)
+    })
+}
+
+type ReadingAt = (crate::limit::transaction::Reading, Timestamp);
+
+fn fits(readings: &[ReadingAt]) -> bool {
+    let allowed = |(reading, _): &ReadingAt| reading.verdict == Verdict::Allowed;
+    readings.iter().all(allowed)
+}

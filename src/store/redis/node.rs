@@ -1,0 +1,324 @@
+//! One server, or one master of a cluster: a connection that is kept up for ever, and calls that run at most once.
+//!
+//! # Why a call is never repeated
+//!
+//! A script that was sent may have been executed though its answer is lost; sending it again would charge twice. The client
+//! library (fred 10.1) keeps the commands under way when a connection ends and sends them again as long as they have attempts
+//! left: those of a broken connection unless they are `fail_fast`, and those of a connection that it replaces or drops itself
+//! in any case. So every command has exactly one attempt ([`ATTEMPTS`]), which ends both ways: it is answered with an error.
+//!
+//! For the same reason each master of a cluster has a connection of its own here, and redirections are followed by
+//! [`cluster`](super::cluster): the library counts a redirection as an attempt, and while one master is down it lets all
+//! others wait. `NOSCRIPT`, `MOVED`, `ASK` and `TRYAGAIN` say that nothing was executed, so what they answer may be sent again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::{Client, Pipeline, WithOptions};
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{ClientLike, EventInterface};
+use fred::types::config::{Config, Options, ReconnectPolicy, UnresponsiveConfig};
+use fred::types::{Builder, ClusterHash, CustomCommand, Value};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::script;
+use super::settings::SettingsError;
+use crate::store::StoreError;
+
+/// How often a command may be sent.
+const ATTEMPTS: u32 = 1;
+
+/// Between attempts to connect, in milliseconds: the first, the longest, the random part.
+const RECONNECT_MS: (u32, u32, u32) = (50, 2_000, 50);
+
+/// After this long without any answer a connection is given up, so that what waits on it does not pile up.
+const UNRESPONSIVE: Duration = Duration::from_secs(2);
+const UNRESPONSIVE_CHECK: Duration = Duration::from_millis(250);
+
+/// Before a connection is begun anew that the library has given up.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// The longest error text that is kept.
+const MAX_ERROR: usize = 300;
+
+/// One server.
+pub(super) struct Node {
+    client: Client,
+    name: String,
+    /// Why there is no connection.
+    trouble: Arc<Mutex<Option<String>>>,
+    /// Whether the server has been found to be a replica and is being left for the new master.
+    leaving: Arc<AtomicBool>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+/// What one call of the script is given.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    /// The keys, all of one hash slot in a cluster.
+    pub(super) keys: Vec<Bytes>,
+    /// The packed request.
+    pub(super) body: Bytes,
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// For good.
+    Failed(StoreError),
+    /// Not executed: the slot lies on the server of this address.
+    Moved(String),
+    /// Not executed: the keys are on their way to the server of this address.
+    Ask(String),
+    /// Not executed: some of the keys have moved already, and some have not.
+    TryAgain,
+}
+
+impl Node {
+    /// Begins to connect, and keeps at it until dropped.
+    pub(super) fn start(
+        config: Config,
+        connect_timeout: Duration,
+        name: String,
+    ) -> Result<Self, SettingsError> {
+        let (first, longest, jitter) = RECONNECT_MS;
+        let mut policy = ReconnectPolicy::new_exponential(0, first, longest, 2);
+        policy.set_jitter(jitter);
+        let mut builder = Builder::from_config(config);
+        builder.set_policy(policy).with_connection_config(|config| {
+            config.connection_timeout = connect_timeout;
+            config.internal_command_timeout = connect_timeout;
+            config.max_command_attempts = ATTEMPTS;
+            config.unresponsive = UnresponsiveConfig {
+                max_timeout: Some(UNRESPONSIVE),
+                interval: UNRESPONSIVE_CHECK,
+            };
+            config.tcp.nodelay = Some(true);
+        });
+        let client = builder
+            .build()
+            .map_err(|error| SettingsError::Client(text_of(&error)))?;
+        let trouble = Arc::new(Mutex::new(Some("not connected yet".to_owned())));
+        let watching = watch(client.clone(), name.clone(), Arc::clone(&trouble));
+        let connecting = keep_connected(client.clone());
+        Ok(Self {
+            client,
+            name,
+            trouble,
+            leaving: Arc::default(),
+            _tasks: [
+                AbortOnDropHandle::new(tokio::spawn(watching)),
+                AbortOnDropHandle::new(tokio::spawn(connecting)),
+            ],
+        })
+    }
+
+    /// What the server is called in logs.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.client.is_connected()
+    }
+
+    /// Runs the script; `asking` also for keys that are only on their way to this server.
+    pub(super) async fn run(
+        &self,
+        call: &Call,
+        asking: bool,
+        timeout: Duration,
+    ) -> Result<Bytes, NoAnswer> {
+        let sent = match self.send(call, asking, timeout, false).await {
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                self.send(call, asking, timeout, true).await
+            }
+            sent => sent,
+        };
+        match sent {
+            Ok(Value::Bytes(answer)) => Ok(answer),
+            Ok(Value::String(answer)) => Ok(answer.into_inner()),
+            Ok(other) => Err(NoAnswer::Failed(StoreError::Corrupt(format!(
+                "the script answered with {:?}",
+                other.kind()
+            )))),
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
+        let pong: Result<Value, Error> = self.with_options(timeout).ping(None).await;
+        match pong.map_err(|error| self.explain(&error)) {
+            Ok(_) => Ok(()),
+            Err(NoAnswer::Failed(error)) => Err(error),
+            Err(_) => Err(StoreError::Refused("a redirection".to_owned())),
+        }
+    }
+
+    /// Asks which server has which slots.
+    pub(super) async fn cluster_slots(&self, timeout: Duration) -> Option<Value> {
+        let command = CustomCommand::new_static("CLUSTER", ClusterHash::FirstKey, false);
+        let client = self.with_options(timeout);
+        client.custom(command, vec!["SLOTS"]).await.ok()
+    }
+
+    /// Boxed, since the library's futures are so deep that the compiler gives up on what is built upon them.
+    fn send<'a>(
+        &'a self,
+        call: &'a Call,
+        asking: bool,
+        timeout: Duration,
+        whole: bool,
+    ) -> BoxFuture<'a, Result<Value, Error>> {
+        let client = self.with_options(timeout);
+        if asking {
+            Box::pin(evaluate_asking(client, call, whole))
+        } else {
+            Box::pin(async move { evaluate(&client, call, whole).await })
+        }
+    }
+
+    fn with_options(&self, timeout: Duration) -> WithOptions<Client> {
+        self.client.with_options(&Options {
+            max_attempts: Some(ATTEMPTS),
+            timeout: Some(timeout),
+            // Without a connection it fails at once rather than waiting for one.
+            fail_fast: true,
+            ..Options::default()
+        })
+    }
+
+    fn explain(&self, error: &Error) -> NoAnswer {
+        let text = error.details();
+        let word = text.split_whitespace().next().unwrap_or_default();
+        let address = || {
+            text.split_whitespace()
+                .nth(2)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        match word {
+            "MOVED" => return NoAnswer::Moved(address()),
+            "ASK" => return NoAnswer::Ask(address()),
+            "TRYAGAIN" => return NoAnswer::TryAgain,
+            "READONLY" => self.leave(),
+            _ => {}
+        }
+        NoAnswer::Failed(match word {
+            "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" => StoreError::Unreachable(text_of(error)),
+            _ if !self.is_connected() && *error.kind() == ErrorKind::Canceled => {
+                let trouble = self.trouble.lock().clone();
+                let reason = trouble.unwrap_or_else(|| "not connected".to_owned());
+                StoreError::Unreachable(format!("{}: {reason}", self.name))
+            }
+            _ if text.starts_with("Failed to route") => StoreError::Unreachable(self.name.clone()),
+            _ if is_lost(error) => StoreError::Timeout,
+            _ => StoreError::Refused(text_of(error)),
+        })
+    }
+
+    /// Connects anew, since Sentinel may by now name another server as the master.
+    fn leave(&self) {
+        if self.leaving.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (client, leaving) = (self.client.clone(), Arc::clone(&self.leaving));
+        tokio::spawn(async move {
+            // Its outcome is told by the connection's events.
+            let _ = client.force_reconnection().await;
+            leaving.store(false, Ordering::Relaxed);
+        });
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Node").field(&self.name).finish()
+    }
+}
+
+/// Sends the script by its name, or `whole`.
+async fn evaluate<C: ClientLike>(client: &C, call: &Call, whole: bool) -> Result<Value, Error> {
+    let (command, script) = if whole {
+        ("EVAL", script::SOURCE)
+    } else {
+        ("EVALSHA", script::SHA1.as_str())
+    };
+    let mut arguments: Vec<Value> = Vec::with_capacity(3 + call.keys.len());
+    arguments.push(Value::from_static_str(script));
+    arguments.push(Value::Integer(call.keys.len() as i64));
+    arguments.extend(call.keys.iter().cloned().map(Value::Bytes));
+    arguments.push(Value::Bytes(call.body.clone()));
+    // The library spells these two out only for clients without options.
+    let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+    client.custom(command, arguments).await
+}
+
+/// Sends the script to a server that the keys are only on their way to.
+async fn evaluate_asking(
+    client: WithOptions<Client>,
+    call: &Call,
+    whole: bool,
+) -> Result<Value, Error> {
+    // Both commands of a pipeline go over the same connection with nothing between them.
+    let pipeline = Pipeline::from(client);
+    let asking = CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false);
+    let _: Value = pipeline.custom(asking, Vec::<Value>::new()).await?;
+    let _: Value = evaluate(&pipeline, call, whole).await?;
+    let mut answers = pipeline.try_all().await;
+    answers
+        .pop()
+        .unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "no answer to a pipeline")))
+}
+
+/// Whether the answer, if there was one, has not come.
+fn is_lost(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
+    ) || error
+        .details()
+        .starts_with("Too many failed write attempts")
+}
+
+/// The library ends its own attempts only at errors that it takes for mistakes in the settings; the server may have been
+/// mistaken.
+async fn keep_connected(client: Client) {
+    loop {
+        let connection = AbortOnDropHandle::new(client.connect());
+        let _ = connection.await;
+        tokio::time::sleep(RESTART).await;
+    }
+}
+
+/// Logs a line for each change of the connection, and remembers why there is none.
+async fn watch(client: Client, name: String, trouble: Arc<Mutex<Option<String>>>) {
+    let (mut connected, mut errors) = (client.reconnect_rx(), client.error_rx());
+    loop {
+        tokio::select! {
+            _ = connected.recv() => {
+                if trouble.lock().take().is_some() {
+                    tracing::info!(server = %name, "connected to redis");
+                }
+            }
+            error = errors.recv() => {
+                let Ok((error, _)) = error else { continue };
+                let now = text_of(&error);
+                let before = trouble.lock().replace(now.clone());
+                if before.as_ref() != Some(&now) {
+                    tracing::warn!(server = %name, error = %now, "no connection to redis");
+                }
+            }
+        }
+    }
+}
+
+fn text_of(error: &Error) -> String {
+    error.details().chars().take(MAX_ERROR).collect()
+}

@@ -1,0 +1,91 @@
+//! A transaction cut into calls: one per hash slot in a cluster, else one in all.
+
+use bytes::Bytes;
+use fred::util::redis_keyslot;
+
+use super::request::Asked;
+use crate::limit::transaction::Demand;
+use crate::store::{StoreError, Transaction};
+
+/// What of a transaction goes into one call.
+#[derive(Debug)]
+pub(super) struct Part<'a, 'l> {
+    /// The hash slot of the keys.
+    pub(super) slot: u16,
+    /// The keys.
+    pub(super) keys: Vec<Bytes>,
+    /// The demands on them, in the transaction's order.
+    pub(super) demands: Vec<Asked<'a, 'l>>,
+    /// The place of each demand in the transaction.
+    pub(super) places: Vec<usize>,
+}
+
+/// Cuts `transaction` by hash slot if it goes to a cluster.
+pub(super) fn split<'a, 'l>(
+    transaction: &Transaction<'a, 'l>,
+    in_cluster: bool,
+) -> Vec<Part<'a, 'l>> {
+    let mut parts: Vec<Part<'a, 'l>> = Vec::with_capacity(1);
+    // For each key of the transaction, its part and its place there.
+    let mut homes: Vec<(usize, usize)> = Vec::with_capacity(transaction.keys.len());
+    for key in transaction.keys {
+        let slot = if in_cluster {
+            redis_keyslot(key.as_str().as_bytes())
+        } else {
+            0
+        };
+        let found = parts.iter().position(|part| part.slot == slot);
+        let home = found.unwrap_or_else(|| {
+            parts.push(Part::new(slot));
+            parts.len() - 1
+        });
+        if let Some(part) = parts.get_mut(home) {
+            homes.push((home, part.keys.len()));
+            part.keys
+                .push(Bytes::copy_from_slice(key.as_str().as_bytes()));
+        }
+    }
+    for (place, demand) in transaction.demands.iter().enumerate() {
+        let home = homes.get(demand.key).copied();
+        if let Some((home, key)) = home
+            && let Some(part) = parts.get_mut(home)
+        {
+            part.add(place, key, demand);
+        }
+    }
+    parts.retain(|part| !part.demands.is_empty());
+    parts
+}
+
+impl<'a, 'l> Part<'a, 'l> {
+    fn new(slot: u16) -> Self {
+        Self {
+            slot,
+            keys: Vec::with_capacity(1),
+            demands: Vec::with_capacity(1),
+            places: Vec::with_capacity(1),
+        }
+    }
+
+    fn add(&mut self, place: usize, key: usize, demand: &'a Demand<'l>) {
+        self.places.push(place);
+        self.demands.push(Asked {
+            key,
+            amount: demand.amount,
+            demand,
+        });
+    }
+
+    /// How many limits the demands have in all.
+    pub(super) fn limits(&self) -> usize {
+        let limits = self.demands.iter().map(|asked| asked.demand.limits.len());
+        limits.sum()
+    }
+
+    /// The error of a value that is not ours.
+    pub(super) fn foreign(&self, place: usize) -> StoreError {
+        let key = self.keys.get(place).map(Bytes::as_ref).unwrap_or_default();
+        let key = String::from_utf8_lossy(key);
+        StoreError::Corrupt(format!("the value under {key:?}"))
+    }
+}

@@ -1,0 +1,86 @@
+//! What the script says: see the end of `transaction.lua`.
+
+use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
+
+use crate::limit::transaction::Reading;
+use crate::limit::{Hits, Verdict};
+use crate::time::{Micros, Timestamp};
+
+/// The answer to one call.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// It was decided.
+    Done(Decided),
+    /// Nothing was written: calendar windows are needed around this moment.
+    Retime(Timestamp),
+    /// Nothing was written: the value under the key at this place is not ours.
+    Foreign(usize),
+}
+
+/// What the demands of one call came to.
+#[derive(Debug)]
+pub(super) struct Decided {
+    /// Whether these demands do not refuse the request.
+    pub(super) admitted: bool,
+    /// What each limit said, and the time it said it at.
+    pub(super) readings: SmallVec<[(Reading, Timestamp); 2]>,
+}
+
+/// The bytes of one reading.
+const READING: usize = 1 + 4 * NUMBER;
+const NUMBER: usize = 7;
+
+impl Reply {
+    /// Reads an answer; none if it is not one of the script's.
+    pub(super) fn parse(mut answer: Bytes) -> Option<Self> {
+        match take_u8(&mut answer)? {
+            0 => Decided::parse(answer).map(Reply::Done),
+            1 => take(&mut answer).map(|at| Reply::Retime(moment(at))),
+            2 => {
+                let place = usize::try_from(take(&mut answer)?).ok()?;
+                place.checked_sub(1).map(Reply::Foreign)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Decided {
+    fn parse(mut answer: Bytes) -> Option<Self> {
+        let admitted = take_u8(&mut answer)? == 1;
+        let mut readings = SmallVec::new();
+        while answer.remaining() >= READING {
+            readings.push(reading(&mut answer)?);
+        }
+        (answer.remaining() == 0).then_some(Self { admitted, readings })
+    }
+}
+
+fn reading(answer: &mut Bytes) -> Option<(Reading, Timestamp)> {
+    let verdict = take_u8(answer)?;
+    let wait = Micros::new(take(answer)?);
+    let reading = Reading {
+        verdict: match verdict {
+            0 => Verdict::Allowed,
+            1 => Verdict::Wait(wait),
+            2 => Verdict::Never,
+            _ => return None,
+        },
+        used: Hits::from_thousandths(take(answer)?),
+        reset: Micros::new(take(answer)?),
+    };
+    Some((reading, moment(take(answer)?)))
+}
+
+fn moment(micros: u64) -> Timestamp {
+    Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+fn take(answer: &mut Bytes) -> Option<u64> {
+    (answer.remaining() >= NUMBER).then(|| answer.get_uint_le(NUMBER))
+}
+
+fn take_u8(answer: &mut Bytes) -> Option<u8> {
+    answer.has_remaining().then(|| answer.get_u8())
+}

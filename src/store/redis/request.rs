@@ -1,0 +1,137 @@
+//! What is said to the script: packed integers, little-endian, in the order in which `transaction.lua` takes them.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::limit::fixed_window::Windows;
+use crate::limit::transaction::{Amount, Demand, Role};
+use crate::limit::{Hits, Limit, Receipt, Shape};
+use crate::time::Timestamp;
+
+/// A demand of a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a, 'l> {
+    /// The place of its key among those of the call.
+    pub(super) key: usize,
+    /// The hits; they may differ from the demand's own.
+    pub(super) amount: Amount,
+    /// The rest.
+    pub(super) demand: &'a Demand<'l>,
+}
+
+/// A charge to give back.
+#[derive(Debug)]
+pub(super) struct Charged<'l> {
+    /// The place of its key.
+    pub(super) key: usize,
+    /// The limit that was charged.
+    pub(super) limit: &'l Limit,
+    /// What was charged and when.
+    pub(super) receipt: Receipt,
+}
+
+/// Numbers as they are packed: seven bytes hold all that a double holds exactly.
+const NUMBER: usize = 7;
+const TAG: usize = 4;
+const PLACE: usize = 2;
+
+const TRANSACT: u8 = 1;
+const GIVE_BACK: u8 = 2;
+
+/// Packs a transaction. Its quota demands can refuse it only if `quotas_decide`. Calendar windows are described around the
+/// moment `around`.
+pub(super) fn transact(
+    demands: &[Asked<'_, '_>],
+    quotas_decide: bool,
+    now: Option<Timestamp>,
+    around: Timestamp,
+) -> Bytes {
+    let mut body = start(TRANSACT, quotas_decide, now);
+    put(&mut body, demands.len() as u64, PLACE);
+    for asked in demands {
+        put_place(&mut body, asked.key);
+        let (kind, hits) = match asked.amount {
+            Amount::Charge(hits) => (0, hits),
+            Amount::Peek(hits) => (1, hits),
+            Amount::Refund(hits) => (2, hits),
+        };
+        body.put_u8(kind);
+        body.put_u8(match asked.demand.role {
+            Role::Enforced => 0,
+            Role::Quota => 1,
+            Role::Shadow => 2,
+        });
+        put_hits(&mut body, hits);
+        put(&mut body, asked.demand.limits.len() as u64, 1);
+        for bound in &asked.demand.limits {
+            put_limit(&mut body, bound.limit, bound.always, around);
+        }
+    }
+    body.freeze()
+}
+
+/// Packs the return of charges. Calendar windows are described around the time of each charge.
+pub(super) fn give_back(charges: &[Charged<'_>], now: Option<Timestamp>) -> Bytes {
+    let mut body = start(GIVE_BACK, false, now);
+    put(&mut body, charges.len() as u64, PLACE);
+    for charged in charges {
+        put_place(&mut body, charged.key);
+        put_time(&mut body, charged.receipt.at);
+        put_hits(&mut body, charged.receipt.used_before);
+        put_hits(&mut body, charged.receipt.hits);
+        put_limit(&mut body, charged.limit, false, charged.receipt.at);
+    }
+    body.freeze()
+}
+
+fn start(operation: u8, quotas_decide: bool, now: Option<Timestamp>) -> BytesMut {
+    let mut body = BytesMut::with_capacity(64);
+    body.put_u8(operation);
+    body.put_u8(u8::from(now.is_some()));
+    body.put_u8(u8::from(quotas_decide));
+    put_time(&mut body, now.unwrap_or_default());
+    body
+}
+
+fn put_limit(body: &mut BytesMut, limit: &Limit, always: bool, around: Timestamp) {
+    let calendar = match limit.shape() {
+        Shape::FixedWindow(Windows::Calendar(calendar)) => Some(calendar),
+        Shape::FixedWindow(Windows::Even(_)) | Shape::TokenBucket(_) | Shape::SlidingWindow(_) => {
+            None
+        }
+    };
+    body.put_u8(u8::from(always));
+    body.put_u8(u8::from(calendar.is_some()));
+    put(body, u64::from(limit.tag().get()), TAG);
+    put_hits(body, limit.capacity());
+    match limit.shape() {
+        Shape::FixedWindow(Windows::Even(length)) => put(body, length.get(), NUMBER),
+        Shape::FixedWindow(Windows::Calendar(calendar)) => {
+            for border in calendar.borders(around) {
+                put_time(body, border);
+            }
+        }
+        Shape::TokenBucket(bucket) => {
+            put(body, bucket.refill(), NUMBER);
+            put(body, bucket.cost(), NUMBER);
+        }
+        Shape::SlidingWindow(slices) => put(body, slices.length().get(), NUMBER),
+    }
+}
+
+/// Lua counts from 1.
+fn put_place(body: &mut BytesMut, place: usize) {
+    put(body, place as u64 + 1, PLACE);
+}
+
+fn put_hits(body: &mut BytesMut, hits: Hits) {
+    put(body, hits.thousandths(), NUMBER);
+}
+
+/// Moments before the epoch count as the epoch.
+fn put_time(body: &mut BytesMut, time: Timestamp) {
+    put(body, u64::try_from(time.as_micros()).unwrap_or(0), NUMBER);
+}
+
+fn put(body: &mut BytesMut, number: u64, width: usize) {
+    body.put_uint_le(number, width);
+}
