@@ -22,6 +22,7 @@ use crate::reload::{Failure, Loaded, Reloader};
 use crate::settings::{Backend, Settings};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
+use crate::store::redis::Redis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Tracing};
 use crate::time::Clock;
@@ -124,7 +125,11 @@ fn store(settings: &Settings) -> Result<Store, Failed> {
             let keys = usize::try_from(settings.store.embedded_max_keys).unwrap_or(usize::MAX);
             Ok(Store::Embedded(Embedded::new(keys, Clock::System)))
         }
-        Backend::Redis => Err(Failed::Usage("redis".to_owned())),
+        Backend::Redis => {
+            let redis = parts::redis(&settings.store).map_err(Failed::Usage)?;
+            let redis = Redis::connect(&redis).map_err(|error| Failed::Usage(error.to_string()))?;
+            Ok(Store::Redis(redis))
+        }
     }
 }
 
