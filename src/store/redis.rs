@@ -80,7 +80,9 @@ impl Redis {
         let connector = Connector::new(settings)?;
         let servers = match &settings.servers {
             Servers::Cluster(seeds) => Connected::Cluster(Cluster::start(connector, seeds)?),
-            one => Connected::One(connector.single(one)?),
+            one @ (Servers::Single(_) | Servers::Unix(_) | Servers::Sentinel { .. }) => {
+                Connected::One(connector.single(one)?)
+            }
         };
         Ok(Self {
             link: Arc::new(Link {
