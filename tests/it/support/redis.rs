@@ -1,12 +1,12 @@
 //! Real Redis servers on free ports of 127.0.0.1, gone when the test is.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
+use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::config::{Config, ServerConfig};
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
 use tempfile::TempDir;
@@ -26,7 +26,7 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    directory: TempDir,
+    _directory: TempDir,
     arguments: Vec<String>,
     pub(crate) port: u16,
 }
@@ -82,14 +82,10 @@ impl Server {
     fn run(arguments: Vec<String>, port: u16, directory: TempDir) -> Self {
         Self {
             child: spawn(&arguments),
-            directory,
+            _directory: directory,
             arguments,
             port,
         }
-    }
-
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
     }
 
     /// Ends the server as a power cut does.
@@ -172,6 +168,18 @@ impl Admin {
         let (name, arguments) = words.split_first().expect("a command");
         let command = CustomCommand::new(name.to_string(), ClusterHash::FirstKey, false);
         self.0.custom(command, arguments.to_vec()).await
+    }
+
+    pub(crate) async fn set(&self, key: &str, value: &[u8]) {
+        let _: Value = self
+            .0
+            .set(key, value, None, None, false)
+            .await
+            .expect("set");
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Vec<u8> {
+        self.0.get(key).await.expect("get")
     }
 
     pub(crate) async fn text(&self, command: &str) -> String {
