@@ -41,7 +41,7 @@ async fn a_certificate_for_another_name_is_trusted_only_if_told_so() {
     let files = Certificates::make("another.example");
     let (_server, mut settings) = files.server();
     let store = Redis::connect(&settings).expect("settings");
-    fails_saying(&store, "certificate").await;
+    fails_saying(&store, "InvalidCertificate").await;
     let tls = settings.tls.as_mut().expect("tls");
     tls.skip_hostname_verification = true;
     works(&settings).await;
@@ -50,7 +50,7 @@ async fn a_certificate_for_another_name_is_trusted_only_if_told_so() {
     let stranger = Certificates::make("another.example");
     settings.tls.as_mut().expect("tls").ca = Some(stranger.path("ca.pem"));
     let store = Redis::connect(&settings).expect("settings");
-    fails_saying(&store, "certificate").await;
+    fails_saying(&store, "InvalidCertificate").await;
 }
 
 #[test]
