@@ -12,8 +12,8 @@
 //! | debug | `/stats` | the same as `/metrics` |
 //!
 //! - [`mod@json`] answers `/json`
+//! - [`listen`] accepts connections, and bounds them
 
-use std::io;
 use std::sync::Arc;
 
 use axum::Router;
@@ -22,8 +22,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use crate::engine::Engine;
 use crate::rules::RuleSet;
@@ -31,6 +29,9 @@ use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 
 pub mod json;
+pub mod listen;
+
+pub use listen::serve;
 
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -74,21 +75,6 @@ impl Admin {
     fn is_ready(&self) -> bool {
         self.engine.readiness().borrow().is_ready(self.needs_domain)
     }
-}
-
-/// Serves routes until `shutdown`, and then until the calls under way are done.
-pub async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    mut shutdown: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let down = async move {
-        // A dropped sender is a shutdown too.
-        let _ = shutdown.wait_for(|down| *down).await;
-    };
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(down)
-        .await
 }
 
 /// The limits of a rule set as the reference prints them, in order.

@@ -2,12 +2,16 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
+//! - [`bench`]: makes load, and measures it
 
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub mod bench;
 pub mod check;
 pub mod serve;
 
@@ -16,17 +20,10 @@ const USAGE: u8 = 2;
 
 /// A global rate limit service for Envoy.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    about,
-    max_term_width = 120,
-    args_conflicts_with_subcommands = true
-)]
+#[command(version, about, max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: crate::settings::Settings,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
@@ -35,19 +32,49 @@ enum Command {
     Serve(Box<crate::settings::Settings>),
     /// Say what is wrong with rule files
     Check(check::Args),
+    /// Make load for a RateLimitService, and measure it
+    Bench(Box<bench::Args>),
 }
 
 /// Runs the command that the process was called with.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let matches = command().try_get_matches_from(with_default(std::env::args_os()));
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     match cli.command {
-        Some(Command::Serve(settings)) => serve::run(*settings),
-        Some(Command::Check(args)) => check::run(&args),
-        None => serve::run(cli.serve),
+        Command::Serve(settings) => serve::run(*settings),
+        Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(*args),
     }
+}
+
+/// The command line, for which a variable that is set to nothing is not set.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("serve", |serve| {
+        serve.mut_args(|arg| {
+            let value = arg.get_env().and_then(std::env::var_os);
+            match value.is_some_and(|value| value.is_empty()) {
+                true => arg.env(Resettable::Reset),
+                false => arg,
+            }
+        })
+    })
+}
+
+/// The arguments, with `serve` where no subcommand is named. Its variables are thus read, and may be wrong, only when it
+/// is what runs.
+fn with_default(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    let about_all = ["-h", "--help", "-V", "--version"].map(OsStr::new);
+    let is_serve = args.get(1).is_none_or(|first| {
+        !about_all.contains(&first.as_os_str()) && first.as_encoded_bytes().starts_with(b"-")
+    });
+    if is_serve {
+        args.insert(args.len().min(1), "serve".into());
+    }
+    args
 }
 
 /// Help goes to standard output; a mistake is one line.
@@ -65,8 +92,21 @@ fn usage(error: &clap::Error) -> ExitCode {
         .lines()
         .map(str::trim)
         .take_while(|line| !line.is_empty());
-    say(&lines.collect::<Vec<_>>().join(" "));
+    let line = lines.collect::<Vec<_>>().join(" ");
+    say(&match variable(error) {
+        Some(variable) => format!("{line} (variable {variable})"),
+        None => line,
+    });
     ExitCode::from(USAGE)
+}
+
+/// The variable of the setting that is wrong: it has the flag's name.
+fn variable(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = argument.split(' ').next()?.strip_prefix("--")?;
+    Some(flag.replace('-', "_").to_uppercase())
 }
 
 /// Writes a line to standard error.

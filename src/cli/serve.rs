@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -22,6 +22,7 @@ use crate::reload::{Failure, Loaded, Reloader};
 use crate::settings::{Backend, Settings};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
+use crate::store::redis::Redis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Tracing};
 use crate::time::Clock;
@@ -47,6 +48,13 @@ struct Ports {
     grpc: Listener,
     http: TcpListener,
     debug: TcpListener,
+}
+
+/// What the process is told from outside, heard from its first moment on: unheard, each of these would end it.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
 }
 
 /// Exit code 0 after a signal, 1 if the service cannot run, 2 if a setting is wrong.
@@ -75,6 +83,7 @@ pub fn run(settings: Settings) -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> Result<(), Failed> {
+    let signals = signals().map_err(|error| Failed::Run(error.to_string()))?;
     let telemetry = parts::telemetry(&settings.telemetry);
     let (guard, tracing) =
         telemetry::install(&telemetry).map_err(|error| Failed::Usage(error.to_string()))?;
@@ -96,10 +105,18 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let background = background(&engine, reloader, &reload, tls);
     let (shutdown, down) = watch::channel(false);
     let serving = spawn_servers(&settings, ports, &engine, &metrics, tracing, &down);
-    let outcome = wait_for_the_end(&settings, &engine, &reload, &shutdown, serving).await;
+    let outcome = wait_for_the_end(&settings, &engine, signals, &reload, &shutdown, serving).await;
     background.iter().for_each(JoinHandle::abort);
     guard.shutdown().await;
     outcome
+}
+
+fn signals() -> io::Result<Signals> {
+    Ok(Signals {
+        term: signal(SignalKind::terminate())?,
+        int: signal(SignalKind::interrupt())?,
+        hup: signal(SignalKind::hangup())?,
+    })
 }
 
 fn store(settings: &Settings) -> Result<Store, Failed> {
@@ -108,7 +125,11 @@ fn store(settings: &Settings) -> Result<Store, Failed> {
             let keys = usize::try_from(settings.store.embedded_max_keys).unwrap_or(usize::MAX);
             Ok(Store::Embedded(Embedded::new(keys, Clock::System)))
         }
-        Backend::Redis => Err(Failed::Usage("redis".to_owned())),
+        Backend::Redis => {
+            let redis = parts::redis(&settings.store).map_err(Failed::Usage)?;
+            let redis = Redis::connect(&redis).map_err(|error| Failed::Usage(error.to_string()))?;
+            Ok(Store::Redis(redis))
+        }
     }
 }
 
@@ -277,19 +298,16 @@ fn spawn_servers(
 async fn wait_for_the_end(
     settings: &Settings,
     engine: &Engine,
+    mut signals: Signals,
     reload: &Notify,
     shutdown: &watch::Sender<bool>,
     mut serving: JoinHandle<io::Result<()>>,
 ) -> Result<(), Failed> {
-    let failed = |error: io::Error| Failed::Run(error.to_string());
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
     loop {
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
-            _ = hup.recv() => reload.notify_one(),
+            _ = signals.term.recv() => break,
+            _ = signals.int.recv() => break,
+            _ = signals.hup.recv() => reload.notify_one(),
             ended = &mut serving => return ended_early(ended),
         }
     }

@@ -52,7 +52,7 @@ pub enum Accepted {
 }
 
 impl Listener {
-    /// Listens on a port; 0 takes a free one. Several processes may share a port.
+    /// Listens on a port; 0 takes a free one. A port that another process listens on is an error.
     pub fn tcp(address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),

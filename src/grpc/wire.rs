@@ -1,7 +1,9 @@
 //! Messages to requests, answers to messages: the only file that names generated types.
 
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
-use envoy_types::pb::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
+    RateLimitDescriptor, rate_limit_descriptor,
+};
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response as response;
 use envoy_types::pb::google::protobuf::{self, value::Kind};
 use serde_json::{Map, Value};
@@ -15,6 +17,24 @@ pub use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateL
 
 /// The number of the code of a refusal.
 pub const OVER_LIMIT: i32 = response::Code::OverLimit as i32;
+
+/// A message of descriptors, each given by its entries.
+pub fn message(
+    domain: &str,
+    hits_addend: u32,
+    descriptors: impl IntoIterator<Item = Vec<(String, String)>>,
+) -> RateLimitRequest {
+    let entry = |(key, value): (String, String)| rate_limit_descriptor::Entry { key, value };
+    let descriptor = |entries: Vec<(String, String)>| RateLimitDescriptor {
+        entries: entries.into_iter().map(entry).collect(),
+        ..RateLimitDescriptor::default()
+    };
+    RateLimitRequest {
+        domain: domain.to_owned(),
+        descriptors: descriptors.into_iter().map(descriptor).collect(),
+        hits_addend,
+    }
+}
 
 /// A message as the engine takes it.
 pub fn request(message: &RateLimitRequest) -> Result<Request<'_>, Rejection> {

@@ -47,9 +47,10 @@ pub fn compile(files: &[SourceFile], options: Options) -> Result<RuleSet, Report
     for source in files {
         read_file(source, options, &sink, &mut drafts, &mut rules);
     }
-    let report = Report {
-        diagnostics: sink.into_inner(),
-    };
+    let mut diagnostics = sink.into_inner();
+    let place = |name: &str| files.iter().position(|file| file.name == name);
+    diagnostics.sort_by_key(|found| (place(&found.file), found.span.line, found.span.column));
+    let report = Report { diagnostics };
     if report.has_errors() {
         return Err(report);
     }

@@ -26,7 +26,7 @@ async fn health(server: &Server, service: &str) -> Result<i32, Status> {
     Ok(response.into_inner().status)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_is_reached_and_says_so() {
     let server = Setup::rules(RULES).start_ready();
     let mut client = server.client().await;
@@ -66,7 +66,7 @@ async fn a_limit_is_reached_and_says_so() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_explained_and_charges_nothing() {
     let server = Setup::rules(RULES).start_ready();
     let mut client = server.client().await;
@@ -123,7 +123,7 @@ async fn bad_input_is_explained_and_charges_nothing() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn descriptors_without_entries_and_empty_values_are_answered() {
     let server = Setup::rules(RULES).start_ready();
     let request = request("d", &[&[], &[("user", "")], &[("user", "\r\n\0{}\"")]]);
@@ -136,7 +136,7 @@ async fn descriptors_without_entries_and_empty_values_are_answered() {
     assert_eq!(answer.into_inner().statuses.len(), 3);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_the_bound_is_refused() {
     let server = Setup::rules(RULES)
         .env("GRPC_MAX_MESSAGE_SIZE", "1000")
@@ -151,7 +151,7 @@ async fn a_message_over_the_bound_is_refused() {
     assert_eq!(status.code(), Code::OutOfRange);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn health_follows_rules_and_signals() {
     let server = Setup::rules("domain: [").env("DRAIN_DELAY", "30s").start();
     for service in [
@@ -198,7 +198,7 @@ async fn health_follows_rules_and_signals() {
     assert!(answer.is_ok(), "requests are still decided while draining");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_the_process_well() {
     let server = Setup::rules(RULES).start_ready();
     let mut client = server.client().await;
@@ -210,7 +210,7 @@ async fn a_signal_ends_the_process_well() {
     assert!(server.wait().success());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn reflection_lists_the_service() {
     use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -250,7 +250,7 @@ async fn reflection_lists_the_service() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_is_served() {
     let dir = tempfile::TempDir::new().expect("a directory");
     let path = dir.path().join("tollgate.sock");
@@ -314,7 +314,7 @@ async fn ask(server: &Server, tls: ClientTlsConfig) -> Result<(), String> {
     answer.map(|_| ()).map_err(|error| format!("{error:?}"))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_required_checked_and_read_again() {
     let (first, second, clients) = (Authority::new(), Authority::new(), Authority::new());
     let dir = tempfile::TempDir::new().expect("a directory");

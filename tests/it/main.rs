@@ -1,11 +1,19 @@
 //! All integration tests, one binary: one link step.
 
 mod admin;
+mod bench;
 mod cli;
 mod compat;
 mod conformance;
+mod decision;
+mod envoy;
+mod fallback;
+mod golden;
 mod grpc;
 mod properties;
 mod redis;
 mod reload;
+mod shell;
 mod support;
+mod tidy;
+mod tracing;

@@ -2,8 +2,10 @@
 
 pub(crate) mod http;
 pub(crate) mod model;
+pub(crate) mod otlp;
 pub(crate) mod poll;
 pub(crate) mod redis;
 pub(crate) mod rules;
 pub(crate) mod server;
+pub(crate) mod service;
 pub(crate) mod workload;

@@ -8,7 +8,9 @@ use crate::grpc;
 use crate::grpc::tls::Files;
 use crate::reload::{Reloader, Source};
 use crate::rules::compile::Options;
-use crate::settings::{Grpc, Settings, Telemetry};
+use crate::settings::values::Secret;
+use crate::settings::{Grpc, Settings, Store, Telemetry};
+use crate::store::redis::settings as redis;
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
 
@@ -49,6 +51,38 @@ pub(super) fn engine(settings: &Settings) -> engine::Settings {
     }
 }
 
+/// Where Redis is; the error names the variable that is wrong, and never shows a secret.
+pub(super) fn redis(store: &Store) -> Result<redis::Settings, String> {
+    let said = |error: redis::SettingsError| error.to_string();
+    let kind: redis::Kind = store.redis_type.parse().map_err(said)?;
+    let socket: redis::Socket = store.redis_socket_type.parse().map_err(said)?;
+    let secret = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
+    let url = secret(&store.redis_url).unwrap_or_default();
+    let mut settings = redis::Settings::parse(kind, socket, &url).map_err(said)?;
+    let credentials = |text: Option<String>| redis::Credentials::parse(&text.unwrap_or_default());
+    if let Some(text) = secret(&store.redis_auth).filter(|text| !text.is_empty()) {
+        settings.credentials = credentials(Some(text));
+    }
+    if let redis::Servers::Sentinel {
+        credentials: of_sentinels,
+        ..
+    } = &mut settings.servers
+    {
+        *of_sentinels = credentials(secret(&store.redis_sentinel_auth));
+    }
+    let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+    if store.redis_tls || settings.tls.is_some() {
+        settings.tls = Some(redis::Tls {
+            ca: file(&store.redis_tls_cacert),
+            client: file(&store.redis_tls_client_cert).zip(file(&store.redis_tls_client_key)),
+            skip_hostname_verification: store.redis_tls_skip_hostname_verification,
+        });
+    }
+    settings.connect_timeout = store.redis_timeout.0;
+    settings.timeout = store.store_timeout.0;
+    Ok(settings)
+}
+
 pub(super) fn reloader(
     settings: &Settings,
     engine: &Arc<Engine>,
@@ -86,13 +120,17 @@ pub(super) fn tls_files(grpc: &Grpc) -> Result<Option<Files>, String> {
         let given = path.clone().filter(|path| !path.as_os_str().is_empty());
         given.ok_or_else(|| format!("GRPC_SERVER_USE_TLS=true needs {variable}"))
     };
+    let san = grpc
+        .grpc_client_tls_san
+        .clone()
+        .filter(|san| !san.is_empty());
+    if san.is_some() && grpc.grpc_client_tls_cacert.is_none() {
+        return Err("GRPC_CLIENT_TLS_SAN needs GRPC_CLIENT_TLS_CACERT".to_owned());
+    }
     Ok(Some(Files {
         certificate: file(&grpc.grpc_server_tls_cert, "GRPC_SERVER_TLS_CERT")?,
         key: file(&grpc.grpc_server_tls_key, "GRPC_SERVER_TLS_KEY")?,
         client_ca: file(&grpc.grpc_client_tls_cacert, "").ok(),
-        client_san: grpc
-            .grpc_client_tls_san
-            .clone()
-            .filter(|san| !san.is_empty()),
+        client_san: san,
     }))
 }

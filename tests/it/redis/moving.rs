@@ -10,8 +10,9 @@ use tollgate::store::redis::Redis;
 use tollgate::store::{Key, StoreError};
 
 use super::{ask, charge, per_hour, used};
+use crate::support::poll::pause;
 use crate::support::redis::cluster::{Cluster, MASTERS};
-use crate::support::redis::{connected, pause};
+use crate::support::redis::connected;
 
 const KEYS: usize = 20;
 

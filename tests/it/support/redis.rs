@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::settings::{Kind, Settings, Socket};
 
+use super::poll::pause;
+
 pub(crate) mod cluster;
 pub(crate) mod sentinel;
 
@@ -201,10 +203,6 @@ pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
         assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
         pause().await;
     }
-}
-
-pub(crate) async fn pause() {
-    tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
 /// A port that nobody listens on.

@@ -20,6 +20,7 @@ pub(crate) struct Workload {
     now: i64,
     forward_only: bool,
     steady: bool,
+    refunds: bool,
 }
 
 /// The limits of a key as they are now; their numbers change on the way.
@@ -47,6 +48,7 @@ impl Workload {
             now: START + random.random_range(0..86_400_000_000),
             forward_only: !backwards,
             steady: false,
+            refunds: true,
             random,
         }
     }
@@ -54,6 +56,12 @@ impl Workload {
     /// The same without changes of the rules.
     pub(crate) fn steady(mut self) -> Self {
         self.steady = true;
+        self
+    }
+
+    /// The same with peeks in place of refunds.
+    pub(crate) fn without_refunds(mut self) -> Self {
+        self.refunds = false;
         self
     }
 
@@ -81,7 +89,11 @@ impl Workload {
                     keys.push(key);
                     keys.len() - 1
                 });
-            demands.push(demand(random, &self.rules[which], place));
+            let mut demand = demand(random, &self.rules[which], place);
+            if let (Amount::Refund(hits), false) = (demand.amount, self.refunds) {
+                demand.amount = Amount::Peek(hits);
+            }
+            demands.push(demand);
         }
         run(&Step {
             keys,

@@ -1,0 +1,89 @@
+//! Connections of the HTTP ports: how many there may be, and how long a client may take to say what it wants.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tracing::{debug, warn};
+
+/// How long a client may take to send the head of a request; an idle connection is closed after as long.
+pub const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// How long a request may take from its head to the answer, its body included.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The most connections of a port at once; more wait in the kernel.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// The largest head of a request, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// How long to wait when no connection can be accepted, for want of file descriptors as a rule.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves routes until `shutdown`, and then until the calls under way are done.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let service = TowerToHyperService::new(routes.layer(middleware::from_fn(in_time)));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(MAX_HEAD);
+    let connections = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            // A dropped sender is a shutdown too.
+            _ = shutdown.wait_for(|down| *down) => break,
+        };
+        let Some((stream, place)) = accepted else {
+            continue;
+        };
+        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!("an HTTP connection ended: {error}");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// The next connection and its place, which is free again when dropped; none if it was lost.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            warn!("a connection cannot be accepted: {error}");
+            tokio::time::sleep(PAUSE).await;
+            None
+        }
+    }
+}
+
+/// Answers 408 to a request whose body does not come.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
+}

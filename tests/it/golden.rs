@@ -1,0 +1,116 @@
+//! What is said of wrong rules, reviewed as text: `tests/golden/rules/NAME.yaml` and what is said of it, `NAME.txt`.
+//!
+//! `UPDATE_GOLDEN=1` writes what is said now.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::support::rules::compile;
+
+fn samples() -> Vec<(PathBuf, String)> {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/rules");
+    let paths = fs::read_dir(dir)
+        .expect(dir)
+        .map(|item| item.expect(dir).path());
+    let yaml = paths.filter(|path| path.extension().is_some_and(|e| e == "yaml"));
+    let mut samples: Vec<_> = yaml
+        .map(|path| (path.clone(), fs::read_to_string(path).expect("a file")))
+        .collect();
+    samples.sort();
+    samples
+}
+
+fn name(path: &std::path::Path) -> String {
+    path.file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[test]
+fn messages_are_as_reviewed() {
+    let samples = samples();
+    assert!(samples.len() > 10);
+    for (path, text) in samples {
+        let said = match compile(&[(name(&path), text)], false) {
+            Ok(rules) => format!("good: {} rules\n", rules.rules.len()),
+            Err(report) => report,
+        };
+        let golden = path.with_extension("txt");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&golden, said).expect("a file");
+            continue;
+        }
+        let wanted = fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(
+            said,
+            wanted,
+            "{}: UPDATE_GOLDEN=1 writes what is said now",
+            name(&path)
+        );
+    }
+}
+
+#[test]
+fn everything_wrong_with_all_files_is_said_at_once() {
+    let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+    let report = compile(
+        &[
+            file("a.yaml", "domain: a\ndescriptors:\n  - value: x\n  - key: k\n    rate_limit: {unit: fortnight}\n"),
+            file("b.yaml", "domain: a\n"),
+            file("c.yaml", "domain: [\n"),
+            file("d.yaml", ""),
+        ],
+        false,
+    )
+    .expect_err("nothing is right");
+    for said in [
+        "no `key`",
+        "unknown unit `fortnight`",
+        "two files",
+        "a.yaml:1",
+        "c.yaml:",
+        "the file is empty",
+    ] {
+        assert!(report.contains(said), "{said} in\n{report}");
+    }
+}
+
+/// Whatever the text, the answer is rules or a report.
+#[test]
+fn mutated_files_never_panic() {
+    let samples = samples();
+    let mut random = SmallRng::seed_from_u64(7);
+    for round in 0..4_000 {
+        let (path, text) = &samples[round % samples.len()];
+        let mut bytes = text.clone().into_bytes();
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(0..=bytes.len());
+            let alphabet = b"{}[]:,-*&<>!|#'\"\n \t0x\xc3\xa9";
+            let byte = alphabet[random.random_range(0..alphabet.len())];
+            match random.random_range(0..3) {
+                0 => bytes.insert(at, byte),
+                1 if at < bytes.len() => bytes[at] = byte,
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let _ = compile(&[(name(path), text)], false);
+    }
+}
+
+#[test]
+fn aliases_cannot_multiply_without_end() {
+    let mut text = "domain: d\nx0: &x0 [a, a, a, a, a, a, a, a, a, a]\n".to_owned();
+    for i in 1..12 {
+        let before = vec![format!("*x{}", i - 1); 10].join(", ");
+        text += &format!("x{i}: &x{i} [{before}]\n");
+    }
+    let report = compile(&[("bomb.yaml".to_owned(), text)], false).expect_err("too many");
+    assert!(report.contains("aliases counted"), "{report}");
+    let deep = format!("domain: {}{}", "[".repeat(5000), "]".repeat(5000));
+    compile(&[("deep.yaml".to_owned(), deep)], false).expect_err("too deep");
+}

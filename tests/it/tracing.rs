@@ -1,0 +1,161 @@
+//! Traces of the real binary, received by a real OTLP receiver.
+
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use tonic::Request;
+
+use crate::support::otlp::{Received, attribute, hex};
+use crate::support::poll;
+use crate::support::server::{Server, Setup, is_over, request};
+
+const RULES: &str = "
+domain: d
+descriptors:
+  - key: user
+    rate_limit: {requests_per_unit: 1, unit: hour, name: one}
+";
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const CALLER: &str = "b7ad6b7169203331";
+
+async fn ask(server: &Server, traceparent: Option<&str>) -> bool {
+    let mut message = Request::new(request("d", &[&[("user", "alice")]]));
+    if let Some(traceparent) = traceparent {
+        message
+            .metadata_mut()
+            .insert("traceparent", traceparent.parse().expect("ASCII"));
+    }
+    is_over(
+        server
+            .client()
+            .await
+            .should_rate_limit(message)
+            .await
+            .expect("an answer")
+            .get_ref(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_a_child_of_its_caller_and_has_a_store_call() {
+    let (received, address) = Received::start().await;
+    let server = Setup::rules(RULES)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .env("TRACING_SERVICE_NAMESPACE", "edge")
+        .start_ready();
+    let traceparent = format!("00-{TRACE}-{CALLER}-01");
+    assert!(!ask(&server, Some(&traceparent)).await);
+    assert!(ask(&server, Some(&traceparent)).await);
+    let spans = poll::until_async("four spans", || async {
+        Some(received.spans(TRACE)).filter(|spans| spans.len() == 4)
+    })
+    .await;
+    let (decisions, calls): (Vec<_>, Vec<_>) = spans
+        .iter()
+        .partition(|span| span.name == "ratelimit.should_rate_limit");
+    assert_eq!((decisions.len(), calls.len()), (2, 2));
+    for (decision, reason) in decisions.iter().zip(["within_limit", "over_limit"]) {
+        assert_eq!(hex(&decision.parent_span_id), CALLER);
+        assert_eq!(decision.kind, SpanKind::Server as i32);
+        for (key, wanted) in [
+            ("domain", "d"),
+            ("rule", "user"),
+            ("limit", "1/hour"),
+            ("remaining", "0"),
+            ("reason", reason),
+        ] {
+            assert_eq!(attribute(decision, key).as_deref(), Some(wanted), "{key}");
+        }
+        let child = calls
+            .iter()
+            .find(|call| call.parent_span_id == decision.span_id)
+            .expect("a child");
+        assert_eq!(child.kind, SpanKind::Client as i32);
+        assert_eq!(
+            attribute(child, "db.system.name").as_deref(),
+            Some("embedded")
+        );
+    }
+    assert_eq!(
+        received.resource("service.name").as_deref(),
+        Some("RateLimit")
+    );
+    assert_eq!(
+        received.resource("service.namespace").as_deref(),
+        Some("edge")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_caller_decides_what_is_traced() {
+    let (received, address) = Received::start().await;
+    let server = Setup::rules(RULES)
+        .env("TRACING_ENABLED", "true")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "50")
+        .env("TRACING_SAMPLING_RATE", "0")
+        .start_ready();
+    ask(&server, Some(&format!("00-{TRACE}-{CALLER}-00"))).await;
+    ask(&server, None).await;
+    ask(&server, Some("nonsense")).await;
+    let sampled = "11111111111111111111111111111111";
+    ask(&server, Some(&format!("00-{sampled}-{CALLER}-01"))).await;
+    server.signal("TERM");
+    assert!(server.wait().success());
+    assert_eq!(
+        received.spans(sampled).len(),
+        2,
+        "what was traced is sent before the end"
+    );
+    assert_eq!(received.names().len(), 2, "nothing else was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_not_there_costs_nothing_but_a_warning() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
+    let server = Setup::rules(RULES)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{nobody}"))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "20")
+        .start_ready();
+    let begun = Instant::now();
+    for _ in 0..50 {
+        ask(&server, Some(&format!("00-{TRACE}-{CALLER}-01"))).await;
+    }
+    server.wait_for_log("spans cannot be exported");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    for _ in 0..50 {
+        ask(&server, Some(&format!("00-{TRACE}-{CALLER}-01"))).await;
+    }
+    let warnings = server
+        .log()
+        .into_iter()
+        .filter(|line| line.contains("spans cannot be exported"));
+    assert_eq!(warnings.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_json_when_asked_and_refusals_are_no_lines() {
+    let server = Setup::rules(RULES).env("LOG_FORMAT", "json").start_ready();
+    for _ in 0..5 {
+        ask(&server, None).await;
+    }
+    let lines = server.log();
+    for line in &lines {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert!(
+            line["@timestamp"].is_string()
+                && line["@message"].is_string()
+                && line["level"] == "info"
+        );
+    }
+    assert_eq!(
+        lines.len(),
+        poll::until("lines", || Some(server.log().len()))
+    );
+    assert_eq!(lines.len(), 3, "{lines:?}");
+}
