@@ -126,7 +126,8 @@ impl State {
     }
 
     /// Undoes a charge. What has flowed in since then beyond what was missing before it has already forgiven that much of
-    /// the charge, so only the rest goes back: exact when nothing else was charged meanwhile, else a little strict.
+    /// the charge, so only the rest goes back: exact to a thousandth when nothing else was charged meanwhile, else a little
+    /// strict.
     pub fn give_back(&mut self, bucket: &Bucket, now: Timestamp, receipt: &Receipt) {
         let elapsed = now.since(receipt.at).get();
         let refilled = elapsed.saturating_mul(bucket.refill).div_ceil(bucket.cost);
