@@ -7,6 +7,7 @@ mod conformance;
 mod envoy;
 mod golden;
 mod grpc;
+mod matching;
 mod properties;
 mod redis;
 mod reload;
