@@ -2,13 +2,14 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
-//! - [`bench`]: makes load, and measures it
+//! - [`mod@bench`]: makes load, and measures it
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod bench;
 pub mod check;
@@ -37,7 +38,8 @@ enum Command {
 
 /// Runs the command that the process was called with.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse_from(with_default(std::env::args_os())) {
+    let matches = command().try_get_matches_from(with_default(std::env::args_os()));
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -46,6 +48,19 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(*args),
     }
+}
+
+/// The command line, for which a variable that is set to nothing is not set.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("serve", |serve| {
+        serve.mut_args(|arg| {
+            let value = arg.get_env().and_then(std::env::var_os);
+            match value.is_some_and(|value| value.is_empty()) {
+                true => arg.env(Resettable::Reset),
+                false => arg,
+            }
+        })
+    })
 }
 
 /// The arguments, with `serve` where no subcommand is named. Its variables are thus read, and may be wrong, only when it
@@ -77,8 +92,21 @@ fn usage(error: &clap::Error) -> ExitCode {
         .lines()
         .map(str::trim)
         .take_while(|line| !line.is_empty());
-    say(&lines.collect::<Vec<_>>().join(" "));
+    let line = lines.collect::<Vec<_>>().join(" ");
+    say(&match variable(error) {
+        Some(variable) => format!("{line} (variable {variable})"),
+        None => line,
+    });
     ExitCode::from(USAGE)
+}
+
+/// The variable of the setting that is wrong: it has the flag's name.
+fn variable(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = argument.split(' ').next()?.strip_prefix("--")?;
+    Some(flag.replace('-', "_").to_uppercase())
 }
 
 /// Writes a line to standard error.

@@ -1,9 +1,11 @@
 -- The twin of limit.rs: the arithmetic that all algorithms share.
 --
 -- All numbers are integers in doubles, exact below 2^53. A number is never joined to a text: Lua would keep 14 digits of it.
+-- A script makes its functions and tables anew in each call, and they are most of its cost: hence few of them, tables that are
+-- made with all their fields, and algorithms that are made when they are needed.
 
 local call, try = redis.call, redis.pcall
-local pack, unpack = struct.pack, struct.unpack
+local pack, unpack, byte = struct.pack, struct.unpack, string.byte
 local fmod, max, min = math.fmod, math.max, math.min
 
 local MAX_USED = 2 ^ 50

@@ -37,7 +37,7 @@ pub fn decide(
         timeout: Duration::ZERO,
     };
     let outcome = local.transact(&transaction);
-    let mut local_readings = outcome.readings.into_iter();
+    let mut local_readings = local_readings(plan, &modes, &shares, outcome.readings).into_iter();
     let readings = modes.iter().map(|mode| match mode {
         FailureMode::Allow => room(Verdict::Allowed),
         FailureMode::Deny => room(Verdict::Wait(DENY_FOR)),
@@ -49,6 +49,33 @@ pub fn decide(
         readings,
     };
     (outcome, reason(&modes, denied))
+}
+
+/// What local memory said, with the shares of the other instances taken for used.
+fn local_readings(
+    plan: &Plan<'_>,
+    modes: &[FailureMode],
+    shares: &[Vec<(Limit, bool)>],
+    readings: Readings,
+) -> Readings {
+    let limits = plan
+        .demands
+        .iter()
+        .flat_map(|demand| &demand.limits)
+        .zip(modes);
+    let local = limits.filter(|(_, mode)| **mode == FailureMode::Local);
+    let whole = local.map(|(bound, _)| bound.limit.capacity());
+    let own = shares.iter().flatten().map(|(share, _)| share.capacity());
+    let with_others = |((reading, whole), own): ((Reading, Hits), Hits)| Reading {
+        used: reading.used.plus(whole.saturating_sub(own)),
+        ..reading
+    };
+    readings
+        .into_iter()
+        .zip(whole)
+        .zip(own)
+        .map(with_others)
+        .collect()
 }
 
 fn admitted(plan: &Plan<'_>, readings: &[Reading]) -> bool {

@@ -1,27 +1,27 @@
--- The twin of fixed_window.rs. Calendar windows come as `limit.edges`, the borders around the time of the call, since Redis
--- knows no time zones; even windows as `limit.length`.
+-- The twin of fixed_window.rs. Even windows come as `limit.length`; calendar windows as `limit.borders`, those around the time
+-- of the call, since Redis knows no time zones.
 
 local function fixed_window()
   local self = {}
 
   local function window_end(limit, now)
-    if limit.length then
+    local borders = limit.borders
+    if not borders then
       return now - fmod(now, limit.length) + limit.length
     end
-    local edges = limit.edges
-    if now < edges[1] or now >= edges[#edges] then
+    if now < borders[1] or now >= borders[#borders] then
       retime = now
       return now + 1
     end
     local next = 2
-    while edges[next] <= now do
+    while borders[next] <= now do
       next = next + 1
     end
-    return edges[next]
+    return borders[next]
   end
 
   function self.fresh(limit, now)
-    return { ends = window_end(limit, now), used = 0 }
+    return { tag = limit.tag, expires = now, ends = window_end(limit, now), used = 0 }
   end
 
   function self.advance(limit, state, now)
@@ -58,13 +58,12 @@ local function fixed_window()
   end
 
   function self.encode(state)
-    return pack('<I7I7', state.ends, state.used)
+    return pack('<I4I7I7I7', state.tag, state.expires, state.ends, state.used)
   end
 
   function self.decode(value, at)
-    local state = {}
-    state.ends, state.used, at = unpack('<I7I7', value, at)
-    return state, at
+    local tag, expires, ends, used, at = unpack('<I4I7I7I7', value, at)
+    return { tag = tag, expires = expires, ends = ends, used = used }, at
   end
 
   return self

@@ -1,23 +1,20 @@
--- The twin of sliding_window.rs; `limit.slice` is the length of a slice.
+-- The twin of sliding_window.rs; `limit.length` is that of a slice.
 
 local function sliding_window()
   local REMEMBERED = 11
   local self = {}
 
   local function number(limit, now)
-    return div(now, limit.slice)
+    return div(now, limit.length)
   end
 
   local function leaves(limit, number)
-    return (number + REMEMBERED) * limit.slice
+    return (number + REMEMBERED) * limit.length
   end
 
   function self.fresh(limit, now)
-    local counts = {}
-    for i = 1, REMEMBERED do
-      counts[i] = 0
-    end
-    return { newest = number(limit, now), counts = counts }
+    local counts = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    return { tag = limit.tag, expires = now, newest = number(limit, now), counts = counts }
   end
 
   function self.advance(limit, state, now)
@@ -92,7 +89,7 @@ local function sliding_window()
     while largest >= 256 ^ width do
       width = width + 1
     end
-    local parts = { pack('<I7BB', state.newest, stored, width) }
+    local parts = { pack('<I4I7I7BB', state.tag, state.expires, state.newest, stored, width) }
     local format = '<I' .. width
     for i = 1, stored do
       parts[i + 1] = pack(format, state.counts[i])
@@ -101,18 +98,15 @@ local function sliding_window()
   end
 
   function self.decode(value, at)
-    local newest, stored, width, at = unpack('<I7BB', value, at)
+    local tag, expires, newest, stored, width, at = unpack('<I4I7I7BB', value, at)
     if stored > REMEMBERED or width < 1 or width > 7 then
       error('damaged')
     end
-    local counts, format = {}, '<I' .. width
-    for i = 1, REMEMBERED do
-      counts[i] = 0
-      if i <= stored then
-        counts[i], at = unpack(format, value, at)
-      end
+    local counts, format = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, '<I' .. width
+    for i = 1, stored do
+      counts[i], at = unpack(format, value, at)
     end
-    return { newest = newest, counts = counts }, at
+    return { tag = tag, expires = expires, newest = newest, counts = counts }, at
   end
 
   return self

@@ -8,7 +8,7 @@ local function token_bucket()
   end
 
   function self.fresh(limit, now)
-    return { used = 0, grains = 0, at = now }
+    return { tag = limit.tag, expires = now, used = 0, grains = 0, at = now }
   end
 
   function self.advance(limit, state, now)
@@ -57,13 +57,12 @@ local function token_bucket()
   end
 
   function self.encode(state)
-    return pack('<I7I7I7', state.used, state.grains, state.at)
+    return pack('<I4I7I7I7I7', state.tag, state.expires, state.used, state.grains, state.at)
   end
 
   function self.decode(value, at)
-    local state = {}
-    state.used, state.grains, state.at, at = unpack('<I7I7I7', value, at)
-    return state, at
+    local tag, expires, used, grains, since, at = unpack('<I4I7I7I7I7', value, at)
+    return { tag = tag, expires = expires, used = used, grains = grains, at = since }, at
   end
 
   return self

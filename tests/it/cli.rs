@@ -43,7 +43,7 @@ fn help_shows_every_setting_with_its_variable() {
 #[test]
 fn a_bad_value_is_one_line_and_exit_code_2() {
     for (name, value, said) in [
-        ("PORT", "abc", "--port"),
+        ("PORT", "abc", "(variable PORT)"),
         ("STORE_TIMEOUT", "10", "not a duration"),
         ("SHADOW_MODE", "maybe", "neither true nor false"),
         ("NEAR_LIMIT_RATIO", "2", "not a number from 0 to 1"),
@@ -57,6 +57,29 @@ fn a_bad_value_is_one_line_and_exit_code_2() {
         let line = one_line(&output);
         assert!(line.contains(said), "{name}={value}: {line}");
     }
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let mut env = vec![
+        ("GRPC_HOST", "127.0.0.1"),
+        ("GRPC_PORT", port.as_str()),
+        ("LOG_LEVEL", "error"),
+    ];
+    for empty in [
+        "GRPC_UDS",
+        "REDIS_URL",
+        "RUNTIME_ROOT",
+        "BACKEND_TYPE",
+        "SHADOW_MODE",
+        "PORT",
+    ] {
+        env.push((empty, ""));
+    }
+    // It gets as far as the port that is taken.
+    assert!(one_line(&run(&[], &env)).contains("choose another GRPC_PORT"));
 }
 
 #[test]

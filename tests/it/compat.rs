@@ -10,9 +10,11 @@ use tollgate::engine::{self, Answer, Code, Engine, ReferenceHeaders, Rejection, 
 use tollgate::limit::Unit;
 use tollgate::rules::{Descriptor, Entry, Override};
 use tollgate::store::Store;
+use tollgate::store::embedded::Embedded;
 use tollgate::telemetry::metrics::Metrics;
 use tollgate::time::{Clock, ManualClock, Micros, Timestamp};
 
+use crate::support::redis::{Server, cluster, connected};
 use crate::support::rules::compile;
 
 /// One case with its differences laid over.
@@ -120,7 +122,7 @@ struct Play {
 }
 
 impl Play {
-    fn new(case: &Case, store: impl FnOnce(Clock) -> Store) -> Self {
+    async fn new(case: &Case, store: impl AsyncFn(Clock) -> Store) -> Self {
         let now = case.body["now"].as_i64().unwrap_or(1_000_000);
         let (clock, handle) = Clock::manual(Timestamp::from_secs(now));
         let metrics = Metrics::new();
@@ -129,7 +131,12 @@ impl Play {
             .reference_headers
             .clone()
             .map(|names| [names.limit, names.remaining, names.reset]);
-        let engine = Engine::new(store(clock.clone()), settings, clock, Arc::clone(&metrics));
+        let engine = Engine::new(
+            store(clock.clone()).await,
+            settings,
+            clock,
+            Arc::clone(&metrics),
+        );
         let merge = case
             .env()
             .get("MERGE_DOMAIN_CONFIG")
@@ -327,17 +334,31 @@ fn counter(metrics: &str, name: &str) -> f64 {
     value.map_or(0.0, |value| value.parse().expect("a number"))
 }
 
-#[tokio::test]
-async fn every_case_passes_on_the_embedded_store() {
+/// Plays every case that can be played, each on a store of its own or apart by its keys.
+async fn play_all(store: impl AsyncFn(Clock) -> Store) {
     let mut played = 0;
     for case in cases().iter().filter(|case| case.playable()) {
-        let play = Play::new(case, |clock| {
-            Store::Embedded(tollgate::store::embedded::Embedded::new(1 << 16, clock))
-        });
-        play.steps(case).await;
+        Play::new(case, &store).await.steps(case).await;
         played += 1;
     }
     assert!(played > 50, "only {played} cases were played");
+}
+
+#[tokio::test]
+async fn every_case_passes_on_the_embedded_store() {
+    play_all(async |clock| Store::Embedded(Embedded::new(1 << 16, clock))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_case_passes_on_redis() {
+    let server = Server::start();
+    play_all(async |_| Store::Redis(connected(&server.settings()).await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_case_passes_on_a_redis_cluster() {
+    let settings = cluster::shared();
+    play_all(async |_| Store::Redis(connected(&settings).await)).await;
 }
 
 #[test]

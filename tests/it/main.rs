@@ -1,10 +1,13 @@
 //! All integration tests, one binary: one link step.
 
 mod admin;
+mod bench;
 mod cli;
 mod compat;
 mod conformance;
+mod decision;
 mod envoy;
+mod fallback;
 mod golden;
 mod grpc;
 mod matching;

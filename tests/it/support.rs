@@ -7,4 +7,5 @@ pub(crate) mod poll;
 pub(crate) mod redis;
 pub(crate) mod rules;
 pub(crate) mod server;
+pub(crate) mod service;
 pub(crate) mod workload;

@@ -120,13 +120,17 @@ pub(super) fn tls_files(grpc: &Grpc) -> Result<Option<Files>, String> {
         let given = path.clone().filter(|path| !path.as_os_str().is_empty());
         given.ok_or_else(|| format!("GRPC_SERVER_USE_TLS=true needs {variable}"))
     };
+    let san = grpc
+        .grpc_client_tls_san
+        .clone()
+        .filter(|san| !san.is_empty());
+    if san.is_some() && grpc.grpc_client_tls_cacert.is_none() {
+        return Err("GRPC_CLIENT_TLS_SAN needs GRPC_CLIENT_TLS_CACERT".to_owned());
+    }
     Ok(Some(Files {
         certificate: file(&grpc.grpc_server_tls_cert, "GRPC_SERVER_TLS_CERT")?,
         key: file(&grpc.grpc_server_tls_key, "GRPC_SERVER_TLS_KEY")?,
         client_ca: file(&grpc.grpc_client_tls_cacert, "").ok(),
-        client_san: grpc
-            .grpc_client_tls_san
-            .clone()
-            .filter(|san| !san.is_empty()),
+        client_san: san,
     }))
 }

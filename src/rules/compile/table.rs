@@ -10,7 +10,7 @@ pub(super) enum Table {
     Replaces,
 }
 
-/// Fields that will mean something, but do not yet.
+/// Fields that will mean something, and do not yet.
 pub(super) const RESERVED: [&str; 6] = ["plans", "plan", "costs", "ban", "lists", "candidate"];
 
 impl Table {

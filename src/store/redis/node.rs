@@ -19,10 +19,12 @@ use bytes::Bytes;
 use fred::clients::{Client, Pipeline, WithOptions};
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
-use fred::types::config::{Config, Options, ReconnectPolicy, UnresponsiveConfig};
+use fred::types::config::{Config, Options, ReconnectPolicy, Server, UnresponsiveConfig};
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::script;
@@ -103,7 +105,9 @@ impl Node {
             .build()
             .map_err(|error| SettingsError::Client(text_of(&error)))?;
         let trouble = Arc::new(Mutex::new(Some("not connected yet".to_owned())));
-        let watching = watch(client.clone(), name.clone(), Arc::clone(&trouble));
+        // Listens from before the first attempt on.
+        let events = (client.reconnect_rx(), client.error_rx());
+        let watching = watch(events, name.clone(), Arc::clone(&trouble));
         let connecting = keep_connected(client.clone());
         Ok(Self {
             client,
@@ -298,23 +302,32 @@ async fn keep_connected(client: Client) {
 }
 
 /// Logs a line for each change of the connection, and remembers why there is none.
-async fn watch(client: Client, name: String, trouble: Arc<Mutex<Option<String>>>) {
-    let (mut connected, mut errors) = (client.reconnect_rx(), client.error_rx());
+async fn watch(
+    (mut connected, mut errors): (Receiver<Server>, Receiver<(Error, Option<Server>)>),
+    name: String,
+    trouble: Arc<Mutex<Option<String>>>,
+) {
     loop {
         tokio::select! {
-            _ = connected.recv() => {
-                if trouble.lock().take().is_some() {
-                    tracing::info!(server = %name, "connected to redis");
+            event = connected.recv() => match event {
+                Err(RecvError::Closed) => return,
+                Ok(_) | Err(RecvError::Lagged(_)) => {
+                    if trouble.lock().take().is_some() {
+                        tracing::info!(server = %name, "connected to redis");
+                    }
                 }
-            }
-            error = errors.recv() => {
-                let Ok((error, _)) = error else { continue };
-                let now = text_of(&error);
-                let before = trouble.lock().replace(now.clone());
-                if before.as_ref() != Some(&now) {
-                    tracing::warn!(server = %name, error = %now, "no connection to redis");
+            },
+            event = errors.recv() => match event {
+                Err(RecvError::Closed) => return,
+                Err(RecvError::Lagged(_)) => {}
+                Ok((error, _)) => {
+                    let now = text_of(&error);
+                    let before = trouble.lock().replace(now.clone());
+                    if before.as_ref() != Some(&now) {
+                        tracing::warn!(server = %name, error = %now, "no connection to redis");
+                    }
                 }
-            }
+            },
         }
     }
 }

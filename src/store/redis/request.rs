@@ -93,28 +93,22 @@ fn start(operation: u8, quotas_decide: bool, now: Option<Timestamp>) -> BytesMut
 }
 
 fn put_limit(body: &mut BytesMut, limit: &Limit, always: bool, around: Timestamp) {
-    let calendar = match limit.shape() {
-        Shape::FixedWindow(Windows::Calendar(calendar)) => Some(calendar),
-        Shape::FixedWindow(Windows::Even(_)) | Shape::TokenBucket(_) | Shape::SlidingWindow(_) => {
-            None
-        }
+    let (first, second, calendar) = match limit.shape() {
+        Shape::FixedWindow(Windows::Even(length)) => (length.get(), 0, None),
+        Shape::FixedWindow(Windows::Calendar(calendar)) => (0, 0, Some(calendar)),
+        Shape::TokenBucket(bucket) => (bucket.refill(), bucket.cost(), None),
+        Shape::SlidingWindow(slices) => (slices.length().get(), 0, None),
     };
     body.put_u8(u8::from(always));
     body.put_u8(u8::from(calendar.is_some()));
     put(body, u64::from(limit.tag().get()), TAG);
     put_hits(body, limit.capacity());
-    match limit.shape() {
-        Shape::FixedWindow(Windows::Even(length)) => put(body, length.get(), NUMBER),
-        Shape::FixedWindow(Windows::Calendar(calendar)) => {
-            for border in calendar.borders(around) {
-                put_time(body, border);
-            }
+    put(body, first, NUMBER);
+    put(body, second, NUMBER);
+    if let Some(calendar) = calendar {
+        for border in calendar.borders(around) {
+            put_time(body, border);
         }
-        Shape::TokenBucket(bucket) => {
-            put(body, bucket.refill(), NUMBER);
-            put(body, bucket.cost(), NUMBER);
-        }
-        Shape::SlidingWindow(slices) => put(body, slices.length().get(), NUMBER),
     }
 }
 

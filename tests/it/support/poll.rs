@@ -32,6 +32,12 @@ where
             return answer;
         }
         assert!(Instant::now() < end, "waited in vain for {what}");
-        let _ = tokio::time::timeout(PAUSE, std::future::pending::<()>()).await;
+        pause().await;
     }
+}
+
+/// Leaves the processor to others for a moment between two looks.
+pub(crate) async fn pause() {
+    // It always times out.
+    let _ = tokio::time::timeout(PAUSE, std::future::pending::<()>()).await;
 }

@@ -1,17 +1,19 @@
 //! Real Redis servers on free ports of 127.0.0.1, gone when the test is.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
+use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::config::{Config, ServerConfig};
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
 use tempfile::TempDir;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::settings::{Kind, Settings, Socket};
+
+use super::poll::pause;
 
 pub(crate) mod cluster;
 pub(crate) mod sentinel;
@@ -26,7 +28,7 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    directory: TempDir,
+    _directory: TempDir,
     arguments: Vec<String>,
     pub(crate) port: u16,
 }
@@ -82,14 +84,10 @@ impl Server {
     fn run(arguments: Vec<String>, port: u16, directory: TempDir) -> Self {
         Self {
             child: spawn(&arguments),
-            directory,
+            _directory: directory,
             arguments,
             port,
         }
-    }
-
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
     }
 
     /// Ends the server as a power cut does.
@@ -174,6 +172,18 @@ impl Admin {
         self.0.custom(command, arguments.to_vec()).await
     }
 
+    pub(crate) async fn set(&self, key: &str, value: &[u8]) {
+        let _: Value = self
+            .0
+            .set(key, value, None, None, false)
+            .await
+            .expect("set");
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Vec<u8> {
+        self.0.get(key).await.expect("get")
+    }
+
     pub(crate) async fn text(&self, command: &str) -> String {
         self.run(command).await.into_string().unwrap_or_default()
     }
@@ -193,10 +203,6 @@ pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
         assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
         pause().await;
     }
-}
-
-pub(crate) async fn pause() {
-    tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
 /// A port that nobody listens on.

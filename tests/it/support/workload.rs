@@ -19,6 +19,8 @@ pub(crate) struct Workload {
     rules: Vec<Rule>,
     now: i64,
     forward_only: bool,
+    steady: bool,
+    refunds: bool,
 }
 
 /// The limits of a key as they are now; their numbers change on the way.
@@ -45,14 +47,28 @@ impl Workload {
             rules,
             now: START + random.random_range(0..86_400_000_000),
             forward_only: !backwards,
+            steady: false,
+            refunds: true,
             random,
         }
+    }
+
+    /// The same without changes of the rules.
+    pub(crate) fn steady(mut self) -> Self {
+        self.steady = true;
+        self
+    }
+
+    /// The same with peeks in place of refunds.
+    pub(crate) fn without_refunds(mut self) -> Self {
+        self.refunds = false;
+        self
     }
 
     /// Hands the next transaction to `run`.
     pub(crate) fn next<T>(&mut self, run: impl FnOnce(&Step<'_>) -> T) -> T {
         self.pass_time();
-        if self.random.random_bool(0.02) {
+        if !self.steady && self.random.random_bool(0.02) {
             let changed = self.random.random_range(0..self.rules.len());
             self.rules[changed].change_numbers(&mut self.random);
         }
@@ -73,7 +89,11 @@ impl Workload {
                     keys.push(key);
                     keys.len() - 1
                 });
-            demands.push(demand(random, &self.rules[which], place));
+            let mut demand = demand(random, &self.rules[which], place);
+            if let (Amount::Refund(hits), false) = (demand.amount, self.refunds) {
+                demand.amount = Amount::Peek(hits);
+            }
+            demands.push(demand);
         }
         run(&Step {
             keys,

@@ -67,6 +67,14 @@ impl Cluster {
             .expect("a master")
     }
 
+    pub(crate) async fn slot_of(&self, key: &str) -> u16 {
+        let slot = self.admins[MASTERS - 1]
+            .send(&["CLUSTER", "KEYSLOT", key])
+            .await;
+        let slot = slot.expect("a slot").as_i64().expect("a number");
+        u16::try_from(slot).expect("a slot")
+    }
+
     async fn join(&self, buses: &[u16]) {
         for (server, bus) in self.servers.iter().zip(buses) {
             let port = server.port;

@@ -1,0 +1,165 @@
+//! When servers stop, hang, start again or are replaced.
+
+use std::time::{Duration, Instant};
+
+use tollgate::limit::transaction::Amount;
+use tollgate::limit::{Hits, Limit};
+use tollgate::store::redis::Redis;
+use tollgate::store::{Key, StoreError};
+
+use super::{ask_within, charge, key, per_hour, used};
+use crate::support::redis::cluster::{Cluster, MASTERS};
+use crate::support::redis::sentinel::Sentinel;
+use crate::support::redis::{Server, connected, until};
+
+/// The longest that a call without a connection may take, on a busy machine.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+#[tokio::test]
+async fn the_script_is_loaded_again_after_it_was_forgotten() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    let (key, limit) = (key("flush"), per_hour(5));
+    for _ in 0..3 {
+        charge(&store, &key, &limit).await.expect("an outcome");
+        admin.run("SCRIPT FLUSH").await;
+    }
+    assert_eq!(used(&store, &key, &limit).await, 3);
+}
+
+#[tokio::test]
+async fn a_stopped_server_is_unreachable_at_once_and_is_found_again() {
+    let mut server = Server::start();
+    let store = server.store().await;
+    let (key, limit) = (key("restart"), per_hour(5));
+    charge(&store, &key, &limit).await.expect("an outcome");
+    server.kill();
+    until("the loss is seen", async || {
+        matches!(
+            charge(&store, &key, &limit).await,
+            Err(StoreError::Unreachable(_))
+        )
+    })
+    .await;
+    let started = Instant::now();
+    charge(&store, &key, &limit).await.expect_err("no server");
+    assert!(started.elapsed() < AT_ONCE, "took {:?}", started.elapsed());
+    store.ping().await.expect_err("no server");
+    server.restart();
+    until("service resumes", async || {
+        charge(&store, &key, &limit).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_may_start_before_its_server() {
+    let mut server = Server::start();
+    server.kill();
+    let store = Redis::connect(&server.settings()).expect("settings");
+    let error = store.ping().await.expect_err("no server");
+    assert_eq!(error.kind(), "unreachable");
+    server.restart();
+    until("service begins", async || store.ping().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_hanging_server_costs_no_more_than_the_timeout() {
+    let server = Server::start();
+    let store = server.store().await;
+    let (key, limit) = (key("hang"), per_hour(5));
+    charge(&store, &key, &limit).await.expect("an outcome");
+    server.signal("-STOP");
+    let timeout = Duration::from_millis(20);
+    let started = Instant::now();
+    let error = charge_within(&store, &key, &limit, timeout).await;
+    assert_eq!(error.expect_err("no answer").kind(), "timeout");
+    assert!(started.elapsed() < AT_ONCE, "took {:?}", started.elapsed());
+    server.signal("-CONT");
+    until("service resumes", async || store.ping().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_charge_whose_answer_is_lost_is_made_once() {
+    let server = Server::start();
+    let store = server.store().await;
+    let (key, limit) = (key("lost"), per_hour(5));
+    charge(&store, &key, &limit).await.expect("an outcome");
+    server.signal("-STOP");
+    // It is given longer than the connection is, so it is under way when the connection is replaced.
+    let patient = Duration::from_secs(20);
+    let error = charge_within(&store, &key, &limit, patient).await;
+    assert_eq!(error.expect_err("no answer").kind(), "timeout");
+    server.signal("-CONT");
+    until("service resumes", async || store.ping().await.is_ok()).await;
+    assert_eq!(used(&store, &key, &limit).await, 2);
+}
+
+#[tokio::test]
+async fn sentinel_leads_to_the_new_master() {
+    let mut servers = Sentinel::start().await;
+    let store = connected(&servers.settings()).await;
+    let (key, limit) = (key("sentinel"), per_hour(1000));
+    charge(&store, &key, &limit).await.expect("an outcome");
+    let replica = servers.replica.admin().await;
+    until("the replica has it", async || {
+        replica.run("DBSIZE").await.as_i64() == Some(1)
+    })
+    .await;
+    servers.master.kill();
+    until("service resumes", async || {
+        charge(&store, &key, &limit).await.is_ok()
+    })
+    .await;
+    assert_eq!(used(&store, &key, &limit).await, 2);
+}
+
+#[tokio::test]
+async fn a_lost_master_of_a_cluster_stops_its_slots_only_until_its_replica_takes_over() {
+    let mut cluster = Cluster::start(true).await;
+    let store = connected(&cluster.settings()).await;
+    let limit = per_hour(1_000_000);
+    let mut keys: Vec<Key> = Vec::new();
+    for master in 0..MASTERS {
+        let on_master = async |n: &usize| {
+            let slot = cluster.slot_of(key(&format!("f{n}")).as_str()).await;
+            Cluster::first_master(slot) == master
+        };
+        let mut n = 0;
+        while !on_master(&n).await {
+            n += 1;
+        }
+        keys.push(key(&format!("f{n}")));
+        charge(&store, &keys[master], &limit)
+            .await
+            .expect("an outcome");
+    }
+    cluster.servers[0].kill();
+    until("the loss is seen", async || {
+        charge(&store, &keys[0], &limit).await.is_err()
+    })
+    .await;
+    charge(&store, &keys[1], &limit)
+        .await
+        .expect("another master is not affected");
+    until("service resumes", async || {
+        charge(&store, &keys[0], &limit).await.is_ok()
+    })
+    .await;
+    until("all is well", async || store.ping().await.is_ok()).await;
+    for key in &keys {
+        charge(&store, key, &limit).await.expect("an outcome");
+    }
+}
+
+async fn charge_within(
+    store: &Redis,
+    key: &Key,
+    limit: &Limit,
+    timeout: Duration,
+) -> Result<(), StoreError> {
+    let keys = std::slice::from_ref(key);
+    let amounts = [Amount::Charge(Hits::ONE)];
+    let outcome = ask_within(store, keys, limit, &amounts, timeout).await;
+    outcome.map(|_| ())
+}

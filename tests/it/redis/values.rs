@@ -1,0 +1,113 @@
+//! What lies in Redis: how long, how much, and what if it is not ours.
+
+use tollgate::limit::transaction::Amount;
+use tollgate::limit::{Algorithm, Hits, Unit};
+use tollgate::store::{Key, StoreError};
+
+use super::{ask, charge, key, limit, per_hour, reading, used};
+use crate::support::redis::{Server, until};
+
+const ALGORITHMS: [Algorithm; 3] = [
+    Algorithm::FixedWindow,
+    Algorithm::TokenBucket {
+        burst: Hits::whole(10),
+    },
+    Algorithm::SlidingWindow,
+];
+
+#[tokio::test]
+async fn a_key_lives_until_it_is_as_good_as_fresh() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    for (n, algorithm) in ALGORITHMS.into_iter().enumerate() {
+        for unit in [Unit::Second, Unit::Minute, Unit::Month] {
+            let (key, limit) = (
+                Key::new("", &format!("{n}"), unit.name()),
+                limit(10, unit, algorithm),
+            );
+            let outcome = charge(&store, &key, &limit).await.expect("an outcome");
+            let left = admin.run(&format!("PTTL {}", key.as_str())).await.as_i64();
+            let left = left.expect("a number");
+            let reset = i64::try_from(reading(&outcome).reset.get().div_ceil(1000)).expect("ms");
+            assert!(left <= reset, "{unit:?} {algorithm:?}: {left} of {reset}");
+            if unit != Unit::Second {
+                assert!(
+                    left > reset - 5_000,
+                    "{unit:?} {algorithm:?}: {left} of {reset}"
+                );
+                continue;
+            }
+            until("the key is gone", async || {
+                admin
+                    .run(&format!("EXISTS {}", key.as_str()))
+                    .await
+                    .as_i64()
+                    == Some(0)
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_memory_of_a_key() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    for (n, algorithm) in ALGORITHMS.into_iter().enumerate() {
+        let (key, limit) = (key(&format!("user{n}")), limit(1000, Unit::Hour, algorithm));
+        charge(&store, &key, &limit).await.expect("an outcome");
+        let usage = admin.run(&format!("MEMORY USAGE {}", key.as_str())).await;
+        let usage = usage.as_i64().expect("bytes");
+        println!("{algorithm:?}: {usage} bytes under {key:?}");
+        assert!(usage < 250, "{algorithm:?}: {usage} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_peek_and_a_refusal_write_nothing() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    let (key, limit) = (key("unwritten"), per_hour(3));
+    for amount in [Amount::Peek(Hits::ONE), Amount::Charge(Hits::whole(4))] {
+        let keys = std::slice::from_ref(&key);
+        ask(&store, keys, &limit, amount).await.expect("an outcome");
+        assert_eq!(admin.run("DBSIZE").await.as_i64(), Some(0), "{amount:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_or_damaged_value_is_an_error_of_its_key_alone() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    let limit = per_hour(3);
+    let (bad, good) = (key("bad"), key("good"));
+    charge(&store, &good, &limit).await.expect("an outcome");
+    // A text that is not ours, another version, one that ends too early, an algorithm that there is not.
+    let values: [&[u8]; 5] = [
+        b"hello",
+        b"",
+        &[2, 0, 0, 0, 0, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 9],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    for value in values {
+        admin.set(bad.as_str(), value).await;
+        refuses_to_touch(&store, &bad, &good).await;
+        assert_eq!(admin.get(bad.as_str()).await, value);
+    }
+    admin.send(&["DEL", bad.as_str()]).await.expect("deleted");
+    admin
+        .send(&["LPUSH", bad.as_str(), "x"])
+        .await
+        .expect("a list");
+    refuses_to_touch(&store, &bad, &good).await;
+    assert_eq!(used(&store, &good, &limit).await, 1);
+}
+
+async fn refuses_to_touch(store: &tollgate::store::redis::Redis, bad: &Key, good: &Key) {
+    let keys = [good.clone(), bad.clone()];
+    let error = ask(store, &keys, &per_hour(3), Amount::Charge(Hits::ONE)).await;
+    let error = error.expect_err("a value that is not ours");
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
+    assert!(error.to_string().contains(bad.as_str()), "{error}");
+}
