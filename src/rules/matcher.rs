@@ -17,7 +17,7 @@ use super::{Domain, Entry, Rule};
 pub struct Level {
     keys: HashMap<String, Values>,
     /// Patterns in keys, matched against `key_value` as a whole, as the reference does.
-    flat: Patterns,
+    flat: Option<Box<Patterns>>,
     /// How many nodes have been added: the file order of the next.
     added: usize,
 }
@@ -43,6 +43,11 @@ pub enum Matcher {
     /// A value like this, `*` standing for any text.
     Pattern(String),
 }
+
+/// The same key and matcher are there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the same key and matcher are there already")]
+pub struct Duplicate;
 
 /// The nodes of one key.
 #[derive(Debug, Default)]
@@ -88,8 +93,8 @@ impl Domain {
 }
 
 impl Level {
-    /// Adds a node; gives it back if the same key and matcher are there already.
-    pub fn add(&mut self, key: &str, matcher: Matcher, node: Node) -> Result<(), Node> {
+    /// Adds a node.
+    pub fn add(&mut self, key: &str, matcher: Matcher, node: Node) -> Result<(), Duplicate> {
         let order = self.added;
         self.added += 1;
         if key.contains('*') {
@@ -98,11 +103,12 @@ impl Level {
                 Matcher::Exact(value) | Matcher::Pattern(value) => format!("{key}_{value}"),
                 Matcher::Cidr(net) => format!("{key}_{net}"),
             };
-            return self.flat.add(pattern, order, node);
+            let flat = self.flat.get_or_insert_default();
+            return flat.add(pattern, order, node);
         }
         let values = self.keys.entry(key.to_owned()).or_default();
         match matcher {
-            Matcher::Bare if values.bare.is_some() => Err(node),
+            Matcher::Bare if values.bare.is_some() => Err(Duplicate),
             Matcher::Bare => {
                 values.bare = Some(Box::new(node));
                 Ok(())
@@ -135,16 +141,13 @@ impl Level {
     }
 
     fn find_flat(&self, entry: &Entry<'_>) -> Option<&Wildcard> {
-        if self.flat.known.is_empty() {
-            return None;
-        }
-        let text = format!("{}_{}", entry.key, entry.value);
-        self.flat.find(&text)
+        let flat = self.flat.as_ref()?;
+        flat.find(&format!("{}_{}", entry.key, entry.value))
     }
 }
 
 impl Cidrs {
-    fn add(&mut self, net: IpNet, node: Node) -> Result<(), Node> {
+    fn add(&mut self, net: IpNet, node: Node) -> Result<(), Duplicate> {
         let same_length = self
             .0
             .entry(std::cmp::Reverse(net.prefix_len()))
@@ -165,10 +168,10 @@ impl Cidrs {
 }
 
 impl Patterns {
-    fn add(&mut self, pattern: String, order: usize, node: Node) -> Result<(), Node> {
+    fn add(&mut self, pattern: String, order: usize, node: Node) -> Result<(), Duplicate> {
         let mut parts: Vec<Vec<u8>> = pattern.split('*').map(Vec::from).collect();
         if !self.known.insert(pattern) {
-            return Err(node);
+            return Err(Duplicate);
         }
         // A pattern has a `*`, so it has two ends at least.
         let suffix = parts.pop().unwrap_or_default();
@@ -237,9 +240,9 @@ fn insert_new<K: std::hash::Hash + Eq>(
     map: &mut HashMap<K, Node>,
     key: K,
     node: Node,
-) -> Result<(), Node> {
+) -> Result<(), Duplicate> {
     if map.contains_key(&key) {
-        return Err(node);
+        return Err(Duplicate);
     }
     map.insert(key, node);
     Ok(())

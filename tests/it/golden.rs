@@ -96,10 +96,16 @@ fn what_one_file_says_of_a_domain_holds_for_all_its_files() {
 #[test]
 fn reports_are_bounded() {
     let wrong = "{key: k, rate_limit: {unit: dais}},".repeat(3000);
-    let line = format!("domain: d\ndescriptors: [{wrong}]\n\u{1b}[31m: {}", "x".repeat(9000));
+    let line = format!(
+        "domain: d\ndescriptors: [{wrong}]\n\u{1b}[31m: {}",
+        "x".repeat(9000)
+    );
     let report = compile(&[("d.yaml".to_owned(), line)], false).expect_err("all is wrong");
     assert!(report.len() < 100_000, "{} bytes", report.len());
-    assert!(report.contains("did you mean `day`?") && report.contains("and 900 more"), "{report}");
+    assert!(
+        report.contains("did you mean `day`?") && report.contains("and 900 more"),
+        "{report}"
+    );
     assert!(!report.contains('\u{1b}'), "{report}");
 }
 

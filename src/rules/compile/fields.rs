@@ -197,10 +197,10 @@ impl<'s, 'f> Fields<'s, 'f> {
         let Some(node) = self.get(name) else {
             return false;
         };
-        if let Value::Scalar { text, plain: true } = &node.value {
-            if let Some(flag) = boolean(text) {
-                return flag;
-            }
+        if let Value::Scalar { text, plain: true } = &node.value
+            && let Some(flag) = boolean(text)
+        {
+            return flag;
         }
         let message = format!("`{name}` is `true` or `false`");
         self.fail(name, self.error_at(name, node.span, message));
