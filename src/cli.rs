@@ -2,7 +2,7 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
-//! - [`bench`]: makes load, and measures it
+//! - [`mod@bench`]: makes load, and measures it
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

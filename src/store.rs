@@ -7,7 +7,7 @@
 //! 2. *All or nothing.* A transaction that is refused leaves every key as it was, but for the limits that are charged
 //!    always. Over several hash slots of a Redis Cluster the keys of one [`Key::tag`] are one step; keys under other tags are
 //!    charged beside it and given back if any refuses. So for about one round trip a refusal may make others stricter, never
-//!    looser: no limit is exceeded at any moment.
+//!    looser: no limit is exceeded at any moment. A refund in such a transaction is made last, once all have admitted.
 //! 3. *A lost answer counts as charged.* A store never repeats a charge whose answer it did not get.
 //! 4. *The store's time*, except when the transaction brings its own ([`Transaction::now`]). A key's time never goes back.
 //! 5. *Expiry.* A key is forgotten when all it remembers is as good as fresh, not before; a store that must bound its size

@@ -33,7 +33,7 @@ pub(super) struct Fields<'s, 'f> {
     any_failed: Cell<bool>,
 }
 
-/// Fields that DESIGN reserves: they mean something, but not yet.
+/// Fields that will mean something, and do not yet.
 const RESERVED: [&str; 6] = ["plans", "plan", "costs", "ban", "lists", "candidate"];
 
 impl Table {
