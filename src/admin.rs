@@ -137,8 +137,9 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    if let Store::Embedded(store) = admin.engine.store() {
-        admin.metrics.embedded_keys(store.len());
+    match admin.engine.store() {
+        Store::Embedded(store) => admin.metrics.embedded_keys(store.len()),
+        Store::Redis(store) => admin.metrics.lost_give_backs(store.lost_give_backs()),
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()

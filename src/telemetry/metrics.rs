@@ -56,6 +56,7 @@ pub struct Metrics {
     rules_loaded: Gauge,
     rules_load_timestamp: Gauge<f64, AtomicU64>,
     embedded_keys: Gauge,
+    lost_give_backs: Gauge,
     in_flight: Gauge<i64, AtomicI64>,
 }
 
@@ -182,6 +183,11 @@ impl Metrics {
                 "Keys in the embedded store",
                 Gauge::default(),
             ),
+            lost_give_backs: adder.add(
+                "tollgate_store_lost_give_backs",
+                "Charges of refused requests that could not be given back: limits that are stricter until their windows end",
+                Gauge::default(),
+            ),
             in_flight: adder.add("tollgate_in_flight", "gRPC calls under way", Gauge::default()),
             registry: Registry::default(),
         };
@@ -287,6 +293,12 @@ impl Metrics {
     pub fn embedded_keys(&self, keys: usize) {
         self.embedded_keys
             .set(i64::try_from(keys).unwrap_or(i64::MAX));
+    }
+
+    /// How many charges of refused requests could not be given back.
+    pub fn lost_give_backs(&self, count: u64) {
+        self.lost_give_backs
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a call as under way until what is returned is dropped.

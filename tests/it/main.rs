@@ -10,6 +10,7 @@ mod envoy;
 mod fallback;
 mod golden;
 mod grpc;
+mod matching;
 mod properties;
 mod redis;
 mod reload;
