@@ -3,12 +3,12 @@
 //! - [`keys`]: which key each request asks for
 //! - [`client`]: calls over HTTP/2, as lean as they can be
 //! - [`load`]: closed and open loop
+//! - [`tally`]: what is counted
 //! - [`report`]: what came out
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -19,9 +19,11 @@ pub mod client;
 pub mod keys;
 pub mod load;
 pub mod report;
+pub mod tally;
 
 use keys::Distribution;
-use load::{Load, Tally};
+use load::Load;
+use tally::Tally;
 
 /// What to send, how fast, and where.
 #[derive(Clone, Debug, clap::Args)]
@@ -91,7 +93,7 @@ pub enum Format {
     Json,
 }
 
-/// Exit code 0 with a result, 1 if the service cannot be reached.
+/// Exit code 0 with a result, also of a run that was interrupted; 1 if the service cannot be reached.
 pub fn run(args: Args) -> ExitCode {
     let load = Arc::new(Load::new(args));
     let progress = report::Progress::start(&load);
@@ -110,7 +112,7 @@ pub fn run(args: Args) -> ExitCode {
             Err(_) => problem = Some("a thread of the load generator panicked".to_owned()),
         }
     }
-    load.stop();
+    load.end();
     progress.finish();
     if let Some(problem) = problem {
         say(&format!("error: {}: {problem}", load.args.address));
@@ -128,6 +130,3 @@ fn work(load: &Arc<Load>, number: u32) -> Result<Tally, client::Error> {
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, load::run(Arc::clone(load), number))
 }
-
-/// How long the last answers may take after the end.
-pub(crate) const GRACE: Duration = Duration::from_secs(2);

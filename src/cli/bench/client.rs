@@ -1,9 +1,11 @@
 //! Calls over HTTP/2 without a gRPC library between: the load generator must not be the bottleneck.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -18,6 +20,9 @@ const MAX_ANSWER: usize = 1 << 20;
 /// The windows of a connection and its streams: answers are never held up.
 const WINDOW: u32 = 1 << 24;
 
+/// How long to wait before a lost connection is made anew: a service that is away is not to be stormed.
+const BEFORE_MENDING: Duration = Duration::from_millis(10);
+
 /// Where the service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -27,9 +32,16 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// A connection.
-#[derive(Clone)]
-pub struct Client {
+/// A connection of many callers, made anew when it is lost: services send their clients away now and then.
+#[derive(Debug)]
+pub struct Connection {
+    address: Address,
+    client: RefCell<Client>,
+    is_mending: Cell<bool>,
+}
+
+#[derive(Clone, Debug)]
+struct Client {
     send: SendRequest<Bytes>,
     head: Request<()>,
 }
@@ -41,8 +53,13 @@ pub enum Answer {
     Ok,
     /// It is refused.
     OverLimit,
-    /// Neither: a gRPC status code, or 255 for a call that broke.
+    /// Neither: a gRPC status code.
     Failed(u8),
+}
+
+impl Answer {
+    /// The connection broke, or what came is no answer; no gRPC status has this code.
+    pub const LOST: Self = Self::Failed(u8::MAX);
 }
 
 /// Why there is no connection.
@@ -57,6 +74,9 @@ pub enum Error {
     /// No sense.
     #[error("{0}")]
     Http(#[from] http::Error),
+    /// No answer.
+    #[error("connecting takes too long")]
+    Slow,
 }
 
 /// The first field of the answer: the others are skipped.
@@ -92,9 +112,38 @@ impl fmt::Display for Address {
     }
 }
 
-impl Client {
+impl Connection {
     /// Connects; what drives the connection runs as a local task.
-    pub async fn connect(address: &Address) -> Result<Self, Error> {
+    pub async fn open(address: &Address) -> Result<Self, Error> {
+        Ok(Self {
+            address: address.clone(),
+            client: RefCell::new(Client::connect(address).await?),
+            is_mending: Cell::new(false),
+        })
+    }
+
+    /// One call.
+    pub async fn call(&self, message: Bytes) -> Answer {
+        let client = self.client.borrow().clone();
+        client.try_call(message).await.unwrap_or(Answer::LOST)
+    }
+
+    /// Connects anew after a call was lost; one caller does it for all.
+    pub async fn mend(&self) {
+        let is_first = !self.is_mending.replace(true);
+        tokio::time::sleep(BEFORE_MENDING).await;
+        if is_first {
+            // If it does not work, the next call says so.
+            if let Ok(client) = Client::connect(&self.address).await {
+                self.client.replace(client);
+            }
+            self.is_mending.set(false);
+        }
+    }
+}
+
+impl Client {
+    async fn connect(address: &Address) -> Result<Self, Error> {
         match address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
@@ -137,16 +186,9 @@ impl Client {
         Ok(Self { send, head })
     }
 
-    /// One call.
-    pub async fn call(&self, message: Bytes) -> Answer {
-        self.try_call(message)
-            .await
-            .unwrap_or(Answer::Failed(u8::MAX))
-    }
-
-    async fn try_call(&self, message: Bytes) -> Result<Answer, h2::Error> {
-        let mut send = self.send.clone().ready().await?;
-        let (response, mut stream) = send.send_request(self.head.clone(), false)?;
+    async fn try_call(self, message: Bytes) -> Result<Answer, h2::Error> {
+        let mut send = self.send.ready().await?;
+        let (response, mut stream) = send.send_request(self.head, false)?;
         stream.send_data(message, true)?;
         let response = response.await?;
         if let Some(answer) = failure(response.headers()) {
@@ -170,7 +212,7 @@ impl Client {
         Ok(match overall {
             Some(overall) if overall.code == crate::grpc::wire::OVER_LIMIT => Answer::OverLimit,
             Some(_) => Answer::Ok,
-            None => Answer::Failed(u8::MAX),
+            None => Answer::LOST,
         })
     }
 }
@@ -180,7 +222,7 @@ impl fmt::Display for Answer {
         match self {
             Answer::Ok => f.write_str("ok"),
             Answer::OverLimit => f.write_str("over_limit"),
-            Answer::Failed(u8::MAX) => f.write_str("connection lost"),
+            &Answer::LOST => f.write_str("lost"),
             Answer::Failed(code) => write!(f, "{:?}", tonic::Code::from_i32(i32::from(*code))),
         }
     }

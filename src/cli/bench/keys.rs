@@ -31,6 +31,8 @@ pub struct Requests {
     zipf: Option<Zipf<f64>>,
     keys: u64,
     subjects: Subjects,
+    /// Where the subject is among the entries of each descriptor.
+    subject_entry: usize,
 }
 
 impl FromStr for Distribution {
@@ -81,16 +83,12 @@ impl Requests {
             zipf,
             keys: args.keys,
             subjects: args.subjects,
+            subject_entry: args.key.len().saturating_sub(1),
         }
     }
 
     /// The next message with its gRPC prefix.
-    pub fn next(
-        &mut self,
-        random: &mut SmallRng,
-        subject_entry: usize,
-        buffer: &mut BytesMut,
-    ) -> Bytes {
+    pub fn next(&mut self, random: &mut SmallRng, buffer: &mut BytesMut) -> Bytes {
         let first = self.subject(random);
         for index in 0..self.message.descriptors.len() {
             let subject = match self.subjects {
@@ -98,7 +96,7 @@ impl Requests {
                 Subjects::One | Subjects::Many => first,
             };
             let entries = &mut self.message.descriptors[index].entries;
-            if let Some(entry) = entries.get_mut(subject_entry) {
+            if let Some(entry) = entries.get_mut(self.subject_entry) {
                 entry.value.clear();
                 // Writing to a String cannot fail.
                 let _ = write!(entry.value, "u{subject}");

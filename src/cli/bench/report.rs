@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, json};
 
 use super::Format;
-use super::load::{Load, Tally};
+use super::load::Load;
+use super::tally::Tally;
 
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(200);
@@ -34,14 +35,15 @@ impl Progress {
     pub fn start(load: &Arc<Load>) -> Self {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let bar = ProgressBar::new(millis(load.length()));
+        // Without a terminal it draws nothing.
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {elapsed} {msg}") {
             bar.set_style(style);
         }
         let (load, shown) = (Arc::clone(load), bar.clone());
         let mover = thread::spawn(move || {
             let mut before = 0;
-            while load.elapsed() < load.length() {
-                thread::sleep(TICK);
+            while !load.is_over() {
+                thread::park_timeout(TICK);
                 let issued = load.issued();
                 let per_second = (issued - before) as f64 / TICK.as_secs_f64();
                 before = issued;
@@ -52,12 +54,11 @@ impl Progress {
         Self { bar, mover }
     }
 
-    /// Takes the bar away.
+    /// Takes the bar away, once the run is over.
     pub fn finish(self) {
-        // It only ends when the time is over; a run that ends early does not wait for it.
-        if self.mover.is_finished() {
-            let _ = self.mover.join();
-        }
+        self.mover.thread().unpark();
+        // It cannot fail, and would change nothing.
+        let _ = self.mover.join();
         self.bar.finish_and_clear();
     }
 }
@@ -73,11 +74,15 @@ pub fn print(load: &Load, tally: &Tally) {
 }
 
 fn per_second(load: &Load, tally: &Tally) -> f64 {
-    let measured = load
-        .elapsed()
-        .min(load.length())
-        .saturating_sub(load.args.warmup.0);
-    tally.answers.values().sum::<u64>() as f64 / measured.as_secs_f64().max(f64::MIN_POSITIVE)
+    match load.measured().as_secs_f64() {
+        0.0 => 0.0,
+        seconds => tally.in_time as f64 / seconds,
+    }
+}
+
+/// Requests that were due and could not even be sent, for all callers were waiting.
+fn unsent(load: &Load, tally: &Tally) -> u64 {
+    load.due().map_or(0, |due| due.saturating_sub(tally.sent))
 }
 
 fn micros(tally: &Tally, quantile: f64) -> f64 {
@@ -104,6 +109,15 @@ fn text(load: &Load, tally: &Tally) -> String {
     for (answer, count) in &tally.answers {
         text += &format!("{count:>10} {answer}\n");
     }
+    if tally.unanswered() > 0 {
+        text += &format!("{:>10} without an answer\n", tally.unanswered());
+    }
+    if unsent(load, tally) > 0 {
+        text += &format!(
+            "{:>10} due but not sent, and not in the latencies: more --concurrency, or the rate is too high\n",
+            unsent(load, tally)
+        );
+    }
     text
 }
 
@@ -123,9 +137,12 @@ fn json(load: &Load, tally: &Tally) -> String {
         "connections": load.args.connections,
         "concurrency": load.args.concurrency,
         "descriptors": load.args.descriptors,
+        "seconds": load.measured().as_secs_f64(),
         "requests_per_second": per_second(load, tally),
         "latency_us": latency,
         "answers": answers,
+        "unanswered": tally.unanswered(),
+        "unsent": unsent(load, tally),
     });
     format!("{result}\n")
 }
