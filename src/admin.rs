@@ -26,7 +26,7 @@ use serde_json::json;
 use crate::engine::Engine;
 use crate::rules::RuleSet;
 use crate::store::Store;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{self, Metrics};
 
 pub mod json;
 pub mod listen;
@@ -137,10 +137,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    if let Store::Embedded(store) = admin.engine.store() {
-        admin.metrics.embedded_keys(store.len());
+    match admin.engine.store() {
+        Store::Embedded(store) => admin.metrics.embedded_keys(store.len()),
+        Store::Redis(store) => admin.metrics.lost_give_backs(store.lost_give_backs()),
     }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let kind = metrics::CONTENT_TYPE;
     ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
 }
 
