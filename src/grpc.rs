@@ -3,6 +3,7 @@
 //! - [`rls`]: the service
 //! - [`wire`]: messages to requests, answers to messages; the only file that names generated types
 //! - [`listen`]: sockets, and the connections that they accept
+//! - [`bounded`]: connections that end by themselves
 //! - [`tls`]: certificates, read again when they change
 
 use std::io;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -22,11 +24,13 @@ use crate::engine::readiness::Readiness;
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 
+pub mod bounded;
 pub mod listen;
 pub mod rls;
 pub mod tls;
 pub mod wire;
 
+use bounded::Bounded;
 use listen::{Accepted, Listener};
 
 /// The names under which health is asked: the whole, the reference's, and what Envoy's health check sends by convention.
@@ -81,19 +85,22 @@ pub async fn serve(
     for _ in 0..LANES {
         let (lane, connections) = mpsc::channel::<io::Result<Accepted>>(WAITING);
         lanes.push(lane);
-        let server = builder(&settings)
+        let age = jittered_age(&settings);
+        let life = age.map(|age| age + settings.max_connection_age_grace);
+        let connections = ReceiverStream::new(connections)
+            .map(move |accepted| accepted.map(|stream| Bounded::new(stream, life)));
+        let server = builder(&settings, age)
             .add_service(service.clone())
             .add_service(health_service.clone())
             .add_service(reflection_v1()?)
             .add_service(reflection_v1alpha()?);
         let mut shutdown = shutdown.clone();
-        servers.push(server.serve_with_incoming_shutdown(
-            ReceiverStream::new(connections),
-            async move {
+        servers.push(
+            server.serve_with_incoming_shutdown(connections, async move {
                 // A dropped sender is a shutdown too.
                 let _ = shutdown.wait_for(|down| *down).await;
-            },
-        ));
+            }),
+        );
     }
     let accepting = tokio::spawn(listener.accept_into(lanes, shutdown));
     let ended: Result<Vec<()>, tonic::transport::Error> =
@@ -106,20 +113,21 @@ pub async fn serve(
 /// The descriptors of all messages and services, as `proto/` has them.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tollgate.bin"));
 
-fn builder(settings: &Settings) -> Server {
-    let age = settings
-        .max_connection_age
-        .mul_f64(rand::rng().random_range(0.9..1.1));
+fn builder(settings: &Settings, age: Option<Duration>) -> Server {
     let builder = Server::builder()
         .max_concurrent_streams(settings.max_concurrent_streams)
         .http2_keepalive_interval(Some(settings.keepalive_interval).filter(|i| !i.is_zero()))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout));
-    if age.is_zero() {
-        return builder;
+    match age {
+        Some(age) => builder.max_connection_age(age),
+        None => builder,
     }
-    builder
-        .max_connection_age(age)
-        .max_connection_age_grace(settings.max_connection_age_grace)
+}
+
+/// How old the connections of one lane may be; none for ever.
+fn jittered_age(settings: &Settings) -> Option<Duration> {
+    let age = settings.max_connection_age;
+    (!age.is_zero()).then(|| age.mul_f64(rand::rng().random_range(0.9..1.1)))
 }
 
 /// Tells the health service whatever becomes of readiness.

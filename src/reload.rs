@@ -3,13 +3,14 @@
 //! Changes are found by looking at names, sizes and times every [`LOOK_EVERY`], not by file events: that works on every
 //! file system, sees a directory that is replaced or a symbolic link that is swapped (Kubernetes' `..data`, the reference's
 //! `RUNTIME_ROOT`), and cannot miss anything. What has changed is loaded once it has stayed the same for one look, so that
-//! a file is not read while it is being written.
+//! a file is not read while it is being written; if its text is the same after all, nothing happens.
 //!
 //! - [`source`]: the files of a directory
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
@@ -21,7 +22,7 @@ use crate::time::Clock;
 
 pub mod source;
 
-pub use source::{Source, SourceError};
+pub use source::{Look, Read, Source, SourceError};
 
 /// How often the directory is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -34,6 +35,16 @@ pub struct Reloader {
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
     clock: Clock,
+    last: Mutex<Last>,
+}
+
+/// What was read last, whether or not it was good.
+#[derive(Debug, Default)]
+struct Last {
+    /// What the directory looked like just before.
+    look: Option<Look>,
+    /// Which text its files had; none if they could not be read.
+    fingerprint: Option<u128>,
 }
 
 /// What was loaded.
@@ -72,12 +83,75 @@ impl Reloader {
             engine,
             metrics,
             clock: Clock::System,
+            last: Mutex::default(),
         }
     }
 
     /// Reads, compiles and swaps in the rules, all of them or none.
     pub fn load(&self) -> Result<Loaded, Failure> {
-        let result = self.try_load();
+        let (read, _) = self.read();
+        self.swap(read)
+    }
+
+    /// The same, but nothing if the files are still as they were read last.
+    pub fn load_changed(&self) -> Option<Result<Loaded, Failure>> {
+        let (read, changed) = self.read();
+        changed.then(|| self.swap(read))
+    }
+
+    /// Loads the rules whenever the directory has changed, or when `asked` to, until the future is dropped.
+    pub async fn watch(self: Arc<Self>, asked: Arc<Notify>) {
+        let mut before = self.last.lock().look.clone();
+        loop {
+            let force = tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => false,
+                () = asked.notified() => true,
+            };
+            // Files may be slow, and compiling a hundred thousand rules takes a while: neither may hold up requests.
+            let this = Arc::clone(&self);
+            let step = tokio::task::spawn_blocking(move || this.step(before, force));
+            before = match step.await {
+                Ok(look) => Some(look),
+                Err(_) => {
+                    error!("loading the rules made the service panic, and those before stay");
+                    None
+                }
+            };
+        }
+    }
+
+    /// Looks at the directory and loads what has changed, once it looks as it did `before`.
+    fn step(&self, before: Option<Look>, force: bool) -> Look {
+        let now = self.source.look();
+        let settled = before.as_ref() == Some(&now);
+        let new = self.last.lock().look.as_ref() != Some(&now);
+        if force {
+            log(self.load());
+        } else if settled
+            && new
+            && let Some(result) = self.load_changed()
+        {
+            log(result);
+        }
+        now
+    }
+
+    /// Reads the files; and whether they are other than those read last.
+    fn read(&self) -> (Result<Read, SourceError>, bool) {
+        // A change between the two is seen at the next look.
+        let look = Some(self.source.look());
+        let read = self.source.read();
+        let fingerprint = read.as_ref().ok().map(Read::fingerprint);
+        let last = Last { look, fingerprint };
+        let before = std::mem::replace(&mut *self.last.lock(), last);
+        (
+            read,
+            fingerprint.is_none() || fingerprint != before.fingerprint,
+        )
+    }
+
+    fn swap(&self, read: Result<Read, SourceError>) -> Result<Loaded, Failure> {
+        let result = self.try_swap(read);
         match &result {
             Ok(loaded) => {
                 let at_secs = self.clock.now().as_micros() as f64 / 1e6;
@@ -88,54 +162,8 @@ impl Reloader {
         result
     }
 
-    /// Loads the rules whenever the directory has changed, or when `asked` to, until the future is dropped.
-    pub async fn watch(self: Arc<Self>, asked: Arc<Notify>) {
-        let mut loaded = self.source.look();
-        let mut before = loaded.clone();
-        loop {
-            let changed = tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {
-                    let now = self.source.look();
-                    let settled = now == before;
-                    before = now;
-                    settled && before != loaded
-                }
-                () = asked.notified() => {
-                    before = self.source.look();
-                    true
-                }
-            };
-            if changed {
-                loaded = before.clone();
-                // Compiling a hundred thousand rules takes a while: it must not hold up requests.
-                let this = Arc::clone(&self);
-                let load = tokio::task::spawn_blocking(move || this.load_and_log());
-                if load.await.is_err() {
-                    error!("loading the rules made the service panic, and those before stay");
-                }
-            }
-        }
-    }
-
-    fn load_and_log(&self) {
-        match self.load() {
-            Ok(loaded) => info!(
-                rules = loaded.rules,
-                files = loaded.files,
-                "loaded the rules of {}",
-                loaded.domains.join(", ")
-            ),
-            Err(Failure::Rejected(report)) => {
-                error!("the rules have errors, and those before stay\n{report}");
-            }
-            Err(Failure::Unreadable(problem)) => {
-                error!("the rules cannot be read, and those before stay: {problem}");
-            }
-        }
-    }
-
-    fn try_load(&self) -> Result<Loaded, Failure> {
-        let read = self.source.read()?;
+    fn try_swap(&self, read: Result<Read, SourceError>) -> Result<Loaded, Failure> {
+        let read = read?;
         for path in &read.ignored {
             warn!(
                 "{} is no rule file: their names end in .yaml or .yml",
@@ -152,5 +180,22 @@ impl Reloader {
         };
         self.engine.install(rules);
         Ok(loaded)
+    }
+}
+
+fn log(result: Result<Loaded, Failure>) {
+    match result {
+        Ok(loaded) => info!(
+            rules = loaded.rules,
+            files = loaded.files,
+            "loaded the rules of {}",
+            loaded.domains.join(", ")
+        ),
+        Err(Failure::Rejected(report)) => {
+            error!("the rules have errors, and those before stay\n{report}");
+        }
+        Err(Failure::Unreadable(problem)) => {
+            error!("the rules cannot be read, and those before stay: {problem}");
+        }
     }
 }

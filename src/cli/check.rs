@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::reload::Source;
 use crate::rules::compile::{Options, compile};
-use crate::rules::diagnostic::{Report, Severity};
+use crate::rules::diagnostic::Severity;
 
 use super::say;
 
@@ -34,8 +34,8 @@ pub fn run(args: &Args) -> ExitCode {
         };
         match check(&source, options) {
             Ok(summary) => print(&format!("{}: {summary}\n", dir.display())),
-            Err(problem) => {
-                print(&problem);
+            Err((report, summary)) => {
+                print(&format!("{report}{}: {summary}\n", dir.display()));
                 well = false;
             }
         }
@@ -47,8 +47,11 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn check(source: &Source, options: Options) -> Result<String, String> {
-    let read = source.read().map_err(|error| format!("error: {error}\n"))?;
+/// A line about a directory, and before it the report if there is one.
+fn check(source: &Source, options: Options) -> Result<String, (String, String)> {
+    let read = source
+        .read()
+        .map_err(|error| (String::new(), format!("error: {error}")))?;
     for path in &read.ignored {
         say(&format!(
             "{} is no rule file: their names end in .yaml or .yml",
@@ -57,19 +60,20 @@ fn check(source: &Source, options: Options) -> Result<String, String> {
     }
     match compile(&read.files, options) {
         Ok(rules) => Ok(format!(
-            "{} domains, {} rules, no errors",
-            rules.domains.len(),
-            rules.rules.len()
+            "{}, {}, no errors",
+            count(rules.domains.len(), "domain"),
+            count(rules.rules.len(), "rule")
         )),
-        Err(report) => Err(failed(&report)),
+        Err(report) => Err((
+            format!("{}\n", report.render(io::stdout().is_terminal())),
+            count(report.count(Severity::Error), "error"),
+        )),
     }
 }
 
-fn failed(report: &Report) -> String {
-    let text = report.render(io::stdout().is_terminal());
-    let errors = report.count(Severity::Error);
-    let plural = if errors == 1 { "" } else { "s" };
-    format!("{text}\n{errors} error{plural}\n")
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 fn print(text: &str) {

@@ -94,6 +94,12 @@ pub fn check_bounds(request: &Request<'_>) -> Result<(), Rejection> {
         MAX_DESCRIPTORS,
     )?;
     for (i, descriptor) in request.descriptors.iter().enumerate() {
+        if descriptor
+            .hits_addend
+            .is_some_and(|hits| hits > Hits::MAX.floor())
+        {
+            return Err(TOO_MANY_HITS);
+        }
         let entries = || format!("entries in descriptor {i}");
         too_many(&entries, descriptor.entries.len(), MAX_ENTRIES)?;
         for (j, entry) in descriptor.entries.iter().enumerate() {
@@ -152,7 +158,7 @@ impl<'a> Plan<'a> {
                         failure_mode: domain.failure_mode,
                     };
                     let limits = std::iter::once((Bound { limit, always }, terms)).collect();
-                    plan.limited(settings, domain, request, descriptor, None, limits)?
+                    plan.limited(settings, domain, request, descriptor, None, limits)
                 }
                 (None, Some(rule)) if rule.unlimited => Item::Unlimited,
                 (None, Some(rule)) => {
@@ -160,7 +166,7 @@ impl<'a> Plan<'a> {
                     if limits.is_empty() {
                         Item::Free
                     } else {
-                        plan.limited(settings, domain, request, descriptor, Some(rule), limits)?
+                        plan.limited(settings, domain, request, descriptor, Some(rule), limits)
                     }
                 }
                 (None, None) => Item::Free,
@@ -180,7 +186,7 @@ impl<'a> Plan<'a> {
         descriptor: &Descriptor<'_>,
         rule: Option<&'a Rule>,
         limits: SmallVec<[(Bound<'a>, Terms<'a>); 2]>,
-    ) -> Result<Item<'a>, Rejection> {
+    ) -> Item<'a> {
         let key = key::key(&settings.key_prefix, domain, &descriptor.entries, rule);
         let known = self.keys.iter().position(|other| *other == key);
         let key = known.unwrap_or_else(|| {
@@ -192,7 +198,7 @@ impl<'a> Plan<'a> {
         let (bounds, limits) = limits.into_iter().unzip();
         self.demands.push(Demand {
             key,
-            amount: amount(request, descriptor)?,
+            amount: amount(request, descriptor),
             role: match (shadow, quota) {
                 (true, _) => Role::Shadow,
                 (false, true) => Role::Quota,
@@ -200,13 +206,13 @@ impl<'a> Plan<'a> {
             },
             limits: bounds,
         });
-        Ok(Item::Limited(Limited {
+        Item::Limited(Limited {
             rule,
             demand: self.demands.len() - 1,
             limits,
             shadow,
             quota,
-        }))
+        })
     }
 
     /// Identical descriptors are charged with their sum, which must be countable.
@@ -276,17 +282,16 @@ fn bounds<'a>(
 }
 
 /// The hits of a descriptor: its own, else the request's, else 1.
-fn amount(request: &Request<'_>, descriptor: &Descriptor<'_>) -> Result<Amount, Rejection> {
+fn amount(request: &Request<'_>, descriptor: &Descriptor<'_>) -> Amount {
     let of_request = u64::from(request.hits_addend.max(1));
     let hits = descriptor.hits_addend.unwrap_or(of_request);
     if hits == 0 {
-        return Ok(Amount::Peek(Hits::ONE));
+        return Amount::Peek(Hits::ONE);
     }
-    let hits = u32::try_from(hits).map_err(|_| TOO_MANY_HITS)?;
-    let hits = Hits::whole(hits);
-    Ok(if descriptor.is_negative_hits {
+    let hits = Hits::whole(u32::try_from(hits).unwrap_or(u32::MAX));
+    if descriptor.is_negative_hits {
         Amount::Refund(hits)
     } else {
         Amount::Charge(hits)
-    })
+    }
 }

@@ -12,6 +12,8 @@ local function token_bucket()
   end
 
   function self.advance(limit, state, now)
+    -- A lowered limit lowers the debt, and keeps the products exact.
+    state.used = min(state.used, plus(limit.capacity, limit.capacity))
     state.grains = min(state.grains, limit.cost - 1)
     local elapsed = minus(now, state.at)
     state.at = max(state.at, now)

@@ -13,6 +13,8 @@ use crate::time::{Micros, Timestamp};
 pub struct Bucket {
     refill: u64,
     cost: u64,
+    /// What can be missing at most: a bucket, and a bucket of debt.
+    most: Hits,
 }
 
 /// What is missing from a full bucket.
@@ -36,13 +38,10 @@ impl Bucket {
         let bucket = Self {
             refill: hits.thousandths() / divisor,
             cost: length.get() / divisor,
+            most: burst.plus(burst),
         };
-        // The largest product: a bucket with its debt of one more bucket, in grains.
-        let largest = burst
-            .thousandths()
-            .checked_mul(2)
-            .and_then(|n| n.checked_mul(bucket.cost));
-        match largest {
+        // The largest product, in grains.
+        match bucket.most.thousandths().checked_mul(bucket.cost) {
             Some(largest) if largest <= MAX_EXACT => Ok(bucket),
             _ => Err(LimitError::Inexact),
         }
@@ -86,6 +85,8 @@ impl State {
 
     /// Lets in what has flowed since the last time.
     pub fn advance(&mut self, bucket: &Bucket, now: Timestamp) {
+        // A lowered limit lowers the debt, and keeps the products exact.
+        self.used = self.used.min(bucket.most);
         // A changed limit may have made the thousandth cheaper than the grains at hand.
         self.grains = self.grains.min(bucket.cost - 1);
         let elapsed = now.since(self.at).get();
@@ -126,7 +127,8 @@ impl State {
     }
 
     /// Undoes a charge. What has flowed in since then beyond what was missing before it has already forgiven that much of
-    /// the charge, so only the rest goes back: exact when nothing else was charged meanwhile, else a little strict.
+    /// the charge, so only the rest goes back: exact to a thousandth when nothing else was charged meanwhile, else a little
+    /// strict.
     pub fn give_back(&mut self, bucket: &Bucket, now: Timestamp, receipt: &Receipt) {
         let elapsed = now.since(receipt.at).get();
         let refilled = elapsed.saturating_mul(bucket.refill).div_ceil(bucket.cost);

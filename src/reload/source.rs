@@ -1,9 +1,12 @@
 //! The rule files of a directory.
 
 use std::fs::{self, Metadata};
+use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::rules::file::{MAX_BYTES, SourceFile};
 
@@ -31,14 +34,27 @@ pub struct Read {
     pub ignored: Vec<PathBuf>,
 }
 
-/// What a directory looks like without reading its files; a change of the files changes it.
+/// What a directory looks like without reading its rule files; a change of them changes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Path, size, time of change and inode of each file.
-    Files(Vec<(PathBuf, u64, Option<SystemTime>, u64)>),
+    /// Each rule file.
+    Files(Vec<Seen>),
     /// It cannot be looked at.
     Unreadable(io::ErrorKind),
 }
+
+/// What a file looks like without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    path: PathBuf,
+    size: u64,
+    modified: Option<SystemTime>,
+    identity: Identity,
+}
+
+/// The inode, and when anything of it changed: the time of its content can be set back, this one cannot, and it also shows
+/// that permissions changed.
+type Identity = (u64, i64, i64);
 
 /// What cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +103,13 @@ impl Source {
             Ok(files) => Look::Files(
                 files
                     .into_iter()
-                    .map(|(path, m)| (path, m.len(), m.modified().ok(), inode(&m)))
+                    .filter(|(path, _)| is_rule_file(path))
+                    .map(|(path, metadata)| Seen {
+                        path,
+                        size: metadata.len(),
+                        modified: metadata.modified().ok(),
+                        identity: identity(&metadata),
+                    })
                     .collect(),
             ),
             Err(SourceError::Io { error, .. }) => Look::Unreadable(error.kind()),
@@ -139,6 +161,17 @@ impl Source {
     }
 }
 
+impl Read {
+    /// Differs when the name or the text of any file does.
+    pub fn fingerprint(&self) -> u128 {
+        let mut hasher = SipHasher13::new();
+        for file in &self.files {
+            (&file.name, &file.text).hash(&mut hasher);
+        }
+        hasher.finish128().as_u128()
+    }
+}
+
 impl SourceError {
     fn io(path: &Path, error: io::Error) -> Self {
         let path = path.to_owned();
@@ -154,12 +187,12 @@ fn is_rule_file(path: &Path) -> bool {
 }
 
 #[cfg(unix)]
-fn inode(metadata: &Metadata) -> u64 {
+fn identity(metadata: &Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt;
-    metadata.ino()
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
 }
 
 #[cfg(not(unix))]
-fn inode(_metadata: &Metadata) -> u64 {
-    0
+fn identity(_metadata: &Metadata) -> Identity {
+    (0, 0, 0)
 }

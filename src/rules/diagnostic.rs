@@ -1,5 +1,6 @@
 //! What is wrong with the rules, said as a good compiler says it.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write};
 
 use super::file::{SourceFile, Span};
@@ -22,14 +23,25 @@ pub struct Diagnostic {
     pub file: String,
     /// Where in the file; line 0 for the file as a whole.
     pub span: Span,
-    /// The line at which it stands.
-    pub source_line: String,
+    /// What the file says there.
+    pub excerpt: Excerpt,
     /// Where in the tree, such as `descriptors[2].rate_limit.unit`.
     pub path: String,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+}
+
+/// The part of a line that a diagnostic is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excerpt {
+    /// The line, or the part of a long one around the place.
+    pub text: String,
+    /// Where the place begins in `text`, counted from 0, in characters.
+    pub start: usize,
+    /// How long it is, in characters.
+    pub length: usize,
 }
 
 /// All that is wrong with a set of files.
@@ -41,21 +53,23 @@ pub struct Report {
 
 /// How many diagnostics of a report are printed.
 pub const MAX_PRINTED: usize = 100;
+/// How much of a line is quoted, in characters.
+pub const MAX_EXCERPT: usize = 160;
+/// The longest text, in bytes, for which a name is sought that may be meant.
+const MAX_WORD: usize = 64;
+/// How much of a message, a path or a hint is kept, in characters.
+pub const MAX_TEXT: usize = 600;
 
 impl Diagnostic {
-    /// An error at `span` of `file`.
+    /// An error at `span` of `file`; [`Report::new`] adds the excerpt.
     pub fn error(file: &SourceFile, span: Span, path: &str, message: impl Into<String>) -> Self {
-        let line = span
-            .line
-            .checked_sub(1)
-            .and_then(|line| file.text.lines().nth(line));
         Self {
             severity: Severity::Error,
-            file: file.name.clone(),
+            file: printable(&file.name, MAX_TEXT),
             span,
-            source_line: line.unwrap_or_default().to_owned(),
-            path: path.to_owned(),
-            message: message.into(),
+            excerpt: Excerpt::default(),
+            path: printable(path, MAX_TEXT),
+            message: printable(&message.into(), MAX_TEXT),
             help: None,
         }
     }
@@ -63,7 +77,7 @@ impl Diagnostic {
     /// The same with a hint.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(printable(&help.into(), MAX_TEXT));
         self
     }
 
@@ -96,10 +110,10 @@ impl Diagnostic {
         } else {
             let place = format!("{}:{}:{}", self.file, self.span.line, self.span.column);
             line(&gutter, "-->", &place);
-            let before = " ".repeat(self.span.column.saturating_sub(1));
-            let carets = paint(code, &"^".repeat(self.span.length));
+            let before = " ".repeat(self.excerpt.start);
+            let carets = paint(code, &"^".repeat(self.excerpt.length));
             line(&format!("{gutter} "), "|", "");
-            line(&format!("{number} "), "|", &self.source_line);
+            line(&format!("{number} "), "|", &self.excerpt.text);
             line(&format!("{gutter} "), "|", &format!("{before}{carets}"));
         }
         if !self.path.is_empty() {
@@ -116,7 +130,55 @@ impl Diagnostic {
     }
 }
 
+impl Excerpt {
+    fn of(line: &str, span: Span) -> Self {
+        let place = span.column.saturating_sub(1);
+        let long = line.chars().nth(MAX_EXCERPT).is_some();
+        // A quarter of a long line's excerpt comes before the place.
+        let skipped = if long {
+            place.saturating_sub(MAX_EXCERPT / 4)
+        } else {
+            0
+        };
+        let mark = if skipped > 0 { "… " } else { "" };
+        let rest: String = line.chars().skip(skipped).take(MAX_EXCERPT + 1).collect();
+        let text = format!("{mark}{}", printable(&rest, MAX_EXCERPT));
+        let start = place - skipped + mark.chars().count();
+        let room = text.chars().count().saturating_sub(start).max(1);
+        Self {
+            text,
+            start,
+            length: span.length.clamp(1, room),
+        }
+    }
+}
+
 impl Report {
+    /// All of these in the order of the files and lines, with what the files say there.
+    pub fn new(mut diagnostics: Vec<Diagnostic>, files: &[SourceFile]) -> Self {
+        let by_name: HashMap<String, usize> = files
+            .iter()
+            .enumerate()
+            .map(|(index, file)| (printable(&file.name, MAX_TEXT), index))
+            .collect();
+        let index = |found: &Diagnostic| by_name.get(&found.file).copied();
+        diagnostics.sort_by_key(|found| (index(found), found.span.line, found.span.column));
+        for of_file in diagnostics.chunk_by_mut(|a, b| a.file == b.file) {
+            let file = of_file.first().and_then(index).and_then(|at| files.get(at));
+            let Some(file) = file else { continue };
+            let mut lines = file.text.lines();
+            let (mut number, mut line) = (0, "");
+            for found in of_file {
+                while number < found.span.line {
+                    line = lines.next().unwrap_or_default();
+                    number += 1;
+                }
+                found.excerpt = Excerpt::of(line, found.span);
+            }
+        }
+        Self { diagnostics }
+    }
+
     /// Whether anything in it keeps the rules from being used.
     pub fn has_errors(&self) -> bool {
         self.count(Severity::Error) > 0
@@ -149,8 +211,25 @@ impl fmt::Display for Report {
     }
 }
 
+/// At most `most` characters of a text, none of which moves a terminal's cursor or changes its colour.
+fn printable(text: &str, most: usize) -> String {
+    let shown = |c: char| match c {
+        '\t' | '\n' => ' ',
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    let mut result: String = text.chars().take(most).map(shown).collect();
+    if text.chars().nth(most).is_some() {
+        result.push('…');
+    }
+    result
+}
+
 /// The one of `known` that `text` is most likely meant to be, if any is near enough.
 pub fn did_you_mean<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    if text.len() > MAX_WORD {
+        return None;
+    }
     let text = text.to_lowercase();
     let near = known.into_iter().map(|candidate| {
         let plain = |text: &str| text.replace(['_', '-', ' '], "");
@@ -162,7 +241,7 @@ pub fn did_you_mean<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) ->
 
 /// The number of letters to add, remove, change or swap (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().collect());
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
     for i in 1..=a.len() {
         let mut row = vec![i; b.len() + 1];

@@ -2,9 +2,9 @@
 //!
 //! Per entry: the exact value, then the longest `cidr` that holds it, then the first pattern in file order, then the bare key.
 //! There is no way back: an exact node without a limit hides a bare key with one. The cost does not depend on the number of
-//! rules: all but patterns are looked up by hash, and patterns by the literal text that they begin with.
+//! rules: all but patterns are looked up by hash, and patterns by the literal texts that they begin and end with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{Domain, Entry, Rule};
 pub struct Level {
     keys: HashMap<String, Values>,
     /// Patterns in keys, matched against `key_value` as a whole, as the reference does.
-    flat: Vec<Wildcard>,
+    flat: Option<Box<Patterns>>,
     /// How many nodes have been added: the file order of the next.
     added: usize,
 }
@@ -44,6 +44,11 @@ pub enum Matcher {
     Pattern(String),
 }
 
+/// The same key and matcher are there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the same key and matcher are there already")]
+pub struct Duplicate;
+
 /// The nodes of one key.
 #[derive(Debug, Default)]
 struct Values {
@@ -57,14 +62,21 @@ struct Values {
 #[derive(Debug, Default)]
 struct Cidrs(BTreeMap<std::cmp::Reverse<u8>, HashMap<IpNet, Node>>);
 
-/// Patterns by the literal text that they begin with.
+/// Patterns by the literal text that they begin with, and then by that which they end with.
 #[derive(Debug, Default)]
-struct Patterns(BTreeMap<usize, HashMap<Vec<u8>, Vec<Wildcard>>>);
+struct Patterns {
+    by_ends: ByLength<ByLength<Vec<Wildcard>>>,
+    known: HashSet<String>,
+}
+
+/// Things by a text, and by its length first: of a longer text, the beginning or end of each length is looked up.
+type ByLength<T> = BTreeMap<usize, HashMap<Vec<u8>, T>>;
 
 #[derive(Debug)]
 struct Wildcard {
     order: usize,
-    parts: Vec<Vec<u8>>,
+    /// The literal texts between the pattern's first and last, each after a `*`.
+    middle: Vec<Vec<u8>>,
     node: Node,
 }
 
@@ -81,34 +93,32 @@ impl Domain {
 }
 
 impl Level {
-    /// Adds a node; gives it back if the same key and matcher are there already.
-    pub fn add(&mut self, key: &str, matcher: Matcher, node: Node) -> Result<(), Node> {
+    /// Adds a node.
+    pub fn add(&mut self, key: &str, matcher: Matcher, node: Node) -> Result<(), Duplicate> {
         let order = self.added;
         self.added += 1;
         if key.contains('*') {
-            let value = match matcher {
-                Matcher::Bare => String::new(),
-                Matcher::Exact(value) | Matcher::Pattern(value) => format!("_{value}"),
-                Matcher::Cidr(net) => format!("_{net}"),
+            let pattern = match matcher {
+                Matcher::Bare => key.to_owned(),
+                Matcher::Exact(value) | Matcher::Pattern(value) => format!("{key}_{value}"),
+                Matcher::Cidr(net) => format!("{key}_{net}"),
             };
-            let wildcard = Wildcard::new(&format!("{key}{value}"), order, node);
-            return push_new(&mut self.flat, wildcard);
+            let flat = self.flat.get_or_insert_default();
+            return flat.add(pattern, order, node);
         }
-        if !self.keys.contains_key(key) {
-            self.keys.insert(key.to_owned(), Values::default());
-        }
-        let Some(values) = self.keys.get_mut(key) else {
-            return Err(node);
-        };
+        let values = self.keys.entry(key.to_owned()).or_default();
         match matcher {
-            Matcher::Bare if values.bare.is_some() => Err(node),
+            Matcher::Bare if values.bare.is_some() => Err(Duplicate),
             Matcher::Bare => {
                 values.bare = Some(Box::new(node));
                 Ok(())
             }
             Matcher::Exact(value) => insert_new(&mut values.exact, value, node),
             Matcher::Cidr(net) => values.cidrs.add(net, node),
-            Matcher::Pattern(pattern) => values.patterns.add(Wildcard::new(&pattern, order, node)),
+            Matcher::Pattern(pattern) if !pattern.contains('*') => {
+                insert_new(&mut values.exact, pattern, node)
+            }
+            Matcher::Pattern(pattern) => values.patterns.add(pattern, order, node),
         }
     }
 
@@ -131,22 +141,13 @@ impl Level {
     }
 
     fn find_flat(&self, entry: &Entry<'_>) -> Option<&Wildcard> {
-        if self.flat.is_empty() {
-            return None;
-        }
-        let text = if entry.value.is_empty() {
-            entry.key.to_owned()
-        } else {
-            format!("{}_{}", entry.key, entry.value)
-        };
-        self.flat
-            .iter()
-            .find(|wildcard| wildcard.matches(text.as_bytes()))
+        let flat = self.flat.as_ref()?;
+        flat.find(&format!("{}_{}", entry.key, entry.value))
     }
 }
 
 impl Cidrs {
-    fn add(&mut self, net: IpNet, node: Node) -> Result<(), Node> {
+    fn add(&mut self, net: IpNet, node: Node) -> Result<(), Duplicate> {
         let same_length = self
             .0
             .entry(std::cmp::Reverse(net.prefix_len()))
@@ -167,84 +168,82 @@ impl Cidrs {
 }
 
 impl Patterns {
-    fn add(&mut self, wildcard: Wildcard) -> Result<(), Node> {
-        let prefix = wildcard.parts.first().cloned().unwrap_or_default();
-        let same_length = self.0.entry(prefix.len()).or_default();
-        push_new(same_length.entry(prefix).or_default(), wildcard)
+    fn add(&mut self, pattern: String, order: usize, node: Node) -> Result<(), Duplicate> {
+        let mut parts: Vec<Vec<u8>> = pattern.split('*').map(Vec::from).collect();
+        if !self.known.insert(pattern) {
+            return Err(Duplicate);
+        }
+        // A pattern has a `*`, so it has two ends at least.
+        let suffix = parts.pop().unwrap_or_default();
+        let prefix = if parts.is_empty() {
+            Vec::new()
+        } else {
+            parts.remove(0)
+        };
+        let with_prefix = self.by_ends.entry(prefix.len()).or_default();
+        let by_suffix = with_prefix.entry(prefix).or_default();
+        let with_suffix = by_suffix.entry(suffix.len()).or_default();
+        with_suffix.entry(suffix).or_default().push(Wildcard {
+            order,
+            middle: parts,
+            node,
+        });
+        Ok(())
     }
 
     /// The first in file order that matches.
     fn find(&self, value: &str) -> Option<&Wildcard> {
         let value = value.as_bytes();
-        let with_prefix = self
-            .0
-            .range(..=value.len())
-            .filter_map(|(length, by_prefix)| {
-                let candidates = by_prefix.get(&value[..*length])?;
-                candidates.iter().find(|wildcard| wildcard.matches(value))
-            });
-        with_prefix.min_by_key(|wildcard| wildcard.order)
+        let mut first: Option<&Wildcard> = None;
+        for (prefix, nodes) in self.by_ends.range(..=value.len()) {
+            let (start, rest) = value.split_at(*prefix);
+            let Some(by_suffix) = nodes.get(start) else {
+                continue;
+            };
+            for (suffix, nodes) in by_suffix.range(..=rest.len()) {
+                let (middle, end) = rest.split_at(rest.len() - suffix);
+                let candidates = nodes.get(end).into_iter().flatten();
+                let earlier =
+                    |found: &&Wildcard| first.is_none_or(|first| found.order < first.order);
+                let mut earlier = candidates.take_while(earlier);
+                first = earlier.find(|found| found.matches(middle)).or(first);
+            }
+        }
+        first
     }
 }
 
 impl Wildcard {
-    fn new(pattern: &str, order: usize, node: Node) -> Self {
-        Self {
-            order,
-            parts: pattern
-                .split('*')
-                .map(|part| part.as_bytes().to_vec())
-                .collect(),
-            node,
-        }
-    }
-
-    /// Begins with the first part, ends with the last, has the others between them in order, and none overlaps.
+    /// Whether `text`, between the pattern's two ends, has the parts between them in order.
     fn matches(&self, text: &[u8]) -> bool {
-        let (Some(first), Some(last)) = (self.parts.first(), self.parts.last()) else {
-            return false;
-        };
-        let literal: usize = self.parts.iter().map(Vec::len).sum();
-        if literal > text.len() || !text.starts_with(first) || !text.ends_with(last) {
-            return false;
-        }
-        if self.parts.len() == 1 {
-            return text == first.as_slice();
-        }
-        let mut rest = &text[first.len()..text.len() - last.len()];
-        for part in &self.parts[1..self.parts.len() - 1] {
-            match find(rest, part) {
-                Some(at) => rest = &rest[at + part.len()..],
-                None => return false,
+        let mut rest = text;
+        self.middle.iter().all(|part| match find(rest, part) {
+            Some(after) => {
+                rest = after;
+                true
             }
-        }
-        true
+            None => false,
+        })
     }
 }
 
-fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+/// What follows the first `part` in `text`.
+fn find<'t>(text: &'t [u8], part: &[u8]) -> Option<&'t [u8]> {
     if part.is_empty() {
-        return Some(0);
+        return Some(text);
     }
-    text.windows(part.len()).position(|window| window == part)
+    let at = text.windows(part.len()).position(|window| window == part)?;
+    text.get(at + part.len()..)
 }
 
 fn insert_new<K: std::hash::Hash + Eq>(
     map: &mut HashMap<K, Node>,
     key: K,
     node: Node,
-) -> Result<(), Node> {
+) -> Result<(), Duplicate> {
     if map.contains_key(&key) {
-        return Err(node);
+        return Err(Duplicate);
     }
     map.insert(key, node);
-    Ok(())
-}
-
-fn push_new(list: &mut Vec<Wildcard>, wildcard: Wildcard) -> Result<(), Node> {
-    if list.iter().any(|other| other.parts == wildcard.parts) {
-        return Err(wildcard.node);
-    }
-    list.push(wildcard);
     Ok(())
 }

@@ -14,22 +14,23 @@ impl Rule {
         let levels = self.levels.iter().zip(entries);
         let parts = levels.map(|(level, entry)| {
             let by_value = self.detailed_metric || level.value_to_metric;
-            if level.share_threshold || !by_value {
+            let part = if level.share_threshold || !by_value {
                 level.as_written()
             } else if entry.value.is_empty() {
                 entry.key.to_owned()
             } else {
                 format!("{}_{}", entry.key, entry.value)
-            }
+            };
+            sanitise(&part)
         });
-        Cow::Owned(sanitise(&parts.collect::<Vec<_>>().join(".")))
+        Cow::Owned(parts.collect::<Vec<_>>().join("."))
     }
 }
 
 /// The name of a rule with these levels when no value of a descriptor is in it.
 pub(super) fn written(levels: &[Segment]) -> String {
-    let parts: Vec<String> = levels.iter().map(Segment::as_written).collect();
-    sanitise(&parts.join("."))
+    let parts = levels.iter().map(|level| sanitise(&level.as_written()));
+    parts.collect::<Vec<_>>().join(".")
 }
 
 /// `:` and `|`, and the dots within IPv4 addresses, become `_`, since names are split at dots.
@@ -59,4 +60,24 @@ fn sanitise(name: &str) -> String {
 
 fn is_address(text: &str) -> bool {
     text.parse::<std::net::Ipv4Addr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sanitise;
+
+    #[test]
+    fn only_the_dots_of_addresses_are_replaced() {
+        let cases = [
+            ("ip_10.0.0.1", "ip_10_0_0_1"),
+            ("net_10.0.0.0/8", "net_10_0_0_0/8"),
+            ("path_/v1.2/a:b|c", "path_/v1.2/a_b_c"),
+            ("version_1.2.3", "version_1.2.3"),
+            ("version_1.2.3.4.5", "version_1.2.3.4.5"),
+            ("host_10.0.0.1.", "host_10_0_0_1."),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(sanitise(text), wanted);
+        }
+    }
 }

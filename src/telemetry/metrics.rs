@@ -180,9 +180,9 @@ impl Metrics {
             .set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
-    /// How many charges Redis should have been told to give back and may not have been, since the start.
-    pub fn lost_give_backs(&self, charges: u64) {
-        self.series.lost_give_backs.set(charges);
+    /// How many charges of refused requests could not be given back.
+    pub fn lost_give_backs(&self, count: u64) {
+        self.series.lost_give_backs.set(count);
     }
 
     /// Counts a call as under way until what is returned is dropped.

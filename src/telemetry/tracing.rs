@@ -212,3 +212,39 @@ impl Extractor for Headers<'_> {
         self.0.keys().map(http::HeaderName::as_str).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(flags: &str) -> HeaderMap {
+        let parent = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
+        let parent = parent.parse().expect("a header");
+        HeaderMap::from_iter([(http::HeaderName::from_static("traceparent"), parent)])
+    }
+
+    #[test]
+    fn what_is_not_traced_has_no_span() {
+        tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            let (on, off) = (Tracing::new(true), Tracing::new(false));
+            assert!(off.decision(&headers("01")).is_none());
+            assert!(on.decision(&headers("00")).is_none());
+            assert!(!on.decision(&headers("01")).is_none());
+            assert!(!on.decision(&HeaderMap::new()).is_none());
+        });
+    }
+
+    #[test]
+    fn only_within_a_decision_do_calls_have_spans() {
+        tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            assert!(store_call("redis", 1).is_none());
+            let foreign = info_span!("connection");
+            foreign.in_scope(|| assert!(store_call("redis", 1).is_none()));
+            Tracing::new(true).decision(&headers("01")).in_scope(|| {
+                let call = store_call("redis", 1);
+                assert!(!call.is_none());
+                call.in_scope(|| assert!(!script_call("localhost:6379").is_none()));
+            });
+        });
+    }
+}

@@ -60,7 +60,7 @@ fn everything_wrong_with_all_files_is_said_at_once() {
     let report = compile(
         &[
             file("a.yaml", "domain: a\ndescriptors:\n  - value: x\n  - key: k\n    rate_limit: {unit: fortnight}\n"),
-            file("b.yaml", "domain: a\n"),
+            file("b.yaml", "domain: a\ndomain: b\ndescriptors: [{key: k, kye: k}]\n"),
             file("c.yaml", "domain: [\n"),
             file("d.yaml", ""),
         ],
@@ -71,12 +71,42 @@ fn everything_wrong_with_all_files_is_said_at_once() {
         "no `key`",
         "unknown unit `fortnight`",
         "two files",
+        "`domain` is said twice",
+        "did you mean `key`?",
         "a.yaml:1",
         "c.yaml:",
         "the file is empty",
     ] {
         assert!(report.contains(said), "{said} in\n{report}");
     }
+}
+
+#[test]
+fn what_one_file_says_of_a_domain_holds_for_all_its_files() {
+    let rule = "domain: d\ndescriptors:\n  - {key: token, detailed_metric: true, rate_limit: {unit: day}}\n";
+    let top = "domain: d\nsensitive: [token]\n";
+    for (first, second) in [(rule, top), (top, rule)] {
+        let files = [first, second].map(|text| ("d.yaml".to_owned(), text.to_owned()));
+        let report = compile(&files, true).expect_err("a secret in a metric");
+        assert!(report.contains("sensitive values of `token`"), "{report}");
+    }
+}
+
+/// However wrong the rules are, the report can be read, and is made in time that grows with the size of the files only.
+#[test]
+fn reports_are_bounded() {
+    let wrong = "{key: k, rate_limit: {unit: dais}},".repeat(3000);
+    let line = format!(
+        "domain: d\ndescriptors: [{wrong}]\n\u{1b}[31m: {}",
+        "x".repeat(9000)
+    );
+    let report = compile(&[("d.yaml".to_owned(), line)], false).expect_err("all is wrong");
+    assert!(report.len() < 100_000, "{} bytes", report.len());
+    assert!(
+        report.contains("did you mean `day`?") && report.contains("and 900 more"),
+        "{report}"
+    );
+    assert!(!report.contains('\u{1b}'), "{report}");
 }
 
 /// Whatever the text, the answer is rules or a report.

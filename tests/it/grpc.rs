@@ -371,3 +371,37 @@ async fn certificates_are_required_checked_and_read_again() {
     })
     .await;
 }
+
+/// Speaks just enough HTTP/2 to be told to go away.
+#[test]
+fn an_old_connection_is_told_to_go_away() {
+    use std::io::{Read, Write};
+
+    let server = Setup::rules(RULES)
+        .env("GRPC_MAX_CONNECTION_AGE", "300ms")
+        .env("GRPC_MAX_CONNECTION_AGE_GRACE", "3s")
+        .start_ready();
+    let mut stream =
+        std::net::TcpStream::connect(server.grpc.expect("a port")).expect("a connection");
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+        .expect("a timeout");
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .expect("a preface");
+    stream.write_all(&settings).expect("settings");
+    let mut frames = Vec::new();
+    stream
+        .read_to_end(&mut frames)
+        .expect("the server closes the connection");
+    let mut kinds = Vec::new();
+    let mut rest = frames.as_slice();
+    while rest.len() >= 9 {
+        let length = usize::from(rest[0]) << 16 | usize::from(rest[1]) << 8 | usize::from(rest[2]);
+        kinds.push(rest[3]);
+        rest = rest.get(9 + length..).unwrap_or_default();
+    }
+    const GOAWAY: u8 = 7;
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
+}

@@ -10,6 +10,8 @@ mod envoy;
 mod fallback;
 mod golden;
 mod grpc;
+mod matching;
+mod metrics;
 mod properties;
 mod redis;
 mod reload;

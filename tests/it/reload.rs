@@ -3,6 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+
+use tollgate::engine::{Engine, Settings};
+use tollgate::reload::{Reloader, Source};
+use tollgate::rules::compile::Options;
+use tollgate::store::Store;
+use tollgate::store::embedded::Embedded;
+use tollgate::telemetry::metrics::Metrics;
+use tollgate::time::Clock;
 
 use crate::support::http::send;
 use crate::support::poll;
@@ -156,4 +165,77 @@ fn the_directory_goes_and_comes_back() {
 fn rename(from: &Path, to: &Path) {
     let status = Command::new("mv").args([from, to]).status();
     assert!(status.expect("mv").success());
+}
+
+/// A copy that keeps the times of its source, as `cp -p` and `rsync -t` make it.
+#[test]
+fn a_file_of_the_same_size_and_time_is_seen() {
+    let server = Setup::rules(&rules("d", 1)).start_ready();
+    let path = server.rules().join("rules.yaml");
+    let time = fs::metadata(&path).and_then(|metadata| metadata.modified());
+    fs::write(&path, rules("d", 2)).expect("a file");
+    let file = fs::File::options().write(true).open(&path).expect("a file");
+    file.set_modified(time.expect("a time"))
+        .expect("a time set back");
+    wait_for(&server, "d", Some(2));
+}
+
+#[test]
+fn files_that_are_as_they_were_are_not_loaded_again() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let path = dir.path().join("rules.yaml");
+    fs::write(&path, rules("d", 1)).expect("a file");
+    let (_, reloader) = reloader(dir.path());
+    reloader.load().expect("good rules");
+    assert!(reloader.load_changed().is_none());
+    fs::write(&path, rules("d", 1)).expect("a file");
+    fs::write(dir.path().join("notes.txt"), "other").expect("a file");
+    assert!(reloader.load_changed().is_none());
+    // A bad text is said once, and a good one that comes back is a change.
+    fs::write(&path, "domain: [").expect("a file");
+    assert!(reloader.load_changed().expect("a change").is_err());
+    assert!(reloader.load_changed().is_none());
+    fs::write(&path, rules("d", 1)).expect("a file");
+    assert_eq!(
+        reloader
+            .load_changed()
+            .expect("a change")
+            .expect("good rules")
+            .rules,
+        1
+    );
+}
+
+/// What changes after the rules were loaded and before anyone watches is not missed.
+#[tokio::test]
+async fn a_change_before_the_watch_is_seen() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let (engine, reloader) = reloader(dir.path());
+    let reloader = Arc::new(reloader);
+    assert_eq!(reloader.load().expect("no rules").rules, 0);
+    fs::write(dir.path().join("rules.yaml"), rules("d", 1)).expect("a file");
+    let watch = tokio::spawn(Arc::clone(&reloader).watch(Arc::default()));
+    let loaded = || {
+        std::future::ready(
+            engine
+                .with_rules(|rules| rules.rules.len())
+                .filter(|n| *n == 1),
+        )
+    };
+    poll::until_async("the rules", loaded).await;
+    watch.abort();
+}
+
+/// Rules of a directory, and the engine that they go into.
+fn reloader(dir: &Path) -> (Arc<Engine>, Reloader) {
+    let (clock, metrics) = (Clock::default(), Metrics::new());
+    let store = Store::Embedded(Embedded::new(16, clock.clone()));
+    let engine = Engine::new(store, Settings::default(), clock, Arc::clone(&metrics));
+    let engine = Arc::new(engine);
+    let source = Source {
+        dir: dir.to_owned(),
+        ignore_dotfiles: false,
+    };
+    let reloader = Reloader::new(source, Options::default(), Arc::clone(&engine), metrics);
+    (engine, reloader)
 }

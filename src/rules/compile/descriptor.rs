@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::fields::{Fields, Scope, Table};
+use super::domain::Draft;
+use super::fields::{Fields, Scope, boolean};
 use super::limit::{self, Found};
+use super::table::Table;
 use crate::rules::file::{Node as Yaml, Span, Value};
 use crate::rules::matcher::{Level, Matcher, Node};
 use crate::rules::name;
@@ -39,13 +41,8 @@ struct Reader<'r> {
 }
 
 /// Reads the first level of a domain, and all below.
-pub(super) fn read_level(
-    scope: &Scope<'_>,
-    list: &[Yaml],
-    tree: &mut Tree,
-    domain: &mut Domain,
-    rules: &mut RuleSet,
-) {
+pub(super) fn read_level(scope: &Scope<'_>, list: &[Yaml], draft: &mut Draft, rules: &mut RuleSet) {
+    let Draft { domain, tree, .. } = draft;
     let mut root = std::mem::take(&mut domain.root);
     let mut reader = Reader {
         domain,
@@ -74,9 +71,8 @@ impl Reader<'_> {
         let Some(fields) = Fields::of(scope, yaml, Table::Descriptor) else {
             return;
         };
-        let key = key(&fields);
-        let (matcher, value) = matcher(&fields).unwrap_or((Matcher::Bare, String::new()));
-        let key = key.unwrap_or_default();
+        let key = key(&fields).unwrap_or_default();
+        let (matcher, value) = matcher(&fields, &key).unwrap_or((Matcher::Bare, String::new()));
         let segment = Segment {
             wildcard: value.contains('*') || key.contains('*'),
             share_threshold: share_threshold(&fields, &key, &value),
@@ -245,7 +241,7 @@ fn key(fields: &Fields<'_, '_>) -> Option<String> {
 }
 
 /// What the descriptor matches, and that as written.
-fn matcher(fields: &Fields<'_, '_>) -> Option<(Matcher, String)> {
+fn matcher(fields: &Fields<'_, '_>, key: &str) -> Option<(Matcher, String)> {
     let value = fields
         .text("value")
         .map(|(value, _)| value)
@@ -260,6 +256,10 @@ fn matcher(fields: &Fields<'_, '_>) -> Option<(Matcher, String)> {
         fields.fail("cidr", error);
     }
     if let Some((text, span)) = cidr {
+        if key.contains('*') {
+            let message = "a `cidr` needs a `key` without `*`";
+            fields.fail("cidr", fields.error_at("cidr", span, message));
+        }
         return network(fields, &text, span).map(|net| (Matcher::Cidr(net), net.to_string()));
     }
     let value = value?;
@@ -296,7 +296,19 @@ fn network(fields: &Fields<'_, '_>, text: &str, span: Span) -> Option<IpNet> {
             error.with_help(format!("did you mean `{}`?", net.trunc())),
         );
     }
+    if let Some(net) = as_ipv4(net) {
+        let message = format!("`{text}` is a network of IPv4 addresses, written as IPv6");
+        let error = fields.error_at("cidr", span, message);
+        fields.fail("cidr", error.with_help(format!("did you mean `{net}`?")));
+    }
     Some(net.trunc())
+}
+
+/// The same network in IPv4, if it is one of IPv4-mapped addresses: those are matched as the IPv4 addresses that they are.
+fn as_ipv4(net: IpNet) -> Option<IpNet> {
+    let IpNet::V6(net) = net else { return None };
+    let address = net.network().to_ipv4_mapped()?;
+    IpNet::new(address.into(), net.prefix_len().checked_sub(96)?).ok()
 }
 
 fn share_threshold(fields: &Fields<'_, '_>, key: &str, value: &str) -> bool {
@@ -354,11 +366,10 @@ fn metadata(fields: &Fields<'_, '_>) -> Option<serde_json::Value> {
 fn json(node: &Yaml) -> serde_json::Value {
     match &node.value {
         _ if node.is_null() => serde_json::Value::Null,
-        Value::Scalar { text, plain: true } => match text.as_str() {
-            "true" => true.into(),
-            "false" => false.into(),
-            text => serde_json::from_str::<serde_json::Number>(text)
-                .map_or_else(|_| text.into(), Into::into),
+        Value::Scalar { text, plain: true } => match boolean(text) {
+            Some(flag) => flag.into(),
+            None => serde_json::from_str::<serde_json::Number>(text)
+                .map_or_else(|_| text.as_str().into(), Into::into),
         },
         Value::Scalar { text, .. } => text.as_str().into(),
         Value::List(items) => items.iter().map(json).collect(),

@@ -4,18 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use super::MAX_DIAGNOSTICS;
+use super::table::{RESERVED, Table};
 use crate::rules::diagnostic::{Diagnostic, did_you_mean};
 use crate::rules::file::{Node, SourceFile, Span, Value};
-
-/// What may stand in a mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Table {
-    Domain,
-    Response,
-    Descriptor,
-    Limit,
-    Replaces,
-}
 
 /// Where the reader is: a file, and a path in its tree.
 pub(super) struct Scope<'f> {
@@ -31,83 +22,6 @@ pub(super) struct Fields<'s, 'f> {
     /// The fields that were there and wrong.
     failed: RefCell<HashSet<&'static str>>,
     any_failed: Cell<bool>,
-}
-
-/// Fields that will mean something, and do not yet.
-const RESERVED: [&str; 6] = ["plans", "plan", "costs", "ban", "lists", "candidate"];
-
-impl Table {
-    const ALL: [Table; 5] = [
-        Table::Domain,
-        Table::Response,
-        Table::Descriptor,
-        Table::Limit,
-        Table::Replaces,
-    ];
-
-    pub(super) fn fields(self) -> &'static [&'static str] {
-        match self {
-            Table::Domain => &[
-                "domain",
-                "time_zone",
-                "partition_by",
-                "sensitive",
-                "failure_mode",
-                "response",
-                "descriptors",
-            ],
-            Table::Response => &["headers", "body"],
-            Table::Descriptor => &[
-                "key",
-                "value",
-                "cidr",
-                "rate_limit",
-                "rate_limits",
-                "descriptors",
-                "shadow_mode",
-                "quota_mode",
-                "detailed_metric",
-                "value_to_metric",
-                "share_threshold",
-                "metadata",
-            ],
-            Table::Limit => &[
-                "requests_per_unit",
-                "unit",
-                "unit_multiplier",
-                "unlimited",
-                "name",
-                "replaces",
-                "algorithm",
-                "burst",
-                "burst_multiplier",
-                "charge",
-                "failure_mode",
-            ],
-            Table::Replaces => &["name"],
-        }
-    }
-
-    /// How a field of this table is placed, said to someone who has it elsewhere.
-    fn place(self) -> &'static str {
-        match self {
-            Table::Domain => "to the top of the file, beside `domain`",
-            Table::Response => "into `response`",
-            Table::Descriptor => "to the descriptor, beside `key`",
-            Table::Limit => "into `rate_limit`",
-            Table::Replaces => "into `replaces`",
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Table::Domain => "a rule file",
-            Table::Response => "`response`",
-            Table::Descriptor => "a descriptor",
-            Table::Limit => "a rate limit",
-            Table::Replaces => "an entry of `replaces`",
-        }
-    }
 }
 
 impl<'f> Scope<'f> {
@@ -278,17 +192,15 @@ impl<'s, 'f> Fields<'s, 'f> {
         Some(texts)
     }
 
-    /// `true` or `false`; absent is `false`.
+    /// `true` or `false`, or another of YAML 1.1's words for them; absent is `false`.
     pub(super) fn flag(&self, name: &'static str) -> bool {
         let Some(node) = self.get(name) else {
             return false;
         };
-        if let Value::Scalar { text, plain: true } = &node.value {
-            match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" => return true,
-                "false" | "no" | "off" => return false,
-                _ => {}
-            }
+        if let Value::Scalar { text, plain: true } = &node.value
+            && let Some(flag) = boolean(text)
+        {
+            return flag;
         }
         let message = format!("`{name}` is `true` or `false`");
         self.fail(name, self.error_at(name, node.span, message));
@@ -299,6 +211,10 @@ impl<'s, 'f> Fields<'s, 'f> {
     pub(super) fn number(&self, name: &'static str) -> Option<(u32, Span)> {
         let node = self.get(name)?;
         let message = match &node.value {
+            // To YAML 1.1, and so to the reference, this is octal.
+            Value::Scalar { text, plain: true } if is_octal(text) => {
+                format!("`{text}` begins with 0: octal or decimal?")
+            }
             Value::Scalar { text, plain: true } => match text.replace('_', "").parse::<u32>() {
                 Ok(number) => return Some((number, node.span)),
                 Err(_) => format!("`{text}` is not a whole number from 0 to {}", u32::MAX),
@@ -382,15 +298,17 @@ fn unknown(scope: &Scope<'_>, text: &str, span: Span, table: Table) -> Diagnosti
     if RESERVED.contains(&text) {
         return scope.error(span, format!("`{text}` is not supported yet"));
     }
-    let elsewhere = Table::ALL
+    let elsewhere: Vec<&str> = Table::ALL
         .into_iter()
-        .find(|other| other.fields().contains(&text));
-    if let Some(other) = elsewhere {
+        .filter(|other| other.fields().contains(&text))
+        .map(Table::place)
+        .collect();
+    if !elsewhere.is_empty() {
         let error = scope.error(
             span,
             format!("`{text}` does not belong into {}", table.name()),
         );
-        return error.with_help(format!("it belongs {}", other.place()));
+        return error.with_help(format!("it belongs {}", elsewhere.join(", or ")));
     }
     let error = scope.error(span, format!("unknown field `{text}` in {}", table.name()));
     let help = match did_you_mean(text, table.fields().iter().copied()) {
@@ -418,6 +336,19 @@ fn choices<T>(text: &str, words: &[(&str, T)]) -> String {
 fn listed(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     quoted.join(", ")
+}
+
+fn is_octal(text: &str) -> bool {
+    text.len() > 1 && text.starts_with('0') && text.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// What YAML 1.1 reads a plain text as, if that is true or false.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" => Some(true),
+        "false" | "no" | "off" | "n" => Some(false),
+        _ => None,
+    }
 }
 
 /// Whether YAML reads the text as a number that is not whole.

@@ -1,6 +1,7 @@
 //! One limit.
 
-use super::fields::{Fields, Scope, Table};
+use super::fields::{Fields, Scope};
+use super::table::Table;
 use crate::limit::period::Zone;
 use crate::limit::{Algorithm, Hits, Limit, LimitError, Unit};
 use crate::rules::file::{Node, Span, Value};

@@ -97,7 +97,7 @@ impl Series {
             ),
             lost_give_backs: adder.add(
                 "tollgate_store_lost_give_backs",
-                "Charges that should have been given back and may not have been",
+                "Charges of refused requests that could not be given back: limits that are stricter until their windows end",
                 Gauge::default(),
             ),
             fallbacks: adder.add(

@@ -10,7 +10,7 @@ use tollgate::store::{Key, StoreError};
 use super::{ask_within, charge, key, per_hour, used};
 use crate::support::redis::cluster::{Cluster, MASTERS};
 use crate::support::redis::sentinel::Sentinel;
-use crate::support::redis::{Server, connected, until};
+use crate::support::redis::{PATIENCE, Server, connected, until};
 
 /// The longest that a call without a connection may take, on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -86,12 +86,18 @@ async fn a_charge_whose_answer_is_lost_is_made_once() {
     let (key, limit) = (key("lost"), per_hour(5));
     charge(&store, &key, &limit).await.expect("an outcome");
     server.signal("-STOP");
-    // It is given longer than the connection is, so it is under way when the connection is replaced.
-    let patient = Duration::from_secs(20);
-    let error = charge_within(&store, &key, &limit, patient).await;
-    assert_eq!(error.expect_err("no answer").kind(), "timeout");
-    server.signal("-CONT");
+    // It may take longer than the connection lives, so it is under way when that is given up, and is executed afterwards.
+    let call = charge_within(&store, &key, &limit, PATIENCE);
+    let wake = async {
+        until("the connection is given up", async || {
+            matches!(store.ping().await, Err(StoreError::Unreachable(_)))
+        })
+        .await;
+        server.signal("-CONT");
+    };
+    let (answer, ()) = tokio::join!(call, wake);
     until("service resumes", async || store.ping().await.is_ok()).await;
+    assert_eq!(answer.expect_err("the answer was lost").kind(), "timeout");
     assert_eq!(used(&store, &key, &limit).await, 2);
 }
 

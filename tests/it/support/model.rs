@@ -327,6 +327,8 @@ fn missing(bucket: &Counter, limit: &Limit) -> i128 {
     let whole = missing.div_euclid(window) + i128::from(missing.rem_euclid(window) != 0);
     let grains = (whole * window - missing) / grain(*before);
     let grain = grain(limit.requests_per_unit());
+    // A lowered limit lowers the debt.
+    let whole = whole.min(2 * i128::from(limit.capacity().thousandths()));
     whole * window - grains.min(window / grain - 1) * grain
 }
 

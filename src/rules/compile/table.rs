@@ -1,0 +1,88 @@
+//! Which fields may stand where.
+
+/// What may stand in a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Domain,
+    Response,
+    Descriptor,
+    Limit,
+    Replaces,
+}
+
+/// Fields that will mean something, and do not yet.
+pub(super) const RESERVED: [&str; 6] = ["plans", "plan", "costs", "ban", "lists", "candidate"];
+
+impl Table {
+    pub(super) const ALL: [Table; 5] = [
+        Table::Domain,
+        Table::Response,
+        Table::Descriptor,
+        Table::Limit,
+        Table::Replaces,
+    ];
+
+    pub(super) fn fields(self) -> &'static [&'static str] {
+        match self {
+            Table::Domain => &[
+                "domain",
+                "time_zone",
+                "partition_by",
+                "sensitive",
+                "failure_mode",
+                "response",
+                "descriptors",
+            ],
+            Table::Response => &["headers", "body"],
+            Table::Descriptor => &[
+                "key",
+                "value",
+                "cidr",
+                "rate_limit",
+                "rate_limits",
+                "descriptors",
+                "shadow_mode",
+                "quota_mode",
+                "detailed_metric",
+                "value_to_metric",
+                "share_threshold",
+                "metadata",
+            ],
+            Table::Limit => &[
+                "requests_per_unit",
+                "unit",
+                "unit_multiplier",
+                "unlimited",
+                "name",
+                "replaces",
+                "algorithm",
+                "burst",
+                "burst_multiplier",
+                "charge",
+                "failure_mode",
+            ],
+            Table::Replaces => &["name"],
+        }
+    }
+
+    /// How a field of this table is placed, said to someone who has it elsewhere.
+    pub(super) fn place(self) -> &'static str {
+        match self {
+            Table::Domain => "to the top of the file, beside `domain`",
+            Table::Response => "into `response`",
+            Table::Descriptor => "to the descriptor, beside `key`",
+            Table::Limit => "into `rate_limit`",
+            Table::Replaces => "into `replaces`",
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Table::Domain => "a rule file",
+            Table::Response => "`response`",
+            Table::Descriptor => "a descriptor",
+            Table::Limit => "a rate limit",
+            Table::Replaces => "an entry of `replaces`",
+        }
+    }
+}
