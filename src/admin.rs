@@ -26,7 +26,7 @@ use serde_json::json;
 use crate::engine::Engine;
 use crate::rules::RuleSet;
 use crate::store::Store;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{self, Metrics};
 
 pub mod json;
 pub mod listen;
@@ -141,7 +141,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         Store::Embedded(store) => admin.metrics.embedded_keys(store.len()),
         Store::Redis(store) => admin.metrics.lost_give_backs(store.lost_give_backs()),
     }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let kind = metrics::CONTENT_TYPE;
     ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
 }
 

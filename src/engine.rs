@@ -200,6 +200,7 @@ impl Engine {
         let live = self.live.load_full().ok_or(Rejection::NoRules)?;
         let Some(domain) = live.rules.domains.get(request.domain) else {
             self.metrics.domain_not_found(request.domain);
+            spans::record(|say| say(unruled(request)));
             return Ok(answer::unruled(request));
         };
         let overrides = plan::overrides(domain, request)?;
@@ -249,6 +250,9 @@ impl Engine {
         let said = result.as_ref().map_or_else(StoreError::kind, |_| "ok");
         self.metrics
             .store_call(self.store.name(), said, begun.elapsed());
+        if result.is_err() {
+            spans::failed(&span, said);
+        }
         match result {
             Ok(outcome) => (outcome, None),
             Err(_) => {
@@ -276,6 +280,16 @@ impl Engine {
         left.map_or(self.settings.store_timeout, |left| {
             left.min(self.settings.store_timeout)
         })
+    }
+}
+
+/// What the span says of a request without rules.
+fn unruled<'r>(request: &'r Request<'_>) -> spans::Decision<'r> {
+    spans::Decision {
+        domain: request.domain,
+        reason: Reason::NoRule.name(),
+        admitted: true,
+        ..spans::Decision::default()
     }
 }
 

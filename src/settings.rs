@@ -249,9 +249,9 @@ pub struct Telemetry {
     /// service.instance.id of the traces; random if empty
     #[arg(long, env, value_name = "ID", default_value = "")]
     pub tracing_service_instance_id: String,
-    /// grpc, or http for OTLP over HTTP
-    #[arg(long, env, value_name = "PROTOCOL", default_value = "grpc", value_parser = ["grpc", "http"], ignore_case = true)]
-    pub tracing_exporter_protocol: String,
+    /// grpc, or http for OTLP over HTTP; by default what OTEL_EXPORTER_OTLP_PROTOCOL or the collector's port says
+    #[arg(long, env, value_name = "PROTOCOL", value_parser = ["grpc", "http"], ignore_case = true)]
+    pub tracing_exporter_protocol: Option<String>,
     /// The share of requests that are traced when Envoy has not decided
     #[arg(long, env, value_name = "0..1", default_value = "1", value_parser = ratio)]
     pub tracing_sampling_rate: f32,

@@ -51,7 +51,7 @@ pub enum Error {
 
 /// Installs logs and traces, once in a process and within its runtime.
 pub fn install(settings: &Settings) -> Result<(Guard, Tracing), Error> {
-    let provider = tracing::provider(&settings.tracing)?;
+    let provider = tracing::export::provider(&settings.tracing)?;
     let spans = provider.as_ref().map(tracing::layer);
     let enabled = provider.is_some();
     tracing_subscriber::registry()

@@ -77,7 +77,7 @@ impl Accounts {
         });
         match cached {
             Some(cell) => add(cell.get_or_init(|| metrics.rule(domain, &name()))),
-            None => add(&metrics.rule(domain, &name())),
+            None => add(&metrics.rule_by_request(domain, &name())),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument, error};
 
 use super::wire::server::{RateLimitService, RateLimitServiceServer};
@@ -14,6 +14,7 @@ use super::wire::{self, RateLimitRequest, RateLimitResponse};
 use crate::engine::{Engine, Rejection};
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::tracing as spans;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -78,7 +79,7 @@ impl RateLimitService for Rls {
         let _in_flight = self.metrics.in_flight();
         let deadline = timeout(request.metadata()).map(|timeout| begun + timeout);
         let span = self.tracing.decision(request.metadata().as_ref());
-        let deciding = decide(&self.engine, request.get_ref(), deadline).instrument(span);
+        let deciding = decide(&self.engine, request.get_ref(), deadline).instrument(span.clone());
         let deciding = AssertUnwindSafe(deciding);
         let answer = match deciding.catch_unwind().await {
             Ok(Ok(answer)) => Ok(Response::new(answer)),
@@ -89,6 +90,9 @@ impl RateLimitService for Rls {
             }
         };
         self.metrics.call("ShouldRateLimit", begun.elapsed());
+        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        let is_fault = matches!(code, Code::Unknown | Code::Internal);
+        spans::answered(&span, code as i32, is_fault);
         answer
     }
 }

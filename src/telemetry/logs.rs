@@ -14,15 +14,27 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::Error;
 
-/// Crates that say more than an operator wants to know.
-const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,fred=warn,rustls=warn,opentelemetry=warn";
+/// The levels by the names of the reference's logger, and of ours.
+const LEVELS: [(&str, &str); 8] = [
+    ("panic", "error"),
+    ("fatal", "error"),
+    ("error", "error"),
+    ("warn", "warn"),
+    ("warning", "warn"),
+    ("info", "info"),
+    ("debug", "debug"),
+    ("trace", "trace"),
+];
+
+/// Crates that say more than an operator wants to know; and spans, which are not log lines.
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,fred=warn,rustls=warn,opentelemetry=warn,tollgate::spans=off";
 
 /// The layer that writes the lines.
 pub(super) fn layer<S>(level: &str, json: bool) -> Result<impl Layer<S> + use<S>, Error>
 where
     S: Subscriber + for<'l> LookupSpan<'l>,
 {
-    let filter = EnvFilter::try_new(filter(level)).map_err(|_| Error::Level(level.to_owned()))?;
+    let filter = filter(level).ok_or_else(|| Error::Level(level.to_owned()))?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = if json {
         lines.event_format(Json).boxed()
@@ -35,17 +47,17 @@ where
     Ok(lines.with_filter(filter))
 }
 
-/// A level as the reference's logger names them, or a filter as it is. Spans are not log lines.
-fn filter(level: &str) -> String {
-    let known = match level.to_ascii_lowercase().as_str() {
-        "panic" | "fatal" | "error" => "error",
-        "warn" | "warning" => "warn",
-        "info" => "info",
-        "debug" => "debug",
-        "trace" => "trace",
-        _ => return level.to_owned(),
+/// A level by its name, or a filter as it is. A word that is no level would be a filter too, one that lets nothing through.
+fn filter(level: &str) -> Option<EnvFilter> {
+    let known = LEVELS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(level.trim()));
+    let text = match known {
+        Some((_, level)) => format!("{level},{QUIET}"),
+        None if level.contains('=') => level.to_owned(),
+        None => return None,
     };
-    format!("{known},{QUIET}")
+    EnvFilter::try_new(text).ok()
 }
 
 /// One JSON object a line, with the reference's names: `@timestamp`, `level`, `@message`.
@@ -101,6 +113,10 @@ impl Visit for Fields {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
         self.put(field, value.into());
     }
 

@@ -2,35 +2,24 @@
 //!
 //! Whether a decision is traced is its caller's choice (the `traceparent` that Envoy sends); only without one does the
 //! sampling rate decide. A decision that is not traced has no span at all.
-
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+//!
+//! - `export`: where spans go
 
 use http::HeaderMap;
-use opentelemetry::KeyValue;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
-use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::runtime::Tokio;
-use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
-use tracing::{Span, Subscriber, field, info_span, warn};
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::{Span, Subscriber, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::Error;
+pub(super) mod export;
 
 /// The target of all spans that are exported.
-const TARGET: &str = "tollgate::spans";
-
-/// How often an unreachable collector is worth a warning.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+pub(super) const TARGET: &str = "tollgate::spans";
 
 /// Where spans go.
 #[derive(Clone, Debug, Default)]
@@ -43,10 +32,19 @@ pub struct Settings {
     pub service_namespace: String,
     /// `service.instance.id`; random if empty.
     pub service_instance_id: String,
-    /// OTLP over HTTP in place of gRPC.
-    pub http: bool,
+    /// How to speak to the collector; none leaves it to the standard variables.
+    pub protocol: Option<Protocol>,
     /// The share of decisions that are traced when their caller has not decided, from 0 to 1.
     pub sampling_rate: f64,
+}
+
+/// The two forms of OTLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC, by custom on port 4317.
+    Grpc,
+    /// Protocol buffers over HTTP, by custom on port 4318.
+    Http,
 }
 
 /// Makes the spans of decisions, if they are exported at all.
@@ -56,7 +54,7 @@ pub struct Tracing {
 }
 
 /// What a span says of a decision.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Decision<'a> {
     /// The domain.
     pub domain: &'a str,
@@ -100,6 +98,8 @@ impl Tracing {
             remaining = field::Empty,
             reason = field::Empty,
             admitted = field::Empty,
+            rpc.grpc.status_code = field::Empty,
+            otel.status_code = field::Empty,
         );
         if caller.is_valid() {
             // It fails only for a span that is not exported.
@@ -109,9 +109,9 @@ impl Tracing {
     }
 }
 
-/// The span of a store call within the current span; none if that is none.
+/// The span of a transaction with the store within that of its decision; none if that is none.
 pub fn store_call(store: &'static str, keys: usize) -> Span {
-    if Span::current().is_disabled() {
+    if !is_within_ours() {
         return Span::none();
     }
     info_span!(
@@ -122,15 +122,54 @@ pub fn store_call(store: &'static str, keys: usize) -> Span {
         db.operation.name = "transact",
         keys,
         error.type = field::Empty,
+        otel.status_code = field::Empty,
     )
+}
+
+/// The span of one call of a script at `server`, an address, within that of its transaction; none if that is none.
+pub fn script_call(server: &str) -> Span {
+    if !is_within_ours() {
+        return Span::none();
+    }
+    let address = server.rsplit_once(':');
+    let address = address.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let span = info_span!(
+        target: TARGET,
+        "EVALSHA",
+        otel.kind = "client",
+        db.system.name = "redis",
+        db.operation.name = "EVALSHA",
+        server.address = address.map_or(server, |(host, _)| host),
+        server.port = field::Empty,
+        error.type = field::Empty,
+        otel.status_code = field::Empty,
+    );
+    if let Some((_, port)) = address {
+        span.record("server.port", port);
+    }
+    span
+}
+
+/// Says on `span`, of a call, that it failed and how: one of a closed set.
+pub fn failed(span: &Span, kind: &'static str) {
+    span.record("error.type", kind);
+    span.record("otel.status_code", "ERROR");
+}
+
+/// Says on `span`, of a decision, with which gRPC status it was answered, and whether that is a fault of this service.
+pub fn answered(span: &Span, status: i32, is_fault: bool) {
+    span.record("rpc.grpc.status_code", status);
+    if is_fault {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 /// Says on the current span what was decided.
 pub fn record(decide: impl FnOnce(&mut dyn FnMut(Decision<'_>))) {
-    let span = Span::current();
-    if span.is_disabled() {
+    if !is_within_ours() {
         return;
     }
+    let span = Span::current();
     decide(&mut |decision| {
         span.record("domain", decision.domain);
         span.record("rule", decision.rule);
@@ -139,33 +178,6 @@ pub fn record(decide: impl FnOnce(&mut dyn FnMut(Decision<'_>))) {
         span.record("reason", decision.reason);
         span.record("admitted", decision.admitted);
     });
-}
-
-/// The exporter and its queue, which is bounded (`OTEL_BSP_MAX_QUEUE_SIZE`); none if spans are not exported.
-pub(super) fn provider(settings: &Settings) -> Result<Option<SdkTracerProvider>, Error> {
-    if !is_wanted(settings) {
-        return Ok(None);
-    }
-    let built = if settings.http {
-        Otlp::builder()
-            .with_http()
-            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .build()
-    } else {
-        Otlp::builder().with_tonic().build()
-    };
-    let exporter = built.map_err(|error| Error::Exporter(error.to_string()))?;
-    let processor = BatchSpanProcessor::builder(Quiet::new(exporter), Tokio).build();
-    let builder = SdkTracerProvider::builder()
-        .with_span_processor(processor)
-        .with_resource(resource(settings));
-    let builder = if is_set("OTEL_TRACES_SAMPLER") {
-        builder
-    } else {
-        let ratio = Sampler::TraceIdRatioBased(settings.sampling_rate);
-        builder.with_sampler(Sampler::ParentBased(Box::new(ratio)))
-    };
-    Ok(Some(builder.build()))
 }
 
 /// The layer that makes OpenTelemetry spans of ours, and of nobody else's.
@@ -181,39 +193,12 @@ where
         .with_filter(filter_fn(|metadata| metadata.target() == TARGET))
 }
 
-fn is_wanted(settings: &Settings) -> bool {
-    let disabled =
-        std::env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
-    let endpoint = [
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    ];
-    !disabled && (settings.enabled || endpoint.into_iter().any(is_set))
-}
-
-fn is_set(variable: &str) -> bool {
-    std::env::var(variable).is_ok_and(|value| !value.is_empty())
-}
-
-fn resource(settings: &Settings) -> Resource {
-    let instance = match settings.service_instance_id.as_str() {
-        "" => format!("{:032x}", rand::random::<u128>()),
-        given => given.to_owned(),
-    };
-    let builder =
-        Resource::builder().with_attribute(KeyValue::new("service.instance.id", instance));
-    let builder = match settings.service_namespace.as_str() {
-        "" => builder,
-        namespace => {
-            builder.with_attribute(KeyValue::new("service.namespace", namespace.to_owned()))
-        }
-    };
-    if is_set("OTEL_SERVICE_NAME") {
-        return builder.build();
-    }
-    builder
-        .with_service_name(settings.service_name.clone())
-        .build()
+/// Whether the current span is one that is exported, and not one of a library's.
+fn is_within_ours() -> bool {
+    let current = Span::current();
+    current
+        .metadata()
+        .is_some_and(|metadata| metadata.target() == TARGET)
 }
 
 struct Headers<'h>(&'h HeaderMap);
@@ -228,64 +213,38 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// An exporter whose failures are a warning now and then, however many they are.
-struct Quiet {
-    exporter: Otlp,
-    begun: Instant,
-    /// When the next warning is due, in milliseconds since `begun`.
-    next_warning_ms: AtomicU64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Quiet {
-    fn new(exporter: Otlp) -> Self {
-        Self {
-            exporter,
-            begun: Instant::now(),
-            next_warning_ms: AtomicU64::new(0),
-        }
+    fn headers(flags: &str) -> HeaderMap {
+        let parent = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
+        let parent = parent.parse().expect("a header");
+        HeaderMap::from_iter([(http::HeaderName::from_static("traceparent"), parent)])
     }
 
-    fn warn(&self, error: &dyn fmt::Display) {
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let every = u64::try_from(WARN_EVERY.as_millis()).unwrap_or(u64::MAX);
-        let due = self.next_warning_ms.load(Ordering::Relaxed);
-        let next = now.saturating_add(every);
-        let order = Ordering::Relaxed;
-        if now >= due
-            && self
-                .next_warning_ms
-                .compare_exchange(due, next, order, order)
-                .is_ok()
-        {
-            warn!("spans cannot be exported and are dropped: {error}");
-        }
-    }
-}
-
-impl fmt::Debug for Quiet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Quiet")
-    }
-}
-
-impl SpanExporter for Quiet {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let result = self.exporter.export(batch).await;
-        if let Err(error) = &result {
-            self.warn(error);
-        }
-        result
+    #[test]
+    fn what_is_not_traced_has_no_span() {
+        tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            let (on, off) = (Tracing::new(true), Tracing::new(false));
+            assert!(off.decision(&headers("01")).is_none());
+            assert!(on.decision(&headers("00")).is_none());
+            assert!(!on.decision(&headers("01")).is_none());
+            assert!(!on.decision(&HeaderMap::new()).is_none());
+        });
     }
 
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.exporter.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
+    #[test]
+    fn only_within_a_decision_do_calls_have_spans() {
+        tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            assert!(store_call("redis", 1).is_none());
+            let foreign = info_span!("connection");
+            foreign.in_scope(|| assert!(store_call("redis", 1).is_none()));
+            Tracing::new(true).decision(&headers("01")).in_scope(|| {
+                let call = store_call("redis", 1);
+                assert!(!call.is_none());
+                call.in_scope(|| assert!(!script_call("localhost:6379").is_none()));
+            });
+        });
     }
 }

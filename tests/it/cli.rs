@@ -50,6 +50,7 @@ fn a_bad_value_is_one_line_and_exit_code_2() {
         ("BACKEND_TYPE", "memcache", "memcache is not supported"),
         ("BACKEND_TYPE", "disk", "neither embedded nor redis"),
         ("LOG_LEVEL", "a=b=c", "LOG_LEVEL"),
+        ("LOG_LEVEL", "inof", "LOG_LEVEL=inof is neither a level"),
         ("GRPC_SERVER_USE_TLS", "true", "GRPC_SERVER_TLS_CERT"),
     ] {
         let output = run(&["serve"], &[(name, value)]);

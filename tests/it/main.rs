@@ -11,6 +11,7 @@ mod fallback;
 mod golden;
 mod grpc;
 mod matching;
+mod metrics;
 mod properties;
 mod redis;
 mod reload;

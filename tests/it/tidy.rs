@@ -10,7 +10,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("rules", &["limit", "time"]),
     ("settings", &[]),
     ("telemetry", &["limit", "settings"]),
-    ("store", &["limit", "time", "settings"]),
+    ("store", &["limit", "time", "settings", "telemetry"]),
     ("engine", &["rules", "limit", "store", "time", "telemetry"]),
     (
         "reload",

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-use tonic::Request;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use tonic::{Code, Request};
 
 use crate::support::otlp::{Received, attribute, hex};
-use crate::support::poll;
-use crate::support::server::{Server, Setup, is_over, request};
+use crate::support::server::{Server, Setup, binary, is_over, request};
+use crate::support::{poll, redis};
 
 const RULES: &str = "
 domain: d
@@ -110,6 +112,135 @@ async fn the_caller_decides_what_is_traced() {
         "what was traced is sent before the end"
     );
     assert_eq!(received.names().len(), 2, "nothing else was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_also_leave_over_http() {
+    let (received, address) = Received::start_http().await;
+    let server = Setup::rules(RULES)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        .start_ready();
+    ask(&server, Some(&format!("00-{TRACE}-{CALLER}-01"))).await;
+    server.signal("TERM");
+    assert!(server.wait().success());
+    assert_eq!(received.spans(TRACE).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_a_decision_says_why() {
+    let (received, address) = Received::start().await;
+    let server = Setup::rules(RULES)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
+        .start_ready();
+    let sampled = format!("00-{TRACE}-{CALLER}-01");
+    for (domain, code) in [("unknown", Code::Ok), ("", Code::InvalidArgument)] {
+        let mut message = Request::new(request(domain, &[&[("user", "alice")]]));
+        let traceparent = sampled.parse().expect("ASCII");
+        message.metadata_mut().insert("traceparent", traceparent);
+        let answer = server.client().await.should_rate_limit(message).await;
+        assert_eq!(
+            answer.map_or_else(|status| status.code(), |_| Code::Ok),
+            code
+        );
+    }
+    server.signal("TERM");
+    assert!(server.wait().success());
+    let spans = received.spans(TRACE);
+    let said = |span: &Span| {
+        ["domain", "reason", "rpc.grpc.status_code"]
+            .map(|key| attribute(span, key).unwrap_or_default())
+    };
+    let said: Vec<_> = spans.iter().map(said).collect();
+    assert_eq!(said, [["unknown", "no_rule", "0"], ["", "", "3"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_names_its_redis_server_and_how_it_failed() {
+    let (received, address) = Received::start().await;
+    let mut redis = redis::Server::start();
+    let port = redis.port.to_string();
+    let server = Setup::rules(RULES)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
+        .env("REDIS_URL", &format!("127.0.0.1:{port}"))
+        .env("STORE_TIMEOUT", "5s")
+        .start_ready();
+    ask(&server, Some(&format!("00-{TRACE}-{CALLER}-01"))).await;
+    redis.kill();
+    server.wait_for_log("no connection to redis");
+    let failing = "11111111111111111111111111111111";
+    ask(&server, Some(&format!("00-{failing}-{CALLER}-01"))).await;
+    server.signal("TERM");
+    assert!(server.wait().success());
+
+    let spans = received.spans(TRACE);
+    let of = |spans: &[Span], name: &str| {
+        let found = spans.iter().find(|span| span.name == name);
+        found.expect(name).clone()
+    };
+    let (store, call) = (of(&spans, "store.transact"), of(&spans, "EVALSHA"));
+    assert_eq!(call.parent_span_id, store.span_id);
+    assert_eq!(call.kind, SpanKind::Client as i32);
+    for (key, wanted) in [
+        ("db.system.name", "redis"),
+        ("server.address", "127.0.0.1"),
+        ("server.port", port.as_str()),
+    ] {
+        assert_eq!(attribute(&call, key).as_deref(), Some(wanted), "{key}");
+    }
+    assert_eq!(attribute(&store, "error.type"), None);
+
+    let spans = received.spans(failing);
+    for name in ["store.transact", "EVALSHA"] {
+        let span = of(&spans, name);
+        let kind = attribute(&span, "error.type").expect("a kind");
+        assert!(
+            ["unreachable", "timeout"].contains(&kind.as_str()),
+            "{kind}"
+        );
+        assert_eq!(
+            span.status.expect("a status").code,
+            StatusCode::Error as i32
+        );
+    }
+    let decision = of(&spans, "ratelimit.should_rate_limit");
+    assert_eq!(
+        attribute(&decision, "reason").as_deref(),
+        Some("fallback_local")
+    );
+}
+
+#[test]
+fn a_protocol_that_is_not_known_is_an_error_of_its_variable() {
+    let output = binary()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+        .output()
+        .expect("the binary");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let wanted = "OTEL_EXPORTER_OTLP_PROTOCOL=http/json is neither grpc nor http/protobuf";
+    assert!(said.contains(wanted), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_never_answers_holds_up_neither_answers_nor_the_end() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address");
+    let server = Setup::rules(RULES)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "20")
+        .env("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+        .start_ready();
+    let sampled = format!("00-{TRACE}-{CALLER}-01");
+    let begun = Instant::now();
+    for _ in 0..100 {
+        ask(&server, Some(&sampled)).await;
+    }
+    server.signal("TERM");
+    assert!(server.wait().success());
+    // Shorter than the exporter's own patience, which is ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(9));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ use crate::settings::{Grpc, Settings, Store, Telemetry};
 use crate::store::redis::settings as redis;
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::tracing::Protocol;
 
 pub(super) fn telemetry(settings: &Telemetry) -> telemetry::Settings {
     telemetry::Settings {
@@ -23,11 +24,20 @@ pub(super) fn telemetry(settings: &Telemetry) -> telemetry::Settings {
             service_name: settings.tracing_service_name.clone(),
             service_namespace: settings.tracing_service_namespace.clone(),
             service_instance_id: settings.tracing_service_instance_id.clone(),
-            http: settings
+            protocol: settings
                 .tracing_exporter_protocol
-                .eq_ignore_ascii_case("http"),
+                .as_deref()
+                .map(otlp_protocol),
             sampling_rate: f64::from(settings.tracing_sampling_rate),
         },
+    }
+}
+
+fn otlp_protocol(name: &str) -> Protocol {
+    if name.eq_ignore_ascii_case("http") {
+        Protocol::Http
+    } else {
+        Protocol::Grpc
     }
 }
 

@@ -26,10 +26,12 @@ use parking_lot::Mutex;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::script;
 use super::settings::SettingsError;
 use crate::store::StoreError;
+use crate::telemetry::tracing as spans;
 
 /// How often a command may be sent.
 const ATTEMPTS: u32 = 1;
@@ -78,6 +80,18 @@ pub(super) enum NoAnswer {
     Ask(String),
     /// Not executed: some of the keys have moved already, and some have not.
     TryAgain,
+}
+
+impl NoAnswer {
+    /// A short word for traces; one of a closed set.
+    fn kind(&self) -> &'static str {
+        match self {
+            NoAnswer::Failed(error) => error.kind(),
+            NoAnswer::Moved(_) => "moved",
+            NoAnswer::Ask(_) => "ask",
+            NoAnswer::TryAgain => "try_again",
+        }
+    }
 }
 
 impl Node {
@@ -133,6 +147,21 @@ impl Node {
 
     /// Runs the script; `asking` also for keys that are only on their way to this server.
     pub(super) async fn run(
+        &self,
+        call: &Call,
+        asking: bool,
+        timeout: Duration,
+    ) -> Result<Bytes, NoAnswer> {
+        let span = spans::script_call(&self.name);
+        let answer = self.evaluate_once(call, asking, timeout);
+        let answer = answer.instrument(span.clone()).await;
+        if let Err(no_answer) = &answer {
+            spans::failed(&span, no_answer.kind());
+        }
+        answer
+    }
+
+    async fn evaluate_once(
         &self,
         call: &Call,
         asking: bool,

@@ -18,6 +18,9 @@ use crate::limit::Hits;
 /// How many rules are counted by name; the others of a domain are counted as `other`.
 pub const MAX_RULES: usize = 10_000;
 
+/// Up to how many a name may still hold a value of the request.
+pub const MAX_BY_REQUEST: usize = 5_000;
+
 const OTHER: &str = "other";
 
 /// The hits of one decision under one limit.
@@ -94,7 +97,8 @@ impl RuleCounters {
 }
 
 impl Rules {
-    pub(super) fn counters(&self, domain: &str, rule: &str) -> RuleCounters {
+    /// The counters of a rule, by its name if it has been counted before or fewer than `most` have.
+    pub(super) fn counters(&self, domain: &str, rule: &str, most: usize) -> RuleCounters {
         let mut label = RuleLabel {
             domain: domain.to_owned(),
             rule: rule.to_owned(),
@@ -103,7 +107,7 @@ impl Rules {
             return known.clone();
         }
         let mut all = self.0.write();
-        if all.len() >= MAX_RULES && !all.contains_key(&label) {
+        if all.len() >= most && !all.contains_key(&label) {
             label.rule = OTHER.to_owned();
         }
         all.entry(label).or_default().clone()

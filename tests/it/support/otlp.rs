@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use axum::extract::State;
+use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -11,6 +13,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
@@ -40,6 +43,24 @@ impl Received {
         let service = TraceServiceServer::new(received.clone());
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        (received, address)
+    }
+
+    /// The same for OTLP over HTTP.
+    pub(crate) async fn start_http() -> (Self, SocketAddr) {
+        let received = Self::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let export = async |State(received): State<Self>, body: Bytes| {
+            let request = ExportTraceServiceRequest::decode(body).expect("a message");
+            received.0.lock().expect("no panic").push(request);
+        };
+        let routes = axum::Router::new()
+            .route("/v1/traces", axum::routing::post(export))
+            .with_state(received.clone());
+        tokio::spawn(axum::serve(listener, routes).into_future());
         (received, address)
     }
 

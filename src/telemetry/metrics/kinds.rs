@@ -1,0 +1,119 @@
+//! Kinds of metrics that the library does not have as they are needed here: a counter that is called just what it is
+//! called, and a histogram without a lock.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+
+/// The upper ends of the buckets of a [`Latency`]; beyond the last there is one more.
+pub const LATENCY_BUCKETS: [Duration; 14] = [
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
+
+/// A number that only grows. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+/// How long things took. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Latency(Arc<Observed>);
+
+/// A call that is under way, for as long as it is held.
+#[derive(Debug)]
+pub struct InFlight(Gauge<i64, AtomicI64>);
+
+#[derive(Debug, Default)]
+struct Observed {
+    /// One for each of [`LATENCY_BUCKETS`].
+    within: [AtomicU64; LATENCY_BUCKETS.len()],
+    beyond: AtomicU64,
+    /// It lasts for 584 years of waiting.
+    sum_ns: AtomicU64,
+}
+
+impl Counter {
+    /// One more.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Latency {
+    /// One more thing, which took `took`.
+    pub fn observe(&self, took: Duration) {
+        let bucket = LATENCY_BUCKETS.partition_point(|end| *end < took);
+        let count = self.0.within.get(bucket).unwrap_or(&self.0.beyond);
+        count.fetch_add(1, Ordering::Relaxed);
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+}
+
+impl InFlight {
+    pub(super) fn begin(calls: &Gauge<i64, AtomicI64>) -> Self {
+        calls.inc();
+        Self(calls.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl EncodeMetric for Counter {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.encode_gauge(&self.0.load(Ordering::Relaxed))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Counter {
+    /// The library would add `_total` to the name of what it knows to be a counter.
+    const TYPE: MetricType = MetricType::Unknown;
+}
+
+impl EncodeMetric for Latency {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let ends = LATENCY_BUCKETS.map(|end| end.as_secs_f64());
+        let ends = ends.into_iter().chain([f64::INFINITY]);
+        let counts = self.0.within.iter().chain([&self.0.beyond]);
+        let buckets: Vec<(f64, u64)> = ends
+            .zip(counts.map(|count| count.load(Ordering::Relaxed)))
+            .collect();
+        let sum = Duration::from_nanos(self.0.sum_ns.load(Ordering::Relaxed)).as_secs_f64();
+        // From the buckets, so that the text agrees with itself while others count.
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Latency {
+    const TYPE: MetricType = MetricType::Histogram;
+}

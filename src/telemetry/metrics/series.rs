@@ -1,0 +1,132 @@
+//! Every metric but those of the rules, by name, and what it says.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Metric, Registry};
+
+use super::kinds::{Counter, Latency};
+use super::labels::{
+    DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, ReasonLabel, StoreLabel,
+    VersionLabel,
+};
+
+/// A handle on each metric.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) unknown_domains: Family<DomainLabel, Counter>,
+    pub(super) global_shadow_mode: Counter,
+    pub(super) config_load_success: Counter,
+    pub(super) config_load_error: Counter,
+    pub(super) errors: Family<ErrorLabel, Counter>,
+    pub(super) requests: Family<MethodLabel, Counter>,
+    pub(super) response_time: Family<MethodLabel, Latency>,
+    pub(super) decisions: Family<DecisionLabel, Counter>,
+    pub(super) store_calls: Family<StoreLabel, Latency>,
+    pub(super) store_errors: Family<KindLabel, Counter>,
+    pub(super) lost_give_backs: Gauge<u64, AtomicU64>,
+    pub(super) fallbacks: Family<ReasonLabel, Counter>,
+    pub(super) rules_loaded: Gauge,
+    pub(super) rules_load_timestamp: Gauge<f64, AtomicU64>,
+    pub(super) embedded_keys: Gauge,
+    pub(super) in_flight: Gauge<i64, AtomicI64>,
+}
+
+impl Series {
+    /// All of them, nothing counted.
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let mut adder = Adder(registry);
+        let build: Family<VersionLabel, Gauge> = adder.add(
+            "tollgate_build_info",
+            "The version that runs",
+            Family::default(),
+        );
+        let version = env!("CARGO_PKG_VERSION");
+        build.get_or_create(&VersionLabel { version }).set(1);
+        Self {
+            unknown_domains: adder.add(
+                "ratelimit_service_rate_limit_domain_not_found",
+                "Requests for a domain without rules",
+                Family::default(),
+            ),
+            global_shadow_mode: adder.add(
+                "ratelimit_service_global_shadow_mode",
+                "Requests that SHADOW_MODE let pass",
+                Counter::default(),
+            ),
+            config_load_success: adder.add(
+                "ratelimit_service_config_load_success",
+                "Loads of the rules that succeeded",
+                Counter::default(),
+            ),
+            config_load_error: adder.add(
+                "ratelimit_service_config_load_error",
+                "Loads of the rules that failed; the rules before stay",
+                Counter::default(),
+            ),
+            errors: adder.add(
+                "ratelimit_service_should_rate_limit_error",
+                "Requests without a decision (service_error), or decided without the store (redis_error)",
+                Family::default(),
+            ),
+            requests: adder.add(
+                "ratelimit_service_total_requests",
+                "gRPC calls",
+                Family::default(),
+            ),
+            response_time: adder.add(
+                "ratelimit_service_response_time_seconds",
+                "Time to answer a gRPC call",
+                Family::default(),
+            ),
+            decisions: adder.add(
+                "tollgate_decisions",
+                "Requests by what was decided and why",
+                Family::default(),
+            ),
+            store_calls: adder.add(
+                "tollgate_store_call_seconds",
+                "Time of the store's answers",
+                Family::default(),
+            ),
+            store_errors: adder.add(
+                "tollgate_store_errors",
+                "Calls that the store did not answer",
+                Family::default(),
+            ),
+            lost_give_backs: adder.add(
+                "tollgate_store_lost_give_backs",
+                "Charges of refused requests that could not be given back: limits that are stricter until their windows end",
+                Gauge::default(),
+            ),
+            fallbacks: adder.add(
+                "tollgate_fallbacks",
+                "Requests decided without the store, by failure mode",
+                Family::default(),
+            ),
+            rules_loaded: adder.add("tollgate_rules_loaded", "Rules that hold", Gauge::default()),
+            rules_load_timestamp: adder.add(
+                "tollgate_rules_load_timestamp_seconds",
+                "When the rules that hold were loaded",
+                Gauge::default(),
+            ),
+            embedded_keys: adder.add(
+                "tollgate_embedded_keys",
+                "Keys in the embedded store",
+                Gauge::default(),
+            ),
+            in_flight: adder.add("tollgate_in_flight", "gRPC calls under way", Gauge::default()),
+        }
+    }
+}
+
+/// Registers a metric and hands it back.
+struct Adder<'r>(&'r mut Registry);
+
+impl Adder<'_> {
+    fn add<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+}
