@@ -4,7 +4,7 @@
 //! no second copy of a step.
 //!
 //! - [`exchange`]: what goes in and what comes out
-//! - [`plan`]: request to keys and demands
+//! - [`charges`]: request to keys, and to what is asked of them
 //! - [`key`]: descriptor to key
 //! - [`fold`]: outcome to ruling
 //! - [`fallback`]: what to answer when the store does not
@@ -30,11 +30,12 @@ use crate::time::{Clock, Timestamp};
 
 pub mod account;
 pub mod answer;
+pub mod charges;
 pub mod exchange;
 pub mod fallback;
 pub mod fold;
 pub mod key;
-pub mod plan;
+
 pub mod readiness;
 
 pub use answer::Reason;
@@ -196,17 +197,17 @@ impl Engine {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Rejection> {
-        plan::check_bounds(request)?;
+        charges::check_bounds(request)?;
         let live = self.live.load_full().ok_or(Rejection::NoRules)?;
         let Some(domain) = live.rules.domains.get(request.domain) else {
             self.metrics.domain_not_found(request.domain);
             spans::record(|say| say(unruled(request)));
             return Ok(answer::unruled(request));
         };
-        let overrides = plan::overrides(domain, request)?;
-        let plan = plan::Plan::new(&self.settings, domain, request, &overrides)?;
-        let (outcome, fallback) = self.outcome(&plan, deadline).await;
-        let ruling = fold::Ruling::new(&plan, &outcome);
+        let overrides = charges::overrides(domain, request)?;
+        let charges = charges::Charges::new(&self.settings, domain, request, &overrides)?;
+        let (outcome, fallback) = self.outcome(&charges, deadline).await;
+        let ruling = fold::Ruling::new(&charges, &outcome);
         let reason = fallback.unwrap_or_else(|| Reason::of(&ruling, self.settings.shadow_mode));
         live.accounts
             .record(&self.metrics, &self.settings, request, &ruling, reason);
@@ -225,23 +226,23 @@ impl Engine {
     /// What the store says, or what is said in its place and why.
     async fn outcome(
         &self,
-        plan: &plan::Plan<'_>,
+        charges: &charges::Charges<'_>,
         deadline: Option<Instant>,
     ) -> (Outcome, Option<Reason>) {
-        if plan.demands.is_empty() {
+        if charges.demands.is_empty() {
             let readings = Default::default();
             let admitted = true;
             return (Outcome { admitted, readings }, None);
         }
         let now = self.given_time();
         let transaction = Transaction {
-            keys: &plan.keys,
-            demands: &plan.demands,
+            keys: &charges.keys,
+            demands: &charges.demands,
             now,
             timeout: self.budget(deadline),
         };
         let begun = Instant::now();
-        let span = spans::store_call(self.store.name(), plan.keys.len());
+        let span = spans::store_call(self.store.name(), charges.keys.len());
         let result = self
             .store
             .transact(&transaction)
@@ -257,7 +258,7 @@ impl Engine {
             Ok(outcome) => (outcome, None),
             Err(_) => {
                 let instances = self.settings.instances;
-                let (outcome, reason) = fallback::decide(plan, &self.local, instances, now);
+                let (outcome, reason) = fallback::decide(charges, &self.local, instances, now);
                 self.metrics.fallback(reason.name());
                 (outcome, Some(reason))
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Reason;
-use super::plan::{Item, Plan};
+use super::charges::{Charges, Item};
 use crate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading, Readings};
 use crate::limit::{Hits, Limit, Verdict};
 use crate::rules::FailureMode;
@@ -19,25 +19,25 @@ use crate::time::{Micros, Timestamp};
 /// What a client that is refused for want of a store is told to wait.
 pub const DENY_FOR: Micros = Micros::from_secs(1);
 
-/// Decides `plan` without its store.
+/// Decides `charges` without its store.
 pub fn decide(
-    plan: &Plan<'_>,
+    charges: &Charges<'_>,
     local: &Embedded,
     instances: u32,
     now: Option<Timestamp>,
 ) -> (Outcome, Reason) {
-    let modes = modes(plan);
-    let denied = denied(plan, &modes);
-    let shares = shares(plan, &modes, instances);
-    let demands = local_demands(plan, &shares, denied);
+    let modes = modes(charges);
+    let denied = denied(charges, &modes);
+    let shares = shares(charges, &modes, instances);
+    let demands = local_demands(charges, &shares, denied);
     let transaction = Transaction {
-        keys: &plan.keys,
+        keys: &charges.keys,
         demands: &demands,
         now,
         timeout: Duration::ZERO,
     };
     let outcome = local.transact(&transaction);
-    let mut local_readings = local_readings(plan, &modes, &shares, outcome.readings).into_iter();
+    let mut local_readings = local_readings(charges, &modes, &shares, outcome.readings).into_iter();
     let readings = modes.iter().map(|mode| match mode {
         FailureMode::Allow => room(Verdict::Allowed),
         FailureMode::Deny => room(Verdict::Wait(DENY_FOR)),
@@ -45,7 +45,7 @@ pub fn decide(
     });
     let readings: Readings = readings.collect();
     let outcome = Outcome {
-        admitted: admitted(plan, &readings),
+        admitted: admitted(charges, &readings),
         readings,
     };
     (outcome, reason(&modes, denied))
@@ -53,12 +53,12 @@ pub fn decide(
 
 /// What local memory said, with the shares of the other instances taken for used.
 fn local_readings(
-    plan: &Plan<'_>,
+    charges: &Charges<'_>,
     modes: &[FailureMode],
     shares: &[Vec<(Limit, bool)>],
     readings: Readings,
 ) -> Readings {
-    let limits = plan
+    let limits = charges
         .demands
         .iter()
         .flat_map(|demand| &demand.limits)
@@ -78,10 +78,10 @@ fn local_readings(
         .collect()
 }
 
-fn admitted(plan: &Plan<'_>, readings: &[Reading]) -> bool {
+fn admitted(charges: &Charges<'_>, readings: &[Reading]) -> bool {
     let mut fold = Fold::default();
     let mut readings = readings.iter();
-    for demand in &plan.demands {
+    for demand in &charges.demands {
         let own = readings.by_ref().take(demand.limits.len());
         let fits = own.fold(true, |fits, own| fits & (own.verdict == Verdict::Allowed));
         fold.add(demand.role, fits);
@@ -90,8 +90,8 @@ fn admitted(plan: &Plan<'_>, readings: &[Reading]) -> bool {
 }
 
 /// The failure mode of each limit, in the order of the readings.
-fn modes(plan: &Plan<'_>) -> SmallVec<[FailureMode; 4]> {
-    let limited = plan.items.iter().filter_map(|item| match item {
+fn modes(charges: &Charges<'_>) -> SmallVec<[FailureMode; 4]> {
+    let limited = charges.items.iter().filter_map(|item| match item {
         Item::Limited(limited) => Some(limited),
         Item::Free | Item::Unlimited => None,
     });
@@ -101,10 +101,10 @@ fn modes(plan: &Plan<'_>) -> SmallVec<[FailureMode; 4]> {
 }
 
 /// Whether the limits that deny refuse the request by themselves.
-fn denied(plan: &Plan<'_>, modes: &[FailureMode]) -> bool {
+fn denied(charges: &Charges<'_>, modes: &[FailureMode]) -> bool {
     let mut fold = Fold::default();
     let mut modes = modes.iter();
-    for demand in &plan.demands {
+    for demand in &charges.demands {
         let takes = !matches!(demand.amount, Amount::Refund(_));
         let own = modes.by_ref().take(demand.limits.len());
         let denies = own.fold(false, |denies, mode| denies | (*mode == FailureMode::Deny));
@@ -114,7 +114,7 @@ fn denied(plan: &Plan<'_>, modes: &[FailureMode]) -> bool {
 }
 
 /// This instance's share of each limit that is enforced locally.
-fn shares(plan: &Plan<'_>, modes: &[FailureMode], instances: u32) -> Vec<Vec<(Limit, bool)>> {
+fn shares(charges: &Charges<'_>, modes: &[FailureMode], instances: u32) -> Vec<Vec<(Limit, bool)>> {
     let mut modes = modes.iter();
     let of_demand = |demand: &Demand<'_>| {
         let own: Vec<_> = demand.limits.iter().zip(modes.by_ref()).collect();
@@ -125,12 +125,12 @@ fn shares(plan: &Plan<'_>, modes: &[FailureMode], instances: u32) -> Vec<Vec<(Li
             .map(|(bound, _)| (bound.limit.share(instances), bound.always))
             .collect()
     };
-    plan.demands.iter().map(of_demand).collect()
+    charges.demands.iter().map(of_demand).collect()
 }
 
 /// The demands on local memory. A request that is denied anyway charges nothing there.
 fn local_demands<'a>(
-    plan: &Plan<'_>,
+    charges: &Charges<'_>,
     shares: &'a [Vec<(Limit, bool)>],
     denied: bool,
 ) -> Vec<Demand<'a>> {
@@ -149,7 +149,7 @@ fn local_demands<'a>(
             })
             .collect(),
     };
-    plan.demands.iter().zip(shares).map(demand).collect()
+    charges.demands.iter().zip(shares).map(demand).collect()
 }
 
 fn room(verdict: Verdict) -> Reading {

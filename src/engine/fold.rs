@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::plan::{Item, Limited, Plan};
+use super::charges::{Charges, Item, Limited};
 use super::{Code, CurrentLimit, Status};
 use crate::limit::transaction::{Amount, Outcome, Reading};
 use crate::limit::{Hits, Limit, Verdict};
@@ -71,10 +71,10 @@ pub struct Said<'a> {
 }
 
 impl<'a> Ruling<'a> {
-    /// Reads an outcome back into the descriptors of its plan.
-    pub fn new(plan: &Plan<'a>, outcome: &Outcome) -> Self {
+    /// Reads an outcome back into the descriptors of its charges.
+    pub fn new(charges: &Charges<'a>, outcome: &Outcome) -> Self {
         let mut at = 0;
-        let firsts: SmallVec<[usize; 4]> = plan
+        let firsts: SmallVec<[usize; 4]> = charges
             .demands
             .iter()
             .map(|demand| {
@@ -83,7 +83,7 @@ impl<'a> Ruling<'a> {
             })
             .collect();
         let reader = Reader {
-            plan,
+            charges,
             outcome,
             firsts,
         };
@@ -94,7 +94,7 @@ impl<'a> Ruling<'a> {
         };
         Self {
             admitted: outcome.admitted,
-            items: plan.items.iter().enumerate().map(judge).collect(),
+            items: charges.items.iter().enumerate().map(judge).collect(),
         }
     }
 
@@ -223,7 +223,7 @@ impl Said<'_> {
 }
 
 struct Reader<'p, 'a> {
-    plan: &'p Plan<'a>,
+    charges: &'p Charges<'a>,
     outcome: &'p Outcome,
     /// Where the readings of each demand begin.
     firsts: SmallVec<[usize; 4]>,
@@ -231,7 +231,7 @@ struct Reader<'p, 'a> {
 
 impl<'a> Reader<'_, 'a> {
     fn spoken(&self, descriptor: usize, limited: &Limited<'a>) -> Spoken<'a> {
-        let demand = &self.plan.demands[limited.demand];
+        let demand = &self.charges.demands[limited.demand];
         let refused = self.refuses(limited.demand);
         let limits: SmallVec<[Said<'a>; 2]> = (0..demand.limits.len())
             .map(|place| self.said(limited, place, refused))
@@ -255,7 +255,7 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn said(&self, limited: &Limited<'a>, place: usize, refused: bool) -> Said<'a> {
-        let demand = &self.plan.demands[limited.demand];
+        let demand = &self.charges.demands[limited.demand];
         let bound = demand.limits[place];
         let reading = self.readings(limited.demand)[place];
         let charged = bound.always || (self.outcome.admitted && !refused);
@@ -284,9 +284,9 @@ impl<'a> Reader<'_, 'a> {
     /// What a limit with room reads when the request is refused. If an identical descriptor refused it, the one at hand came
     /// before that and reads as charged; else nothing was charged, and it reads what is there.
     fn used_without_charge(&self, index: usize, limit: &Limit, hits: Hits) -> Hits {
-        let key = self.plan.demands[index].key;
+        let key = self.charges.demands[index].key;
         let mut same_key =
-            (0..self.plan.demands.len()).filter(|i| self.plan.demands[*i].key == key);
+            (0..self.charges.demands.len()).filter(|i| self.charges.demands[*i].key == key);
         let first = same_key.clone().next().unwrap_or(index);
         if !self.refuses(index) && same_key.any(|i| self.refuses(i)) {
             return self.used_by(index, limit).plus(hits);
@@ -295,7 +295,7 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn used_by(&self, index: usize, limit: &Limit) -> Hits {
-        let limits = &self.plan.demands[index].limits;
+        let limits = &self.charges.demands[index].limits;
         let place = limits
             .iter()
             .position(|bound| bound.limit.tag() == limit.tag());
@@ -310,6 +310,6 @@ impl<'a> Reader<'_, 'a> {
 
     fn readings(&self, index: usize) -> &[Reading] {
         let first = self.firsts[index];
-        &self.outcome.readings[first..first + self.plan.demands[index].limits.len()]
+        &self.outcome.readings[first..first + self.charges.demands[index].limits.len()]
     }
 }

@@ -1,4 +1,4 @@
-//! Request to plan: which rule each descriptor matches, and what is asked of which key.
+//! Request to charges: which rule each descriptor matches, and what is asked of which key.
 
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ pub const MAX_VALUE: usize = 16 * 1024;
 
 /// What becomes of a request.
 #[derive(Debug, Default)]
-pub struct Plan<'a> {
+pub struct Charges<'a> {
     /// The keys that are charged, each once.
     pub keys: Vec<Key>,
     /// What is asked of them.
@@ -131,7 +131,7 @@ pub fn overrides(domain: &Domain, request: &Request<'_>) -> Result<Vec<Option<Li
     request.descriptors.iter().enumerate().map(build).collect()
 }
 
-impl<'a> Plan<'a> {
+impl<'a> Charges<'a> {
     /// Matches every descriptor and collects the charges. `overrides` has one place per descriptor.
     pub fn new(
         settings: &Settings,
@@ -148,7 +148,7 @@ impl<'a> Plan<'a> {
             })
             .collect();
         let replaced = replaced(&rules);
-        let mut plan = Plan::default();
+        let mut charges = Charges::default();
         for ((descriptor, rule), brought) in request.descriptors.iter().zip(rules).zip(overrides) {
             let item = match (brought, rule) {
                 (Some(limit), _) => {
@@ -158,7 +158,7 @@ impl<'a> Plan<'a> {
                         failure_mode: domain.failure_mode,
                     };
                     let limits = std::iter::once((Bound { limit, always }, terms)).collect();
-                    plan.limited(settings, domain, request, descriptor, None, limits)
+                    charges.limited(settings, domain, request, descriptor, None, limits)
                 }
                 (None, Some(rule)) if rule.unlimited => Item::Unlimited,
                 (None, Some(rule)) => {
@@ -166,16 +166,16 @@ impl<'a> Plan<'a> {
                     if limits.is_empty() {
                         Item::Free
                     } else {
-                        plan.limited(settings, domain, request, descriptor, Some(rule), limits)
+                        charges.limited(settings, domain, request, descriptor, Some(rule), limits)
                     }
                 }
                 (None, None) => Item::Free,
             };
-            plan.items.push(item);
+            charges.items.push(item);
         }
-        plan.check_hits()?;
-        plan.settle_quotas(settings);
-        Ok(plan)
+        charges.check_hits()?;
+        charges.settle_quotas(settings);
+        Ok(charges)
     }
 
     fn limited(
