@@ -141,6 +141,8 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         Store::Embedded(store) => admin.metrics.embedded_keys(store.len()),
         Store::Redis(store) => admin.metrics.lost_give_backs(store.lost_give_backs()),
     }
+    let directory = admin.engine.directory().hits_and_misses();
+    admin.metrics.directory(directory);
     let kind = metrics::CONTENT_TYPE;
     ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
 }

@@ -4,6 +4,7 @@
 //! no second copy of a step.
 //!
 //! - [`exchange`]: what goes in and what comes out
+//! - [`subjects`]: what the directory has a say in: plans, lists and bans
 //! - [`charges`]: request to keys, and to what is asked of them
 //! - [`key`]: descriptor to key
 //! - [`fold`]: outcome to ruling
@@ -13,6 +14,7 @@
 //! - [`readiness`]: whether requests should be sent here
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -20,10 +22,12 @@ use readiness::Readiness;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use crate::directory::{self, Directory};
+use crate::limit::Tag;
 use crate::limit::transaction::Outcome;
-use crate::rules::RuleSet;
+use crate::rules::{Domain, RuleSet};
 use crate::store::embedded::Embedded;
-use crate::store::{Store, StoreError, Transaction};
+use crate::store::{Key, Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
 use crate::time::{Clock, Timestamp};
@@ -37,6 +41,7 @@ pub mod fold;
 pub mod key;
 
 pub mod readiness;
+pub mod subjects;
 
 pub use answer::Reason;
 pub use answer::headers::ReferenceHeaders;
@@ -52,7 +57,10 @@ const LOCAL_KEYS: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Engine {
     live: ArcSwapOption<Live>,
-    store: Store,
+    store: Arc<Store>,
+    directory: Arc<Directory>,
+    /// How many bans are being made known.
+    noting: Arc<AtomicUsize>,
     /// Decides the limits of `failure_mode: local` while the store does not.
     local: Embedded,
     settings: Settings,
@@ -120,7 +128,9 @@ impl Engine {
     pub fn new(store: Store, settings: Settings, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self {
             live: ArcSwapOption::empty(),
-            store,
+            store: Arc::new(store),
+            directory: Arc::new(Directory::new(&settings.key_prefix, clock.clone())),
+            noting: Arc::default(),
             local: Embedded::new(LOCAL_KEYS, clock.clone()),
             settings,
             clock,
@@ -152,6 +162,9 @@ impl Engine {
     /// Asks the store for a sign of life, and remembers that it gave one.
     pub async fn ping_store(&self) -> Result<(), StoreError> {
         self.store.ping().await?;
+        // No request is decided before it is known who is on a list.
+        let timeout = directory::follow::LOOK_WITHIN;
+        self.directory.catch_up(&self.store, timeout).await?;
         self.readiness
             .send_modify(|readiness| readiness.store_answered = true);
         Ok(())
@@ -172,10 +185,37 @@ impl Engine {
         &self.store
     }
 
+    /// What is known of subjects beside the rules.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// How requests are decided.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What the time is.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Applies what other instances change in the directory, until the future is dropped.
+    pub async fn follow_directory(&self) {
+        self.directory.follow(&self.store).await;
+    }
+
+    /// Forgets what a key remembers of these limits and bans, here and in the store.
+    pub async fn forget(&self, key: &Key, tags: &[Tag]) -> Result<(), StoreError> {
+        self.local.forget(key, tags);
+        let timeout = directory::follow::LOOK_WITHIN;
+        self.store.forget(key, tags, timeout).await
+    }
+
     /// Removes expired keys from this instance's memory, a few at a time; to be called now and then.
     pub fn sweep(&self) {
         self.local.sweep();
-        if let Store::Embedded(store) = &self.store {
+        if let Store::Embedded(store) = &*self.store {
             store.sweep();
         }
     }
@@ -187,47 +227,76 @@ impl Engine {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Rejection> {
-        self.decide(request, deadline)
+        self.decide(request, deadline, false)
             .await
             .inspect_err(|_| self.metrics.service_error())
+    }
+
+    /// What [`Engine::check`] would answer now. Charges and counts nothing.
+    pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer, Rejection> {
+        self.decide(request, None, true).await
     }
 
     async fn decide(
         &self,
         request: &Request<'_>,
         deadline: Option<Instant>,
+        rehearsal: bool,
     ) -> Result<Answer, Rejection> {
         charges::check_bounds(request)?;
         let live = self.live.load_full().ok_or(Rejection::NoRules)?;
         let Some(domain) = live.rules.domains.get(request.domain) else {
-            self.metrics.domain_not_found(request.domain);
-            spans::record(|say| say(unruled(request)));
+            if !rehearsal {
+                self.metrics.domain_not_found(request.domain);
+                spans::record(|say| say(unruled(request)));
+            }
             return Ok(answer::unruled(request));
         };
-        let overrides = charges::overrides(domain, request)?;
-        let charges = charges::Charges::new(&self.settings, domain, request, &overrides)?;
-        let (outcome, fallback) = self.outcome(&charges, deadline).await;
+        let answers_by = Instant::now() + self.budget(deadline);
+        let found = self.find(domain, request, answers_by).await?;
+        let cost = domain.costs.of(&request.descriptors);
+        if let Some(apart) = self.apart(domain, request, cost) {
+            let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
+            let told = (None, rehearsal);
+            return Ok(self.conclude(&live, domain, request, &ruling, told));
+        }
+        let mut charges = charges::Charges::new(&self.settings, domain, request, &found, cost)?;
+        if rehearsal {
+            charges.only_peek();
+        }
+        let (outcome, fallback) = self.outcome(&charges, answers_by).await;
         let ruling = fold::Ruling::new(&charges, &outcome);
-        let reason = fallback.unwrap_or_else(|| Reason::of(&ruling, self.settings.shadow_mode));
-        live.accounts
-            .record(&self.metrics, &self.settings, request, &ruling, reason);
-        spans::record(|say| trace(request, &ruling, reason, say));
-        let now = self.clock.now();
-        Ok(answer::answer(
-            &self.settings,
-            domain,
-            request,
-            &ruling,
-            reason,
-            now,
-        ))
+        if !ruling.admitted && !rehearsal {
+            self.note_bans(domain, request, &charges, &ruling);
+        }
+        Ok(self.conclude(&live, domain, request, &ruling, (fallback, rehearsal)))
+    }
+
+    /// Counts, traces and answers; `told` is why the store did not decide, and whether it is a rehearsal.
+    fn conclude(
+        &self,
+        live: &Live,
+        domain: &Domain,
+        request: &Request<'_>,
+        ruling: &fold::Ruling<'_>,
+        told: (Option<Reason>, bool),
+    ) -> Answer {
+        let (fallback, rehearsal) = told;
+        let settings = &self.settings;
+        let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
+        if !rehearsal {
+            live.accounts
+                .record(&self.metrics, settings, request, ruling, reason);
+            spans::record(|say| trace(request, ruling, reason, say));
+        }
+        answer::answer(settings, domain, request, ruling, reason, self.clock.now())
     }
 
     /// What the store says, or what is said in its place and why.
     async fn outcome(
         &self,
         charges: &charges::Charges<'_>,
-        deadline: Option<Instant>,
+        answers_by: Instant,
     ) -> (Outcome, Option<Reason>) {
         if charges.demands.is_empty() {
             let readings = Default::default();
@@ -239,7 +308,7 @@ impl Engine {
             keys: &charges.keys,
             demands: &charges.demands,
             now,
-            timeout: self.budget(deadline),
+            timeout: answers_by.saturating_duration_since(Instant::now()),
         };
         let begun = Instant::now();
         let span = spans::store_call(self.store.name(), charges.keys.len());

@@ -12,6 +12,7 @@
 //! - [`settings`]: environment variables and flags, read once
 //! - [`telemetry`]: metrics, traces, logs
 //! - [`store`]: the contract of the stores; the embedded one, and Redis
+//! - [`directory`]: plans, grants, lists and bans of subjects, changed at run time
 //! - [`engine`]: a request in, an answer out
 //! - [`reload`]: rule files to the engine, at start and on every change
 //! - [`grpc`]: the rate limit service
@@ -23,6 +24,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod directory;
 pub mod engine;
 pub mod grpc;
 pub mod limit;

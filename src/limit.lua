@@ -9,7 +9,7 @@ local pack, unpack, byte = struct.pack, struct.unpack, string.byte
 local fmod, max, min = math.fmod, math.max, math.min
 
 local MAX_USED = 2 ^ 50
-local ALLOWED, WAIT, NEVER = 0, 1, 2
+local ALLOWED, WAIT, NEVER, BANNED = 0, 1, 2, 3
 
 -- A moment that the calendar edges of the request do not reach to. The call then writes nothing and asks for others.
 local retime = nil

@@ -4,6 +4,7 @@
 //! same arithmetic inside Redis. All numbers are integers below 2^53, so that the doubles of Lua compute them exactly.
 //!
 //! - [`fixed_window`], [`token_bucket`], [`sliding_window`]: one algorithm each
+//! - [`ban`]: who is refused too often is refused for a while
 //! - [`period`]: calendar days, weeks, months and years in a time zone
 //! - [`transaction`]: many limits on many keys, all or nothing
 
@@ -12,6 +13,7 @@ use std::str::FromStr;
 
 use crate::time::{Micros, Timestamp};
 
+pub mod ban;
 pub mod fixed_window;
 pub mod period;
 pub mod sliding_window;
@@ -117,6 +119,8 @@ pub enum State {
     TokenBucket(token_bucket::State),
     /// See [`sliding_window`]; boxed because it is large.
     SlidingWindow(Box<sliding_window::State>),
+    /// See [`ban`].
+    Ban(ban::State),
 }
 
 /// Whether hits fit.
@@ -128,6 +132,8 @@ pub enum Verdict {
     Wait(Micros),
     /// They are more than the limit can ever hold: waiting does not help.
     Never,
+    /// Whether they fit does not matter: there is a ban, for this long.
+    Banned(Micros),
 }
 
 /// What was charged and when, so that it can be given back.
@@ -294,6 +300,35 @@ impl Limit {
         })
     }
 
+    /// The same limit with another number: a burst grows and shrinks with it.
+    pub fn with_requests(&self, requests_per_unit: u32) -> Result<Limit, LimitError> {
+        let mut limit = self.clone();
+        let hits = Hits::whole(requests_per_unit);
+        limit.requests_per_unit = requests_per_unit;
+        limit.capacity = hits;
+        if let Shape::TokenBucket(_) = &self.shape {
+            let before = u128::from(self.requests_per_unit.max(1));
+            let burst = u128::from(self.capacity.0) * u128::from(requests_per_unit) / before;
+            limit.capacity = Hits(u64::try_from(burst).unwrap_or(u64::MAX));
+            let bucket = token_bucket::Bucket::new(hits, self.window(), limit.capacity)?;
+            limit.shape = Shape::TokenBucket(bucket);
+        }
+        Ok(limit)
+    }
+
+    /// The same limit with room for `extra` more hits; a bucket refills no faster for it.
+    pub fn with_extra(&self, extra: Hits) -> Result<Limit, LimitError> {
+        let mut limit = self.clone();
+        limit.capacity = self.capacity.plus(extra).min(Hits::MAX);
+        let whole = u32::try_from(extra.floor()).unwrap_or(u32::MAX);
+        limit.requests_per_unit = self.requests_per_unit.saturating_add(whole);
+        if let Shape::TokenBucket(bucket) = &self.shape {
+            limit.requests_per_unit = self.requests_per_unit;
+            limit.shape = Shape::TokenBucket(bucket.slower(1, limit.capacity)?);
+        }
+        Ok(limit)
+    }
+
     /// The share of one of `instances` that enforce this limit without speaking to each other: at least one hit, if the
     /// limit itself has one.
     #[must_use]
@@ -385,6 +420,7 @@ impl Limit {
             State::FixedWindow(state) => state.used(),
             State::TokenBucket(state) => state.used(),
             State::SlidingWindow(state) => state.used(),
+            State::Ban(_) => Hits::ZERO,
         }
     }
 
@@ -415,6 +451,7 @@ impl Limit {
             State::FixedWindow(state) => state.charge(hits),
             State::TokenBucket(state) => state.charge(self.capacity, hits),
             State::SlidingWindow(state) => state.charge(hits),
+            State::Ban(_) => {}
         }
     }
 
@@ -424,6 +461,7 @@ impl Limit {
             State::FixedWindow(state) => state.refund(hits),
             State::TokenBucket(state) => state.refund(hits),
             State::SlidingWindow(state) => state.refund(hits),
+            State::Ban(_) => {}
         }
     }
 
@@ -480,6 +518,10 @@ impl Tag {
         };
         // Injective: an algorithm and a unit need five bits, a multiplier twenty.
         Self(multiplier * 32 + algorithm * 8 + unit as u32)
+    }
+
+    fn of_ban(within: Unit) -> Self {
+        Self(32 + within as u32)
     }
 
     /// The tag as it is stored.

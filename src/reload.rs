@@ -171,6 +171,9 @@ impl Reloader {
             );
         }
         let rules = compile::compile(&read.files, self.options).map_err(Failure::Rejected)?;
+        if !rules.warnings.diagnostics.is_empty() {
+            warn!("the rules have warnings\n{}", rules.warnings);
+        }
         let mut domains: Vec<String> = rules.domains.keys().cloned().collect();
         domains.sort();
         let loaded = Loaded {

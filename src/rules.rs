@@ -4,15 +4,20 @@
 //! - [`mod@file`]: the YAML as written, with positions
 //! - [`compile`]: files to a [`RuleSet`], or to every diagnostic
 //! - [`matcher`]: descriptor to [`Rule`]
+//! - [`costs`]: what a request costs
 //! - [`name`]: what a rule is called in metrics
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use indexmap::IndexMap;
+
+use crate::limit::ban::Ban;
 use crate::limit::period::Zone;
 use crate::limit::{Limit, Unit};
 
 pub mod compile;
+pub mod costs;
 pub mod diagnostic;
 pub mod file;
 pub mod matcher;
@@ -25,6 +30,8 @@ pub struct RuleSet {
     pub domains: HashMap<String, Domain>,
     /// Every rule of every domain; a [`RuleId`] is a place in here.
     pub rules: Vec<Arc<Rule>>,
+    /// What is doubtful in the files, though not wrong.
+    pub warnings: diagnostic::Report,
 }
 
 /// The place of a rule in [`RuleSet::rules`].
@@ -46,12 +53,16 @@ pub struct Domain {
     pub failure_mode: FailureMode,
     /// What clients are told.
     pub response: Response,
+    /// What requests cost.
+    pub costs: costs::Costs,
+    /// The plans by name, in the order of the file.
+    pub plans: IndexMap<String, Plan>,
     /// The first level of descriptors.
     pub root: matcher::Level,
 }
 
 /// What the answers of a domain tell its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// `RateLimit-Policy` and `RateLimit`.
     pub ratelimit: bool,
@@ -59,8 +70,54 @@ pub struct Response {
     pub retry_after: bool,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
     pub x_ratelimit: bool,
+    /// `X-Quota-Tier` and `X-Quota-Monthly-Remaining`.
+    pub x_quota: bool,
     /// The body of a refusal.
     pub body: Body,
+    /// The texts of its message.
+    pub messages: Messages,
+}
+
+/// Templates of the message of a refusal, each with `{limit}`, `{window}`, `{plan}`, `{retry_after}` and `{reset_at}`; none
+/// for Tollgate's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Messages {
+    /// Of a limit that is no quota.
+    pub rate_limit_exceeded: Option<String>,
+    /// Of a limit per month.
+    pub monthly_quota_exceeded: Option<String>,
+    /// Of a ban, or an entry of a list of the denied.
+    pub banned: Option<String>,
+}
+
+/// A tier: limits under a name.
+#[derive(Debug)]
+pub struct Plan {
+    /// No limit at all.
+    pub unlimited: bool,
+    /// The limits, charged together.
+    pub limits: Vec<RuleLimit>,
+    /// How many limits the plans before it have: where the counters of its own begin.
+    pub first: usize,
+}
+
+/// How a descriptor comes by its plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanChoice {
+    /// Who knows it.
+    pub from: PlanSource,
+    /// The plan of whoever has none, or one that is not there.
+    pub default: String,
+}
+
+/// Who knows the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanSource {
+    /// The entry at this level of the descriptor. Its value is not part of the key, so a subject that moves keeps what it has
+    /// used.
+    Entry(usize),
+    /// The directory, by the last entry of the descriptor.
+    Directory,
 }
 
 /// The body of a refusal.
@@ -106,8 +163,12 @@ pub struct Rule {
     pub levels: Vec<Segment>,
     /// No limit at all, and said so.
     pub unlimited: bool,
-    /// The limits, charged together; empty when unlimited.
+    /// The limits, charged together; empty when unlimited, or when a plan has them.
     pub limits: Vec<RuleLimit>,
+    /// The limits are those of a plan.
+    pub plan: Option<PlanChoice>,
+    /// Who is refused by these limits too often is refused for a while.
+    pub ban: Option<Ban>,
     /// What an unlimited rule replaces; limits have their own lists.
     pub replaces: Vec<String>,
     /// Computed and counted, never refuses.
@@ -196,7 +257,9 @@ impl Default for Response {
             ratelimit: true,
             retry_after: true,
             x_ratelimit: false,
+            x_quota: false,
             body: Body::Json,
+            messages: Messages::default(),
         }
     }
 }
@@ -220,6 +283,31 @@ impl Segment {
         } else {
             format!("{}_{}", self.key, self.value)
         }
+    }
+}
+
+impl Domain {
+    /// A domain that says nothing yet.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            time_zone: Zone::utc(),
+            partition_by: Vec::new(),
+            sensitive: Vec::new(),
+            failure_mode: FailureMode::default(),
+            response: Response::default(),
+            costs: costs::Costs::default(),
+            plans: IndexMap::new(),
+            root: matcher::Level::default(),
+        }
+    }
+}
+
+impl RuleLimit {
+    /// What people call it: its name, or its unit.
+    pub fn label(&self) -> &str {
+        let name = self.name.as_deref();
+        name.unwrap_or(self.limit.unit().name())
     }
 }
 

@@ -15,6 +15,7 @@
 //! 6. *Same answers.* The same transactions in the same order at the same times have the same outcomes on every store. The
 //!    conformance suite (`tests/it/conformance.rs`) is what says so.
 //!
+//! - [`book`]: what is kept beside the counters
 //! - [`embedded`]: in this process
 //! - [`redis`]: Redis, Sentinel or Redis Cluster, through scripts
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use crate::limit::transaction::{Demand, Outcome};
 use crate::time::Timestamp;
 
+pub mod book;
 pub mod embedded;
 pub mod redis;
 

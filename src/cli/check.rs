@@ -59,11 +59,24 @@ fn check(source: &Source, options: Options) -> Result<String, (String, String)> 
         ));
     }
     match compile(&read.files, options) {
-        Ok(rules) => Ok(format!(
-            "{}, {}, no errors",
-            count(rules.domains.len(), "domain"),
-            count(rules.rules.len(), "rule")
-        )),
+        Ok(rules) => {
+            let warnings = &rules.warnings;
+            if !warnings.diagnostics.is_empty() {
+                print(&format!(
+                    "{}\n",
+                    warnings.render(io::stdout().is_terminal())
+                ));
+            }
+            let doubts = match warnings.count(Severity::Warning) {
+                0 => "no errors".to_owned(),
+                some => count(some, "warning"),
+            };
+            Ok(format!(
+                "{}, {}, {doubts}",
+                count(rules.domains.len(), "domain"),
+                count(rules.rules.len(), "rule")
+            ))
+        }
         Err(report) => Err((
             format!("{}\n", report.render(io::stdout().is_terminal())),
             count(report.count(Severity::Error), "error"),

@@ -248,7 +248,7 @@ fn background(
     reload: &Arc<Notify>,
     tls: Option<Arc<Tls>>,
 ) -> Vec<JoinHandle<()>> {
-    let (sweeper, pinger) = (Arc::clone(engine), Arc::clone(engine));
+    let (sweeper, pinger, follower) = (Arc::clone(engine), Arc::clone(engine), Arc::clone(engine));
     let mut tasks = vec![
         tokio::spawn(reloader.watch(Arc::clone(reload))),
         tokio::spawn(async move {
@@ -257,6 +257,7 @@ fn background(
                 sweeper.sweep();
             }
         }),
+        tokio::spawn(async move { follower.follow_directory().await }),
         tokio::spawn(async move {
             while let Err(error) = pinger.ping_store().await {
                 tracing::debug!("the store has not answered yet: {error}");

@@ -1,13 +1,13 @@
 //! What is counted of each decision, with the meaning that the reference gives its statistics.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::engine::answer::metadata::metric_name;
 use crate::engine::fold::{Ruling, Said, Spoken};
 use crate::engine::{Reason, Request, Settings};
 use crate::limit::transaction::Amount;
-use crate::rules::{Entry, RuleSet};
+use crate::rules::{Entry, Rule, RuleSet};
 use crate::telemetry::metrics::{Metrics, RuleCounters, RuleHits, straddle};
 
 /// The counters of each limit of each rule, at hand without a search once they have been used.
@@ -21,12 +21,16 @@ impl Accounts {
     /// No counter used yet.
     pub fn new(rules: &RuleSet) -> Self {
         let places = |limits: usize| (0..limits).map(|_| OnceLock::new()).collect();
+        let of_rule = |rule: &Arc<Rule>| match &rule.plan {
+            Some(_) => {
+                let domain = rules.domains.get(&*rule.domain);
+                let plans = domain.iter().flat_map(|domain| domain.plans.values());
+                places(plans.map(|plan| plan.limits.len()).sum())
+            }
+            None => places(rule.limits.len()),
+        };
         Self {
-            rules: rules
-                .rules
-                .iter()
-                .map(|rule| places(rule.limits.len()))
-                .collect(),
+            rules: rules.rules.iter().map(of_rule).collect(),
         }
     }
 
@@ -68,12 +72,8 @@ impl Accounts {
             .rule
             .filter(|rule| matches!(rule.metric_name(entries), Cow::Borrowed(_)));
         let cached = static_rule.and_then(|rule| {
-            let limit = &spoken.limits[place].limit;
-            let own = rule
-                .limits
-                .iter()
-                .position(|own| std::ptr::eq(&own.limit, *limit))?;
-            self.rules.get(rule.id.0 as usize)?.get(own)
+            let of_rule = self.rules.get(rule.id.0 as usize)?;
+            of_rule.get(spoken.limits[place].place)
         });
         match cached {
             Some(cell) => add(cell.get_or_init(|| metrics.rule(domain, &name()))),
@@ -82,11 +82,14 @@ impl Accounts {
     }
 }
 
-/// The rule's name; of several limits of a rule each adds its own name, or its window.
+/// The rule's name; of several limits of a rule each adds its own name, or its plan and its window.
 fn limit_name(spoken: &Spoken<'_>, place: usize, entries: &[Entry<'_>]) -> String {
-    let rule = metric_name(spoken.rule, entries);
+    let mut rule = metric_name(spoken.rule, entries);
     if spoken.rule.is_none_or(|rule| rule.limits.len() == 1) {
         return rule;
+    }
+    if let (Some(plan), "") = (spoken.plan, spoken.limits[place].name) {
+        rule = format!("{rule}.{plan}");
     }
     let said = &spoken.limits[place];
     let unit = said.limit.unit().name();

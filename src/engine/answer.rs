@@ -8,10 +8,11 @@ pub mod body;
 pub mod headers;
 pub mod metadata;
 
-use super::fold::{Judged, Ruling};
+use super::fold::{Apart, Judged, Ruling};
 use super::{Answer, Code, Request, Settings, Status};
+use crate::directory::List;
 use crate::rules::Domain;
-use crate::time::Timestamp;
+use crate::time::{Micros, Timestamp};
 
 /// Why a request was answered as it was: a closed set, for metrics and traces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,14 @@ pub enum Reason {
     WithinLimit,
     /// A limit has no room, but is in shadow mode.
     Shadowed,
+    /// Its cost is none.
+    Exempt,
+    /// It is on the list of those who are let through.
+    Allowed,
+    /// It is on the list of those who are refused.
+    Denied,
+    /// It is banned.
+    Banned,
     /// A limit has no room now.
     OverLimit,
     /// A limit can never hold that many hits.
@@ -45,6 +54,10 @@ impl Reason {
             Reason::Unlimited => "unlimited",
             Reason::WithinLimit => "within_limit",
             Reason::Shadowed => "shadowed",
+            Reason::Exempt => "exempt",
+            Reason::Allowed => "allowed",
+            Reason::Denied => "denied",
+            Reason::Banned => "banned",
             Reason::OverLimit => "over_limit",
             Reason::NeverFits => "never_fits",
             Reason::FallbackAllow => "fallback_allow",
@@ -55,9 +68,15 @@ impl Reason {
 
     /// The reason of a ruling that the store made.
     pub fn of(ruling: &Ruling<'_>, globally_shadowed: bool) -> Self {
+        if let Some(apart) = ruling.apart
+            && (ruling.admitted || !globally_shadowed)
+        {
+            return Self::apart(apart);
+        }
         let refused = ruling.spoken().any(|spoken| spoken.refused);
         match ruling.deciding() {
             _ if !ruling.admitted && globally_shadowed => Reason::Shadowed,
+            Some(spoken) if !ruling.admitted && spoken.decisive().is_banned() => Reason::Banned,
             Some(spoken) if !ruling.admitted => match spoken.decisive().wait() {
                 super::fold::Wait::For(_) => Reason::OverLimit,
                 super::fold::Wait::Forever => Reason::NeverFits,
@@ -69,11 +88,22 @@ impl Reason {
             None if ruling
                 .items
                 .iter()
-                .any(|item| matches!(item, Judged::Unlimited)) =>
+                .any(|item| matches!(item, Judged::Unlimited(_))) =>
             {
                 Reason::Unlimited
             }
             None => Reason::NoRule,
+        }
+    }
+
+    fn apart(apart: Apart) -> Self {
+        match apart {
+            Apart::Exempt => Reason::Exempt,
+            Apart::Listed(listed) => match listed.list {
+                List::Allow => Reason::Allowed,
+                List::Deny => Reason::Denied,
+                List::Ban => Reason::Banned,
+            },
         }
     }
 }
@@ -121,7 +151,12 @@ pub fn unruled(request: &Request<'_>) -> Answer {
 fn status(item: &Judged<'_>) -> Status {
     match item {
         Judged::Free => Status::default(),
-        Judged::Unlimited => Status {
+        Judged::Refused(wait) => Status {
+            code: Code::OverLimit,
+            reset_secs: wait.map(Micros::ceil_secs),
+            ..Status::default()
+        },
+        Judged::Unlimited(_) => Status {
             remaining: u32::MAX,
             ..Status::default()
         },

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{Rejection, Request, Settings, key};
 use crate::limit::transaction::{Amount, Bound, Demand, Role};
 use crate::limit::{Algorithm, Hits, Limit};
-use crate::rules::{Descriptor, Domain, FailureMode, Rule};
+use crate::rules::{Descriptor, Domain, FailureMode, Plan, Rule, RuleLimit};
 use crate::store::Key;
 
 /// The most descriptors of a request.
@@ -35,8 +35,8 @@ pub struct Charges<'a> {
 pub enum Item<'a> {
     /// No rule, or all its limits are replaced.
     Free,
-    /// A rule without a limit.
-    Unlimited,
+    /// A rule or a plan without a limit; the plan's name.
+    Unlimited(Option<&'a str>),
     /// Charged.
     Limited(Limited<'a>),
 }
@@ -46,6 +46,8 @@ pub enum Item<'a> {
 pub struct Limited<'a> {
     /// The rule; none for a limit that the request brought.
     pub rule: Option<&'a Rule>,
+    /// The name of the plan that has the limits.
+    pub plan: Option<&'a str>,
     /// Its place among the demands.
     pub demand: usize,
     /// More about each of the demand's limits, in the same order.
@@ -61,6 +63,8 @@ pub struct Limited<'a> {
 pub struct Terms<'a> {
     /// Its name; empty if it has none.
     pub name: &'a str,
+    /// Its place among the limits of its rule, or of all plans of the domain.
+    pub place: usize,
     /// What to answer when the store does not.
     pub failure_mode: FailureMode,
 }
@@ -111,65 +115,87 @@ pub fn check_bounds(request: &Request<'_>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// The limits that the request brings, one place per descriptor.
-pub fn overrides(domain: &Domain, request: &Request<'_>) -> Result<Vec<Option<Limit>>, Rejection> {
-    let build = |(descriptor, brought): (usize, &Descriptor<'_>)| {
-        let Some(limit) = brought.limit else {
-            return Ok(None);
+/// What limits a descriptor.
+#[derive(Debug, Default)]
+pub struct Found<'r> {
+    /// The rule; none if none matches, or if the request brings a limit.
+    pub rule: Option<&'r Rule>,
+    /// The plan that has the limits, and its name.
+    pub plan: Option<(&'r str, &'r Plan)>,
+    /// The limits that stand in place of the rule's or the plan's, by their places there; the one that the request brings.
+    pub own: Vec<Option<Limit>>,
+}
+
+impl<'r> Found<'r> {
+    /// What limits `descriptor`, its plan apart. `place` is the descriptor's in the request.
+    pub fn of(
+        domain: &'r Domain,
+        descriptor: &Descriptor<'_>,
+        place: usize,
+    ) -> Result<Self, Rejection> {
+        let Some(brought) = descriptor.limit else {
+            return Ok(Self {
+                rule: domain.find(&descriptor.entries).map(|rule| &**rule),
+                ..Self::default()
+            });
         };
-        let zone = &domain.time_zone;
-        Limit::new(
-            limit.requests_per_unit,
-            limit.unit,
+        let limit = Limit::new(
+            brought.requests_per_unit,
+            brought.unit,
             1,
             Algorithm::FixedWindow,
-            zone,
-        )
-        .map(Some)
-        .map_err(|_| Rejection::OverrideUnit { descriptor })
-    };
-    request.descriptors.iter().enumerate().map(build).collect()
+            &domain.time_zone,
+        );
+        let limit = limit.map_err(|_| Rejection::OverrideUnit { descriptor: place })?;
+        Ok(Self {
+            own: vec![Some(limit)],
+            ..Self::default()
+        })
+    }
+
+    fn limits(&self) -> &'r [RuleLimit] {
+        match (self.plan, self.rule) {
+            (Some((_, plan)), _) => &plan.limits,
+            (None, Some(rule)) => &rule.limits,
+            (None, None) => &[],
+        }
+    }
+
+    fn is_unlimited(&self) -> bool {
+        match (self.plan, self.rule) {
+            (Some((_, plan)), _) => plan.unlimited,
+            (None, Some(rule)) => rule.unlimited,
+            (None, None) => false,
+        }
+    }
 }
 
 impl<'a> Charges<'a> {
-    /// Matches every descriptor and collects the charges. `overrides` has one place per descriptor.
+    /// Collects the charges. `found` has one place per descriptor; a hit costs `cost`.
     pub fn new(
         settings: &Settings,
         domain: &'a Domain,
         request: &Request<'_>,
-        overrides: &'a [Option<Limit>],
+        found: &'a [Found<'a>],
+        cost: Hits,
     ) -> Result<Self, Rejection> {
-        let rules: SmallVec<[Option<&Rule>; 4]> = request
-            .descriptors
-            .iter()
-            .map(|descriptor| match descriptor.limit {
-                Some(_) => None,
-                None => domain.find(&descriptor.entries).map(|rule| &**rule),
-            })
-            .collect();
-        let replaced = replaced(&rules);
+        let replaced = replaced(found);
         let mut charges = Charges::default();
-        for ((descriptor, rule), brought) in request.descriptors.iter().zip(rules).zip(overrides) {
-            let item = match (brought, rule) {
-                (Some(limit), _) => {
-                    let always = settings.charge_always_by_default();
-                    let terms = Terms {
-                        name: "",
-                        failure_mode: domain.failure_mode,
-                    };
-                    let limits = std::iter::once((Bound { limit, always }, terms)).collect();
-                    charges.limited(settings, domain, request, descriptor, None, limits)
-                }
-                (None, Some(rule)) if rule.unlimited => Item::Unlimited,
-                (None, Some(rule)) => {
-                    let limits = bounds(settings, domain, rule, &replaced);
-                    if limits.is_empty() {
-                        Item::Free
-                    } else {
-                        charges.limited(settings, domain, request, descriptor, Some(rule), limits)
-                    }
-                }
-                (None, None) => Item::Free,
+        for (descriptor, found) in request.descriptors.iter().zip(found) {
+            let limits = bounds(settings, domain, found, &replaced);
+            let item = if found.is_unlimited() {
+                Item::Unlimited(found.plan.map(|(name, _)| name))
+            } else if limits.is_empty() {
+                Item::Free
+            } else {
+                let amount = amount(request, descriptor, cost)?;
+                let key = key::key(
+                    &settings.key_prefix,
+                    domain,
+                    &descriptor.entries,
+                    found.rule,
+                );
+                charges.limited(settings, found, key, amount, limits)
             };
             charges.items.push(item);
         }
@@ -181,13 +207,12 @@ impl<'a> Charges<'a> {
     fn limited(
         &mut self,
         settings: &Settings,
-        domain: &Domain,
-        request: &Request<'_>,
-        descriptor: &Descriptor<'_>,
-        rule: Option<&'a Rule>,
+        found: &Found<'a>,
+        key: Key,
+        amount: Amount,
         limits: SmallVec<[(Bound<'a>, Terms<'a>); 2]>,
     ) -> Item<'a> {
-        let key = key::key(&settings.key_prefix, domain, &descriptor.entries, rule);
+        let rule = found.rule;
         let known = self.keys.iter().position(|other| *other == key);
         let key = known.unwrap_or_else(|| {
             self.keys.push(key);
@@ -198,21 +223,33 @@ impl<'a> Charges<'a> {
         let (bounds, limits) = limits.into_iter().unzip();
         self.demands.push(Demand {
             key,
-            amount: amount(request, descriptor),
+            amount,
             role: match (shadow, quota) {
                 (true, _) => Role::Shadow,
                 (false, true) => Role::Quota,
                 (false, false) => Role::Enforced,
             },
             limits: bounds,
+            ban: rule.and_then(|rule| rule.ban.as_ref()),
         });
         Item::Limited(Limited {
             rule,
+            plan: found.plan.map(|(name, _)| name),
             demand: self.demands.len() - 1,
             limits,
             shadow,
             quota,
         })
+    }
+
+    /// Asks what charges would be told, and charges nothing.
+    pub fn only_peek(&mut self) {
+        for demand in &mut self.demands {
+            demand.amount = match demand.amount {
+                Amount::Charge(hits) | Amount::Peek(hits) => Amount::Peek(hits),
+                Amount::Refund(_) => Amount::Peek(Hits::ZERO),
+            };
+        }
     }
 
     /// Identical descriptors are charged with their sum, which must be countable.
@@ -247,33 +284,49 @@ const TOO_MANY_HITS: Rejection = Rejection::TooManyHits {
 };
 
 /// The names that the limits of the request replace.
-fn replaced<'a>(rules: &[Option<&'a Rule>]) -> HashSet<&'a str> {
-    let lists = rules.iter().flatten().flat_map(|rule| {
-        let of_limits = rule.limits.iter().flat_map(|limit| &limit.replaces);
-        rule.replaces.iter().chain(of_limits)
+fn replaced<'a>(found: &'a [Found<'_>]) -> HashSet<&'a str> {
+    let lists = found.iter().flat_map(|found| {
+        let of_rule = found.rule.iter().flat_map(|rule| &rule.replaces);
+        let of_limits = found.limits().iter().flat_map(|limit| &limit.replaces);
+        of_rule.chain(of_limits)
     });
     lists.map(String::as_str).collect()
 }
 
-/// The limits of a rule but for those that are replaced.
+/// The limits of a descriptor but for those that are replaced.
 fn bounds<'a>(
     settings: &Settings,
     domain: &Domain,
-    rule: &'a Rule,
+    found: &'a Found<'a>,
     replaced: &HashSet<&str>,
 ) -> SmallVec<[(Bound<'a>, Terms<'a>); 2]> {
     let default = settings.charge_always_by_default();
-    let kept = rule.limits.iter().filter(|limit| {
+    let own = |place: usize| found.own.get(place).and_then(Option::as_ref);
+    if found.rule.is_none() {
+        let brought = own(0).map(|limit| {
+            let always = default;
+            let terms = Terms {
+                name: "",
+                place: 0,
+                failure_mode: domain.failure_mode,
+            };
+            (Bound { limit, always }, terms)
+        });
+        return brought.into_iter().collect();
+    }
+    let first = found.plan.map_or(0, |(_, plan)| plan.first);
+    let kept = found.limits().iter().enumerate().filter(|(_, limit)| {
         let name = limit.name.as_deref();
         name.is_none_or(|name| !replaced.contains(name))
     });
-    kept.map(|limit| {
+    kept.map(|(place, limit)| {
         let bound = Bound {
-            limit: &limit.limit,
+            limit: own(place).unwrap_or(&limit.limit),
             always: limit.charge_always.unwrap_or(default),
         };
         let terms = Terms {
             name: limit.name.as_deref().unwrap_or_default(),
+            place: first + place,
             failure_mode: limit.failure_mode.unwrap_or(domain.failure_mode),
         };
         (bound, terms)
@@ -281,17 +334,26 @@ fn bounds<'a>(
     .collect()
 }
 
-/// The hits of a descriptor: its own, else the request's, else 1.
-fn amount(request: &Request<'_>, descriptor: &Descriptor<'_>) -> Amount {
+/// The hits of a descriptor: its own, else the request's, else 1; each at `cost`, rounded up to a thousandth.
+fn amount(
+    request: &Request<'_>,
+    descriptor: &Descriptor<'_>,
+    cost: Hits,
+) -> Result<Amount, Rejection> {
     let of_request = u64::from(request.hits_addend.max(1));
     let hits = descriptor.hits_addend.unwrap_or(of_request);
     if hits == 0 {
-        return Amount::Peek(Hits::ONE);
+        return Ok(Amount::Peek(cost));
     }
-    let hits = Hits::whole(u32::try_from(hits).unwrap_or(u32::MAX));
-    if descriptor.is_negative_hits {
+    let hits = u128::from(hits) * u128::from(cost.thousandths());
+    let hits = u64::try_from(hits)
+        .map(Hits::from_thousandths)
+        .ok()
+        .filter(|hits| *hits <= Hits::MAX)
+        .ok_or(TOO_MANY_HITS)?;
+    Ok(if descriptor.is_negative_hits {
         Amount::Refund(hits)
     } else {
         Amount::Charge(hits)
-    }
+    })
 }

@@ -93,7 +93,7 @@ fn admitted(charges: &Charges<'_>, readings: &[Reading]) -> bool {
 fn modes(charges: &Charges<'_>) -> SmallVec<[FailureMode; 4]> {
     let limited = charges.items.iter().filter_map(|item| match item {
         Item::Limited(limited) => Some(limited),
-        Item::Free | Item::Unlimited => None,
+        Item::Free | Item::Unlimited(_) => None,
     });
     limited
         .flat_map(|limited| limited.limits.iter().map(|terms| terms.failure_mode))
@@ -129,18 +129,19 @@ fn shares(charges: &Charges<'_>, modes: &[FailureMode], instances: u32) -> Vec<V
 }
 
 /// The demands on local memory. A request that is denied anyway charges nothing there.
-fn local_demands<'a>(
-    charges: &Charges<'_>,
+fn local_demands<'a, 'c: 'a>(
+    charges: &Charges<'c>,
     shares: &'a [Vec<(Limit, bool)>],
     denied: bool,
 ) -> Vec<Demand<'a>> {
-    let demand = |(demand, shares): (&Demand<'_>, &'a Vec<(Limit, bool)>)| Demand {
+    let demand = |(demand, shares): (&Demand<'c>, &'a Vec<(Limit, bool)>)| Demand {
         key: demand.key,
         amount: match demand.amount {
             Amount::Charge(hits) if denied => Amount::Peek(hits),
             amount @ (Amount::Charge(_) | Amount::Peek(_) | Amount::Refund(_)) => amount,
         },
         role: demand.role,
+        ban: demand.ban,
         limits: shares
             .iter()
             .map(|(limit, always)| Bound {

@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::charges::{Charges, Item, Limited};
 use super::{Code, CurrentLimit, Status};
+use crate::directory::{List, Listed};
 use crate::limit::transaction::{Amount, Outcome, Reading};
 use crate::limit::{Hits, Limit, Verdict};
 use crate::rules::Rule;
@@ -16,6 +17,17 @@ pub struct Ruling<'a> {
     pub admitted: bool,
     /// One per descriptor, in order.
     pub items: Vec<Judged<'a>>,
+    /// It was not decided by limits.
+    pub apart: Option<Apart>,
+}
+
+/// A decision that no limit had a part in, and that charges nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apart {
+    /// Its cost is none.
+    Exempt,
+    /// It is on a list.
+    Listed(Listed),
 }
 
 /// A descriptor decided.
@@ -23,8 +35,10 @@ pub struct Ruling<'a> {
 pub enum Judged<'a> {
     /// Nothing limits it.
     Free,
-    /// A rule says that nothing limits it.
-    Unlimited,
+    /// A rule or a plan says that nothing limits it; the plan's name.
+    Unlimited(Option<&'a str>),
+    /// It is on a list of those who are refused, for this long if not for ever.
+    Refused(Option<Micros>),
     /// Its limits have spoken.
     Limited(Spoken<'a>),
 }
@@ -34,8 +48,12 @@ pub enum Judged<'a> {
 pub struct Spoken<'a> {
     /// The descriptor's place in the request.
     pub descriptor: usize,
+    /// Its place among the demands.
+    pub demand: usize,
     /// The rule; none for a limit that the request brought.
     pub rule: Option<&'a Rule>,
+    /// The name of the plan that has the limits.
+    pub plan: Option<&'a str>,
     /// What was asked.
     pub amount: Amount,
     /// At least one.
@@ -58,6 +76,8 @@ pub struct Said<'a> {
     pub limit: &'a Limit,
     /// Its name; empty if it has none.
     pub name: &'a str,
+    /// Its place among the limits of its rule, or of all plans of the domain.
+    pub place: usize,
     /// Whether the hits fit.
     pub verdict: Verdict,
     /// What was used before.
@@ -89,12 +109,38 @@ impl<'a> Ruling<'a> {
         };
         let judge = |(descriptor, item): (usize, &Item<'a>)| match item {
             Item::Free => Judged::Free,
-            Item::Unlimited => Judged::Unlimited,
+            Item::Unlimited(plan) => Judged::Unlimited(*plan),
             Item::Limited(limited) => Judged::Limited(reader.spoken(descriptor, limited)),
         };
         Self {
             admitted: outcome.admitted,
             items: charges.items.iter().enumerate().map(judge).collect(),
+            apart: None,
+        }
+    }
+
+    /// Lets a request of so many descriptors through, or refuses it for what a list says.
+    pub fn apart(descriptors: usize, apart: Apart) -> Self {
+        let refused = match apart {
+            Apart::Listed(listed) if listed.list != List::Allow => Some(listed),
+            Apart::Listed(_) | Apart::Exempt => None,
+        };
+        let judge = |descriptor: usize| match refused {
+            Some(listed) if listed.descriptor == descriptor => Judged::Refused(listed.wait),
+            Some(_) | None => Judged::Free,
+        };
+        Self {
+            admitted: refused.is_none(),
+            items: (0..descriptors).map(judge).collect(),
+            apart: Some(apart),
+        }
+    }
+
+    /// The list that refuses the request.
+    pub fn refused_by(&self) -> Option<Listed> {
+        match self.apart {
+            Some(Apart::Listed(listed)) if !self.admitted => Some(listed),
+            Some(_) | None => None,
         }
     }
 
@@ -102,7 +148,7 @@ impl<'a> Ruling<'a> {
     pub fn spoken(&self) -> impl Iterator<Item = &Spoken<'a>> {
         self.items.iter().filter_map(|item| match item {
             Judged::Limited(spoken) => Some(spoken),
-            Judged::Free | Judged::Unlimited => None,
+            Judged::Free | Judged::Unlimited(_) | Judged::Refused(_) => None,
         })
     }
 
@@ -128,6 +174,9 @@ impl<'a> Ruling<'a> {
     pub fn retry_after(&self) -> Option<Micros> {
         if self.admitted {
             return None;
+        }
+        if let Some(listed) = self.refused_by() {
+            return listed.wait;
         }
         let waits = |quota: bool| {
             let of_kind = move |spoken: &&Spoken<'_>| !spoken.shadow && spoken.quota == quota;
@@ -207,13 +256,26 @@ impl Said<'_> {
         self.verdict != Verdict::Allowed
     }
 
+    /// Whether it is a ban that refuses, and not the limit.
+    pub fn is_banned(&self) -> bool {
+        matches!(self.verdict, Verdict::Banned(_))
+    }
+
     /// How long the request must wait for this limit.
     pub fn wait(&self) -> Wait {
         match self.verdict {
             Verdict::Allowed => Wait::default(),
-            Verdict::Wait(time) => Wait::For(time),
+            Verdict::Wait(time) | Verdict::Banned(time) => Wait::For(time),
             Verdict::Never => Wait::Forever,
         }
+    }
+
+    /// What is left, banned or not.
+    pub fn left(&self) -> Hits {
+        if self.is_banned() {
+            return self.limit.capacity().saturating_sub(self.used);
+        }
+        self.remaining
     }
 
     /// Whole hits left, as a status has it.
@@ -244,7 +306,9 @@ impl<'a> Reader<'_, 'a> {
         };
         Spoken {
             descriptor,
+            demand: limited.demand,
             rule: limited.rule,
+            plan: limited.plan,
             amount: demand.amount,
             limits,
             deciding: deciding.unwrap_or_default(),
@@ -267,12 +331,13 @@ impl<'a> Reader<'_, 'a> {
         };
         let (remaining, reset) = match reading.verdict {
             Verdict::Allowed => (bound.limit.capacity().saturating_sub(after), reading.reset),
-            Verdict::Wait(wait) => (Hits::ZERO, wait),
+            Verdict::Wait(wait) | Verdict::Banned(wait) => (Hits::ZERO, wait),
             Verdict::Never => (Hits::ZERO, reading.reset),
         };
         Said {
             limit: bound.limit,
             name: limited.limits[place].name,
+            place: limited.limits[place].place,
             verdict: reading.verdict,
             used: reading.used,
             charged: charged && matches!(demand.amount, Amount::Charge(_)),

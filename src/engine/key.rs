@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use ring::digest::{Context, SHA256};
 
-use crate::rules::{Domain, Entry, Rule};
+use crate::rules::{Domain, Entry, PlanSource, Rule};
 use crate::store::Key;
 
 /// The longest text that stands in a key as it is, in bytes.
@@ -35,6 +35,23 @@ pub fn key(prefix: &str, domain: &Domain, entries: &[Entry<'_>], rule: Option<&R
     Key::new(prefix, &tag, &rest)
 }
 
+/// Where the standing of a subject is kept: in the slot of those of its counters that it places.
+pub fn standing(prefix: &str, domain: &Domain, entry: Entry<'_>) -> Key {
+    let mut tag = String::with_capacity(64);
+    text(&mut tag, domain, "", &domain.name);
+    tag.push('|');
+    tag.push_str(&subject(domain, entry));
+    // The rest of no counter's key begins so.
+    Key::new(prefix, &tag, "@")
+}
+
+/// An entry as keys and lists have it: `key=value`, the value hashed if it is sensitive or long.
+pub fn subject(domain: &Domain, subject: Entry<'_>) -> String {
+    let mut name = String::with_capacity(32);
+    entry(&mut name, domain, &[subject], 0, None);
+    name.split_off(1)
+}
+
 /// The first level whose entry places the key.
 fn placing(domain: &Domain, entries: &[Entry<'_>]) -> Option<usize> {
     let level_of = |key: &String| entries.iter().position(|entry| entry.key == key.as_str());
@@ -49,7 +66,12 @@ fn entry(to: &mut String, domain: &Domain, all: &[Entry<'_>], level: usize, rule
     let shared = rule
         .and_then(|rule| rule.levels.get(level))
         .filter(|segment| segment.share_threshold);
+    let names_plan = rule
+        .and_then(|rule| rule.plan.as_ref())
+        .is_some_and(|plan| plan.from == PlanSource::Entry(level));
     match shared {
+        // Whoever moves to another plan keeps what was used.
+        _ if names_plan => to.push('*'),
         Some(segment) => pattern(to, &segment.value),
         None if domain.sensitive.iter().any(|key| key == entry.key) => {
             hashed(to, domain, entry.key, entry.value);
@@ -108,19 +130,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::rules::matcher::Level;
-    use crate::rules::{FailureMode, Response};
 
     fn domain(partition_by: &[&str], sensitive: &[&str]) -> Domain {
         let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
         Domain {
-            name: "edge".to_owned(),
-            time_zone: Default::default(),
             partition_by: owned(partition_by),
             sensitive: owned(sensitive),
-            failure_mode: FailureMode::Local,
-            response: Response::default(),
-            root: Level::default(),
+            ..Domain::named("edge")
         }
     }
 

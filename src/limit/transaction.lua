@@ -6,7 +6,7 @@
 local VERSION = 1
 local MAX_SLOTS = 16
 local DONE, RETIME, FOREIGN = 0, 1, 2
-local GIVE_BACK = 2
+local GIVE_BACK, FORGET = 2, 3
 local CHARGE, REFUND = 0, 2
 local ENFORCED, QUOTA = 0, 1
 
@@ -14,7 +14,7 @@ local ENFORCED, QUOTA = 0, 1
 local PASSED_TIME_TTL_MS = 60000
 
 local request, cursor = ARGV[1], 1
-local makers, made = { fixed_window, token_bucket, sliding_window }, {}
+local makers, made = { [0] = ban, fixed_window, token_bucket, sliding_window }, {}
 
 -- The algorithm of a tag, or of its first byte.
 local function algorithm_of(tag)
@@ -78,6 +78,10 @@ local function read_records()
 end
 
 local function write_record(key, record, now, time_passed_in)
+  if #record == 0 then
+    call('DEL', key)
+    return
+  end
   local expires, parts = now, { pack('<BI7', VERSION, record.seen) }
   for i = 1, #record do
     local slot = record[i]
@@ -88,8 +92,11 @@ local function write_record(key, record, now, time_passed_in)
   call('SET', key, table.concat(parts), 'PX', ttl)
 end
 
--- Forgets what is as good as fresh, and at the bound what will be so soonest.
+-- At the bound, forgets what is as good as fresh, or else what will be so soonest.
 local function make_room(record, now)
+  if #record < MAX_SLOTS then
+    return
+  end
   for i = #record, 1, -1 do
     if record[i].expires <= now then
       table.remove(record, i)
@@ -114,7 +121,7 @@ local function find_slot(record, tag)
   end
 end
 
--- The advanced slot of `limit`, made if need be.
+-- The advanced slot of `limit`, which may also be a ban, made if need be.
 local function slot_of(record, limit, now)
   local slot = find_slot(record, limit.tag)
   if not slot then
@@ -147,11 +154,15 @@ end
 local function read(record, demand, now, readings)
   now = advance_clock(record, now)
   local first, fits = #readings, true
+  local banned = demand.ban and demand.kind ~= REFUND and find_slot(record, demand.ban.tag)
+  banned = banned and banned.banned_until > now and banned.banned_until - now
   for i = 1, #demand do
     local limit = demand[i]
     local slot = slot_of(record, limit, now)
     local says, wait = ALLOWED, 0
-    if demand.kind ~= REFUND then
+    if banned then
+      says, wait = BANNED, banned
+    elseif demand.kind ~= REFUND then
       says, wait = verdict(limit, slot, now, demand.hits)
     end
     fits = fits and says == ALLOWED
@@ -172,6 +183,8 @@ local function read(record, demand, now, readings)
     end
     reading.reset = limit.algorithm.fresh_in(limit, slot, now)
   end
+  demand.first = first
+  demand.counts = demand.ban and not fits and not banned and demand.kind == CHARGE and demand.role == ENFORCED
   return fits
 end
 
@@ -185,10 +198,32 @@ local function charge_always(record, demand, now)
   end
 end
 
+-- Counts that a demand with a ban has refused the request by itself; a refusal that begins the ban reads as banned.
+local function count_refusal(record, demand, now, readings)
+  now = advance_clock(record, now)
+  local rule = demand.ban
+  local slot = slot_of(record, rule, now)
+  rule.algorithm.refuse(rule, slot, now)
+  if slot.banned_until > now then
+    for i = demand.first + 1, demand.first + #demand do
+      readings[i].verdict, readings[i].wait = BANNED, slot.banned_until - now
+    end
+  end
+  slot.expires = now + rule.algorithm.fresh_in(rule, slot, now)
+  record.changed = true
+end
+
+local function take_ban()
+  local tag, after, window, first, longest
+  tag, after, window, first, longest, cursor = unpack('<I4I4I7I7I7', request, cursor)
+  return { algorithm = algorithm_of(tag), tag = tag, after = after, window = window, first = first, longest = longest }
+end
+
 local function take_demand()
-  local key, kind, role, hits, limits
-  key, kind, role, hits, limits, cursor = unpack('<I2BBI7B', request, cursor)
+  local key, kind, role, hits, limits, has_ban
+  key, kind, role, hits, limits, has_ban, cursor = unpack('<I2BBI7BB', request, cursor)
   local demand = { key = key, kind = kind, role = role, hits = hits, any_always = false }
+  demand.ban = has_ban == 1 and take_ban()
   for i = 1, limits do
     demand[i] = take_limit()
     demand.any_always = demand.any_always or demand[i].always
@@ -198,14 +233,14 @@ end
 
 -- Quota demands refuse only if all of the request's are here.
 local function transact(records, now, quotas_decide)
-  local count, any_always, refused, quotas, quotas_refused = nil, false, false, 0, 0
+  local count, any_writes, refused, quotas, quotas_refused = nil, false, false, 0, 0
   count, cursor = unpack('<I2', request, cursor)
   local demands, readings = {}, {}
   for i = 1, count do
     local demand = take_demand()
     demands[i] = demand
-    any_always = any_always or demand.any_always
     local fits = read(records[demand.key], demand, now, readings)
+    any_writes = any_writes or demand.any_always or demand.counts
     if demand.role == ENFORCED then
       refused = refused or not fits
     elseif demand.role == QUOTA then
@@ -219,10 +254,15 @@ local function transact(records, now, quotas_decide)
   end
   if not admitted then
     for i = 1, #records do
-      records[i] = any_always and decode(records[i].value) or { changed = false }
+      records[i] = any_writes and decode(records[i].value) or { changed = false }
     end
-    for i = 1, any_always and count or 0 do
-      charge_always(records[demands[i].key], demands[i], now)
+    for i = 1, any_writes and count or 0 do
+      local demand = demands[i]
+      local record = records[demand.key]
+      charge_always(record, demand, now)
+      if demand.counts then
+        count_refusal(record, demand, now, readings)
+      end
     end
   end
   local reply = { pack('<BB', DONE, admitted and 1 or 0) }
@@ -252,6 +292,23 @@ local function give_back(records, now)
   return pack('<BB', DONE, 1)
 end
 
+-- Forgets the slots of these tags under the one key.
+local function forget(records)
+  local count, record = nil, records[1]
+  count, cursor = unpack('<I2', request, cursor)
+  for _ = 1, count do
+    local tag
+    tag, cursor = unpack('<I4', request, cursor)
+    for i = #record, 1, -1 do
+      if record[i].tag == tag then
+        table.remove(record, i)
+        record.changed = true
+      end
+    end
+  end
+  return pack('<BB', DONE, 1)
+end
+
 local operation, time_passed_in, quotas_decide, now
 operation, time_passed_in, quotas_decide, now, cursor = unpack('<BBBI7', request, cursor)
 if time_passed_in == 0 then
@@ -262,7 +319,7 @@ local records, foreign = read_records()
 if not records then
   return pack('<BI7', FOREIGN, foreign)
 end
-local decide = operation == GIVE_BACK and give_back or transact
+local decide = operation == GIVE_BACK and give_back or operation == FORGET and forget or transact
 local reply = decide(records, now, quotas_decide)
 if retime then
   return pack('<BI7', RETIME, retime)

@@ -7,6 +7,7 @@
 
 use smallvec::SmallVec;
 
+use super::ban::{self, Ban};
 use super::{Hits, Limit, Receipt, State, Tag, Verdict};
 use crate::time::{Micros, Timestamp};
 
@@ -44,6 +45,8 @@ pub struct Demand<'a> {
     pub role: Role,
     /// The limits that must all have room.
     pub limits: SmallVec<[Bound<'a>; 2]>,
+    /// Counts the refusals of this demand, and refuses it while they were too many.
+    pub ban: Option<&'a Ban>,
 }
 
 /// A limit within a demand.
@@ -122,9 +125,13 @@ pub fn transact(records: &mut [(Record, bool)], demands: &[Demand<'_>], now: Tim
             }
         }
     } else {
+        let mut of_demands = readings.as_mut_slice();
         for demand in demands {
+            let (own, rest) = of_demands.split_at_mut(demand.limits.len());
+            of_demands = rest;
             let place = &mut records[demand.key];
             place.1 |= charge_always(&mut place.0, demand, now);
+            place.1 |= count_refusal(&mut place.0, demand, now, own);
         }
     }
     Outcome { admitted, readings }
@@ -181,6 +188,13 @@ impl Amount {
 }
 
 impl Record {
+    /// Forgets the limits and bans of these tags. Tells whether there were any.
+    pub fn forget(&mut self, tags: &[Tag]) -> bool {
+        let before = self.slots.len();
+        self.slots.retain(|slot| !tags.contains(&slot.tag));
+        self.slots.len() != before
+    }
+
     /// When all of the record is as good as fresh.
     pub fn expires(&self) -> Timestamp {
         let latest = self.slots.iter().map(|slot| slot.expires).max();
@@ -195,23 +209,43 @@ impl Record {
 
     /// The advanced slot of `limit`, made if need be.
     fn slot(&mut self, limit: &Limit, now: Timestamp) -> &mut Slot {
-        let found = self.slots.iter().position(|slot| slot.tag == limit.tag());
-        let index = found.unwrap_or_else(|| {
-            self.make_room(now);
-            self.slots.push(Slot {
-                tag: limit.tag(),
-                expires: now,
-                state: limit.fresh(now),
-            });
-            self.slots.len() - 1
-        });
-        let slot = &mut self.slots[index];
+        let slot = self.slot_of(limit.tag(), now, || limit.fresh(now));
         limit.advance(&mut slot.state, now);
         slot
     }
 
-    /// Forgets what is as good as fresh, and at the bound what will be so soonest.
+    /// The slot of `tag`, made if need be.
+    fn slot_of(&mut self, tag: Tag, now: Timestamp, fresh: impl FnOnce() -> State) -> &mut Slot {
+        let found = self.slots.iter().position(|slot| slot.tag == tag);
+        let index = found.unwrap_or_else(|| {
+            self.make_room(now);
+            self.slots.push(Slot {
+                tag,
+                expires: now,
+                state: fresh(),
+            });
+            self.slots.len() - 1
+        });
+        &mut self.slots[index]
+    }
+
+    /// How long the demand's ban still lasts, if there is one.
+    fn banned(&self, demand: &Demand<'_>, now: Timestamp) -> Option<Micros> {
+        let tag = demand.ban?.tag();
+        let slot = self.slots.iter().find(|slot| slot.tag == tag)?;
+        match (&slot.state, demand.amount) {
+            (_, Amount::Refund(_)) => None,
+            (State::Ban(state), Amount::Charge(_) | Amount::Peek(_)) => state.banned(now),
+            (State::FixedWindow(_) | State::TokenBucket(_) | State::SlidingWindow(_), _) => None,
+        }
+    }
+
+    /// At the bound, forgets what is as good as fresh, or else what will be so soonest. Not before: under a limit that has been
+    /// lowered since, a slot may not be as fresh as it was said to be.
     fn make_room(&mut self, now: Timestamp) {
+        if self.slots.len() < MAX_SLOTS {
+            return;
+        }
         self.slots.retain(|slot| slot.expires > now);
         if self.slots.len() >= MAX_SLOTS {
             let soonest = (0..self.slots.len()).min_by_key(|&i| self.slots[i].expires);
@@ -230,12 +264,16 @@ fn read(
     let now = record.advance_clock(now);
     let wanted = demand.amount.wanted();
     let first = readings.len();
+    let banned = record.banned(demand, now);
     let mut fits = true;
     for bound in &demand.limits {
         let slot = record.slot(bound.limit, now);
-        let verdict = match demand.amount {
-            Amount::Refund(_) => Verdict::Allowed,
-            Amount::Charge(_) | Amount::Peek(_) => bound.limit.verdict(&slot.state, now, wanted),
+        let verdict = match (demand.amount, banned) {
+            (Amount::Refund(_), _) => Verdict::Allowed,
+            (_, Some(wait)) => Verdict::Banned(wait),
+            (Amount::Charge(_) | Amount::Peek(_), None) => {
+                bound.limit.verdict(&slot.state, now, wanted)
+            }
         };
         fits &= verdict == Verdict::Allowed;
         readings.push(Reading {
@@ -254,7 +292,7 @@ fn read(
         if matches!(reading.verdict, Verdict::Wait(_)) {
             reading.verdict = match bound.limit.verdict(&slot.state, now, wanted) {
                 Verdict::Allowed => reading.verdict,
-                later @ (Verdict::Wait(_) | Verdict::Never) => later,
+                later @ (Verdict::Wait(_) | Verdict::Never | Verdict::Banned(_)) => later,
             };
         }
         reading.reset = bound.limit.fresh_in(&slot.state, now);
@@ -271,6 +309,41 @@ fn charge_always(record: &mut Record, demand: &Demand<'_>, now: Timestamp) -> bo
         changed |= apply(bound.limit, slot, demand.amount, now);
     }
     changed
+}
+
+/// Counts that a demand with a ban has refused the request by itself; a refusal that begins the ban reads as banned. Nothing is
+/// counted while a ban lasts.
+fn count_refusal(
+    record: &mut Record,
+    demand: &Demand<'_>,
+    now: Timestamp,
+    readings: &mut [Reading],
+) -> bool {
+    let counts = matches!(demand.amount, Amount::Charge(_))
+        && demand.role == Role::Enforced
+        && readings
+            .iter()
+            .any(|reading| reading.verdict != Verdict::Allowed)
+        && !readings
+            .iter()
+            .any(|reading| matches!(reading.verdict, Verdict::Banned(_)));
+    let Some(ban) = demand.ban.filter(|_| counts) else {
+        return false;
+    };
+    let now = record.advance_clock(now);
+    let slot = record.slot_of(ban.tag(), now, || State::Ban(ban::State::fresh(ban, now)));
+    let State::Ban(state) = &mut slot.state else {
+        return false;
+    };
+    state.advance(ban, now);
+    state.refuse(ban, now);
+    if let Some(wait) = state.banned(now) {
+        readings
+            .iter_mut()
+            .for_each(|reading| reading.verdict = Verdict::Banned(wait));
+    }
+    slot.expires = now + state.fresh_in(ban, now);
+    true
 }
 
 fn apply(limit: &Limit, slot: &mut Slot, amount: Amount, now: Timestamp) -> bool {

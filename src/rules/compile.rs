@@ -3,6 +3,8 @@
 //! - `table`: which fields may stand where
 //! - `fields`: reading typed fields out of the tree, and saying what is wrong with them
 //! - `domain`: what stands beside the descriptors
+//! - `plan`: plans, and how a descriptor comes by one
+//! - `limits`: the limits of a descriptor or a plan
 //! - `descriptor`: the tree of descriptors
 //! - `limit`: one limit
 
@@ -16,6 +18,8 @@ mod descriptor;
 mod domain;
 mod fields;
 mod limit;
+mod limits;
+mod plan;
 mod table;
 
 use domain::Drafts;
@@ -35,11 +39,12 @@ pub const MAX_DIAGNOSTICS: usize = 1000;
 /// Compiles all files, in their order. Everything wrong with all of them is in the report.
 pub fn compile(files: &[SourceFile], options: Options) -> Result<RuleSet, Report> {
     let sink = RefCell::new(Vec::new());
-    let rules = read(files, options, &sink);
+    let mut rules = read(files, options, &sink);
     let report = Report::new(sink.into_inner(), files);
     if report.has_errors() {
         return Err(report);
     }
+    rules.warnings = report;
     Ok(rules)
 }
 

@@ -74,6 +74,13 @@ impl Diagnostic {
         }
     }
 
+    /// The same as a warning: the rules can be used nevertheless.
+    #[must_use]
+    pub fn as_warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
     /// The same with a hint.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {

@@ -17,7 +17,7 @@ use super::{Domain, Entry, Rule};
 pub struct Level {
     keys: HashMap<String, Values>,
     /// Patterns in keys, matched against `key_value` as a whole, as the reference does.
-    flat: Option<Box<Patterns>>,
+    flat: Option<Box<Patterns<Node>>>,
     /// How many nodes have been added: the file order of the next.
     added: usize,
 }
@@ -53,31 +53,34 @@ pub struct Duplicate;
 #[derive(Debug, Default)]
 struct Values {
     exact: HashMap<String, Node>,
-    cidrs: Cidrs,
-    patterns: Patterns,
+    cidrs: Cidrs<Node>,
+    patterns: Patterns<Node>,
     bare: Option<Box<Node>>,
 }
 
 /// Networks by the length of their prefix, longest first.
-#[derive(Debug, Default)]
-struct Cidrs(BTreeMap<std::cmp::Reverse<u8>, HashMap<IpNet, Node>>);
+#[derive(Debug)]
+pub struct Cidrs<T>(BTreeMap<std::cmp::Reverse<u8>, HashMap<IpNet, T>>);
 
 /// Patterns by the literal text that they begin with, and then by that which they end with.
-#[derive(Debug, Default)]
-struct Patterns {
-    by_ends: ByLength<ByLength<Vec<Wildcard>>>,
+#[derive(Debug)]
+pub struct Patterns<T> {
+    by_ends: ByLength<ByLength<Vec<Wildcard<T>>>>,
     known: HashSet<String>,
 }
 
 /// Things by a text, and by its length first: of a longer text, the beginning or end of each length is looked up.
 type ByLength<T> = BTreeMap<usize, HashMap<Vec<u8>, T>>;
 
+/// A pattern, and what it stands for.
 #[derive(Debug)]
-struct Wildcard {
-    order: usize,
+pub struct Wildcard<T> {
+    /// Its place in the order of the file.
+    pub order: usize,
     /// The literal texts between the pattern's first and last, each after a `*`.
     middle: Vec<Vec<u8>>,
-    node: Node,
+    /// What it stands for.
+    pub node: T,
 }
 
 impl Domain {
@@ -140,14 +143,30 @@ impl Level {
             .or_else(|| values?.bare.as_deref())
     }
 
-    fn find_flat(&self, entry: &Entry<'_>) -> Option<&Wildcard> {
+    fn find_flat(&self, entry: &Entry<'_>) -> Option<&Wildcard<Node>> {
         let flat = self.flat.as_ref()?;
         flat.find(&format!("{}_{}", entry.key, entry.value))
     }
 }
 
-impl Cidrs {
-    fn add(&mut self, net: IpNet, node: Node) -> Result<(), Duplicate> {
+impl<T> Default for Cidrs<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Default for Patterns<T> {
+    fn default() -> Self {
+        Self {
+            by_ends: ByLength::new(),
+            known: HashSet::new(),
+        }
+    }
+}
+
+impl<T> Cidrs<T> {
+    /// Adds a network.
+    pub fn add(&mut self, net: IpNet, node: T) -> Result<(), Duplicate> {
         let same_length = self
             .0
             .entry(std::cmp::Reverse(net.prefix_len()))
@@ -155,20 +174,25 @@ impl Cidrs {
         insert_new(same_length, net.trunc(), node)
     }
 
-    fn find(&self, value: &str) -> Option<&Node> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let address = value.parse::<IpAddr>().ok()?.to_canonical();
-        self.0.iter().find_map(|(length, nets)| {
-            let net = IpNet::new(address, length.0).ok()?;
+    /// Of all networks that hold the address `value`, if it is one, the longest first.
+    pub fn all(&self, value: &str) -> impl Iterator<Item = &T> {
+        let address = (!self.0.is_empty()).then(|| value.parse::<IpAddr>().ok());
+        let address = address.flatten().map(|address| address.to_canonical());
+        self.0.iter().filter_map(move |(length, nets)| {
+            let net = IpNet::new(address?, length.0).ok()?;
             nets.get(&net.trunc())
         })
     }
+
+    /// Of the longest network that holds the address `value`, if it is one.
+    pub fn find(&self, value: &str) -> Option<&T> {
+        self.all(value).next()
+    }
 }
 
-impl Patterns {
-    fn add(&mut self, pattern: String, order: usize, node: Node) -> Result<(), Duplicate> {
+impl<T> Patterns<T> {
+    /// Adds a pattern, which has a `*`.
+    pub fn add(&mut self, pattern: String, order: usize, node: T) -> Result<(), Duplicate> {
         let mut parts: Vec<Vec<u8>> = pattern.split('*').map(Vec::from).collect();
         if !self.known.insert(pattern) {
             return Err(Duplicate);
@@ -192,9 +216,9 @@ impl Patterns {
     }
 
     /// The first in file order that matches.
-    fn find(&self, value: &str) -> Option<&Wildcard> {
+    pub fn find(&self, value: &str) -> Option<&Wildcard<T>> {
         let value = value.as_bytes();
-        let mut first: Option<&Wildcard> = None;
+        let mut first: Option<&Wildcard<T>> = None;
         for (prefix, nodes) in self.by_ends.range(..=value.len()) {
             let (start, rest) = value.split_at(*prefix);
             let Some(by_suffix) = nodes.get(start) else {
@@ -204,7 +228,7 @@ impl Patterns {
                 let (middle, end) = rest.split_at(rest.len() - suffix);
                 let candidates = nodes.get(end).into_iter().flatten();
                 let earlier =
-                    |found: &&Wildcard| first.is_none_or(|first| found.order < first.order);
+                    |found: &&Wildcard<T>| first.is_none_or(|first| found.order < first.order);
                 let mut earlier = candidates.take_while(earlier);
                 first = earlier.find(|found| found.matches(middle)).or(first);
             }
@@ -213,7 +237,7 @@ impl Patterns {
     }
 }
 
-impl Wildcard {
+impl<T> Wildcard<T> {
     /// Whether `text`, between the pattern's two ends, has the parts between them in order.
     fn matches(&self, text: &[u8]) -> bool {
         let mut rest = text;
@@ -236,10 +260,10 @@ fn find<'t>(text: &'t [u8], part: &[u8]) -> Option<&'t [u8]> {
     text.get(at + part.len()..)
 }
 
-fn insert_new<K: std::hash::Hash + Eq>(
-    map: &mut HashMap<K, Node>,
+fn insert_new<K: std::hash::Hash + Eq, T>(
+    map: &mut HashMap<K, T>,
     key: K,
-    node: Node,
+    node: T,
 ) -> Result<(), Duplicate> {
     if map.contains_key(&key) {
         return Err(Duplicate);

@@ -15,9 +15,13 @@ use parking_lot::{Mutex, MutexGuard};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
+use self::book::Book;
 use super::{Key, Transaction};
+use crate::limit::Tag;
 use crate::limit::transaction::{Outcome, Record, transact};
 use crate::time::{Clock, Timestamp};
+
+pub mod book;
 
 /// How many shards there are; a power of two.
 pub const SHARDS: usize = 1024;
@@ -39,6 +43,7 @@ pub struct Embedded {
     most_per_shard: usize,
     secret: SipHasher13,
     clock: Clock,
+    book: Book,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +68,7 @@ impl Embedded {
             keys: AtomicUsize::new(0),
             most_per_shard: max_keys.div_ceil(SHARDS).max(1),
             secret: SipHasher13::new_with_keys(rand::random(), rand::random()),
+            book: Book::new(clock.clone()),
             clock,
         }
     }
@@ -86,6 +92,20 @@ impl Embedded {
             }
         }
         outcome
+    }
+
+    /// See [`Store::forget`](super::Store::forget).
+    pub fn forget(&self, key: &Key, tags: &[Tag]) {
+        let print = self.print(key);
+        let mut locked = self.lock(&[print]);
+        if let Some(record) = shard(&mut locked, print).records.get_mut(&print) {
+            record.forget(tags);
+        }
+    }
+
+    /// What is kept beside the counters.
+    pub fn book(&self) -> &Book {
+        &self.book
     }
 
     /// How many keys there are, expired ones not yet removed included.
@@ -245,6 +265,7 @@ mod tests {
             amount: Amount::Charge(Hits::ONE),
             role: Role::Enforced,
             limits: smallvec::smallvec![bound],
+            ban: None,
         };
         store.transact(&Transaction {
             keys: &[Key::new("", name, "")],

@@ -4,10 +4,11 @@
 //! cluster it is one call per hash slot, and what was charged is given back if any of them refuses.
 //!
 //! In reading order:
-//! - `script`, `request`, `reply`: the script, what is said to it, what it says
+//! - `script`, `request`, `reply`: the scripts, what is said to the one that decides, what it says
 //! - `part`: a transaction cut into calls
 //! - `gather`: many calls as one transaction
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
+//! - `book`: what is kept beside the counters
 //! - `node`, `cluster`: connections
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use super::{StoreError, Transaction};
 use crate::limit::transaction::Outcome;
 use crate::time::{Clock, Timestamp};
 
+mod book;
 mod cluster;
 mod connect;
 mod gather;
@@ -149,6 +151,7 @@ impl Link {
         for _ in 0..=MAX_RETIMES {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let call = Call {
+                script: &script::DECIDE,
                 keys: part.keys.clone(),
                 body: request::transact(&part.demands, quotas_decide, now, around),
             };

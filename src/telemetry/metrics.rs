@@ -165,6 +165,21 @@ impl Metrics {
         }
     }
 
+    /// A standing that the store did not tell, and the kind of error.
+    pub fn directory_error(&self, kind: &'static str) {
+        let errors = self
+            .series
+            .directory_errors
+            .get_or_create(&KindLabel { kind });
+        errors.inc();
+    }
+
+    /// How often standings were known, and how often the store was asked for one.
+    pub fn directory(&self, (hits, misses): (u64, u64)) {
+        self.series.directory_hits.set(hits);
+        self.series.directory_misses.set(misses);
+    }
+
     /// A request decided without the store.
     pub fn fallback(&self, reason: &'static str) {
         self.series

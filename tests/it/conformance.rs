@@ -137,6 +137,7 @@ async fn charge(store: &Store, limit: &Limit, touched: &[usize], amount: Amount)
         key: names.iter().position(|other| other == name).expect("a key"),
         amount,
         role: Role::Enforced,
+        ban: None,
         limits: smallvec::smallvec![Bound {
             limit,
             always: false

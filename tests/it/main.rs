@@ -16,6 +16,7 @@ mod properties;
 mod redis;
 mod reload;
 mod shell;
+mod subjects;
 mod support;
 mod tidy;
 mod tracing;

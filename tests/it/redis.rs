@@ -90,6 +90,7 @@ async fn ask_within(
             key,
             amount,
             role: Role::Enforced,
+            ban: None,
             limits: smallvec![Bound {
                 limit,
                 always: false

@@ -4,14 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part may use, as the map in `src/lib.rs` reads: dependencies go one way.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("time", &[]),
     ("limit", &["time"]),
     ("rules", &["limit", "time"]),
     ("settings", &[]),
     ("telemetry", &["limit", "settings"]),
     ("store", &["limit", "time", "settings", "telemetry"]),
-    ("engine", &["rules", "limit", "store", "time", "telemetry"]),
+    ("directory", &["rules", "limit", "store", "time"]),
+    (
+        "engine",
+        &["directory", "rules", "limit", "store", "time", "telemetry"],
+    ),
     (
         "reload",
         &["rules", "engine", "telemetry", "settings", "time"],

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use crate::engine::Header;
-use crate::engine::fold::{Ruling, Said};
+use crate::engine::fold::{Ruling, Said, Spoken};
 use crate::limit::Unit;
-use crate::rules::{self, Domain};
+use crate::rules::{self, Domain, Messages};
 use crate::time::Timestamp;
 
 /// A body and its type.
@@ -27,66 +27,147 @@ impl Body {
     }
 }
 
+/// What a refusal tells its client.
+struct Told<'a> {
+    error: &'static str,
+    limit: Option<u32>,
+    window: String,
+    plan: &'a str,
+    retry_after: Option<u64>,
+    reset_at: Option<String>,
+}
+
 /// The body of a refusal at about `now`; none if the domain wants none.
 pub fn body(domain: &Domain, ruling: &Ruling<'_>, now: Timestamp) -> Option<Body> {
-    let spoken = ruling.deciding()?;
-    let said = spoken.decisive();
-    let retry_after = ruling.retry_after();
-    let retry_after_secs = retry_after.map(|wait| wait.ceil_secs().max(1));
-    match domain.response.body {
-        rules::Body::None => None,
-        rules::Body::Json => {
-            let text = json!({
-                "error": error(said),
-                "message": message(said, retry_after_secs),
-                "limit": said.limit.requests_per_unit(),
-                "reset_at": retry_after.and_then(|wait| moment(now + wait)),
-                "retry_after": retry_after_secs,
-            });
-            Some(Body {
-                media_type: "application/json",
-                text: text.to_string(),
-            })
-        }
-        rules::Body::Problem => {
-            let text = json!({
+    let response = &domain.response;
+    if response.body == rules::Body::None {
+        return None;
+    }
+    let told = Told::new(ruling, now);
+    let message = told.message(&response.messages);
+    let Told {
+        error,
+        limit,
+        retry_after,
+        reset_at,
+        ..
+    } = told;
+    let (media_type, value) = match response.body {
+        rules::Body::None => return None,
+        rules::Body::Json => (
+            "application/json",
+            json!({
+                "error": error,
+                "message": message,
+                "limit": limit,
+                "reset_at": reset_at,
+                "retry_after": retry_after,
+            }),
+        ),
+        rules::Body::Problem => (
+            "application/problem+json",
+            json!({
                 "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
                 "title": "Request cannot be satisfied as assigned quota has been exceeded",
                 "status": 429,
-                "detail": message(said, retry_after_secs),
-                "error": error(said),
-                "limit": said.limit.requests_per_unit(),
-                "retry_after": retry_after_secs,
-            });
-            Some(Body {
-                media_type: "application/problem+json",
-                text: text.to_string(),
-            })
+                "detail": message,
+                "error": error,
+                "limit": limit,
+                "retry_after": retry_after,
+            }),
+        ),
+    };
+    let text = value.to_string();
+    Some(Body { media_type, text })
+}
+
+impl<'a> Told<'a> {
+    fn new(ruling: &Ruling<'a>, now: Timestamp) -> Self {
+        let spoken = ruling.deciding();
+        let said = spoken.map(Spoken::decisive);
+        let wait = ruling.retry_after();
+        Self {
+            error: said.map_or(BANNED, error),
+            limit: said.map(|said| said.limit.requests_per_unit()),
+            window: said.map(window).unwrap_or_default(),
+            plan: spoken.and_then(|spoken| spoken.plan).unwrap_or_default(),
+            retry_after: wait.map(|wait| wait.ceil_secs().max(1)),
+            reset_at: wait.and_then(|wait| moment(now + wait)),
+        }
+    }
+
+    fn message(&self, templates: &Messages) -> String {
+        let template = match self.error {
+            BANNED => &templates.banned,
+            MONTHLY => &templates.monthly_quota_exceeded,
+            _ => &templates.rate_limit_exceeded,
+        };
+        match template {
+            Some(template) => self.fill(template),
+            None => self.own_message(),
+        }
+    }
+
+    fn fill(&self, template: &str) -> String {
+        let number = |number: Option<u64>| number.map(|n| n.to_string()).unwrap_or_default();
+        let mut text = String::with_capacity(template.len() + 32);
+        let mut rest = template;
+        while let Some((before, (name, after))) = rest
+            .split_once('{')
+            .and_then(|(before, from)| Some((before, from.split_once('}')?)))
+        {
+            text.push_str(before);
+            match name {
+                "limit" => text.push_str(&number(self.limit.map(u64::from))),
+                "window" => text.push_str(&self.window),
+                "plan" => text.push_str(self.plan),
+                "retry_after" => text.push_str(&number(self.retry_after)),
+                "reset_at" => text.push_str(self.reset_at.as_deref().unwrap_or_default()),
+                _ => {}
+            }
+            rest = after;
+        }
+        text + rest
+    }
+
+    fn own_message(&self) -> String {
+        let Self { window, .. } = self;
+        let again = match self.retry_after {
+            Some(secs) => format!(" Try again in {secs} s."),
+            None => String::new(),
+        };
+        match (self.error, self.limit, self.retry_after) {
+            (BANNED, _, _) | (_, None, _) => format!("Requests are refused for now.{again}"),
+            (_, Some(limit), Some(_)) => {
+                format!("The limit of {limit} per {window} is reached.{again}")
+            }
+            (_, Some(limit), None) => {
+                format!("The limit of {limit} per {window} can never admit this request.")
+            }
         }
     }
 }
 
+const BANNED: &str = "banned";
+const MONTHLY: &str = "monthly_quota_exceeded";
+
 fn error(said: &Said<'_>) -> &'static str {
+    if said.is_banned() {
+        return BANNED;
+    }
     match said.limit.unit() {
-        Unit::Month => "monthly_quota_exceeded",
+        Unit::Month => MONTHLY,
         Unit::Second | Unit::Minute | Unit::Hour | Unit::Day | Unit::Week | Unit::Year => {
             "rate_limit_exceeded"
         }
     }
 }
 
-fn message(said: &Said<'_>, retry_after_secs: Option<u64>) -> String {
+fn window(said: &Said<'_>) -> String {
     let unit = said.limit.unit().name();
-    let window = match said.limit.multiplier() {
+    match said.limit.multiplier() {
         1 => unit.to_owned(),
         n => format!("{n} {unit}s"),
-    };
-    let limit = said.limit.requests_per_unit();
-    match retry_after_secs {
-        Some(secs) => {
-            format!("The limit of {limit} per {window} is reached. Try again in {secs} s.")
-        }
-        None => format!("The limit of {limit} per {window} can never admit this request."),
     }
 }
 

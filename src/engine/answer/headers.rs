@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use crate::engine::fold::{Ruling, Said, Spoken};
+use crate::engine::fold::{Judged, Ruling, Said, Spoken};
 use crate::engine::{Header, Settings};
+use crate::limit::Unit;
 use crate::rules::Domain;
 
 /// The names of the reference's three headers.
@@ -49,11 +50,31 @@ pub fn headers(
             header("x-ratelimit-reset", said.reset.ceil_secs()),
         ]);
     }
+    if domain.response.x_quota {
+        headers.extend(quota(ruling));
+    }
     if domain.response.retry_after && refused {
         let wait = ruling.retry_after();
         headers.extend(wait.map(|wait| header("retry-after", wait.ceil_secs().max(1))));
     }
     headers
+}
+
+/// The plan of the first descriptor that has one, and what is left of the month.
+fn quota(ruling: &Ruling<'_>) -> impl Iterator<Item = Header> {
+    let plan = ruling.items.iter().find_map(|item| match item {
+        Judged::Limited(spoken) => spoken.plan,
+        Judged::Unlimited(plan) => *plan,
+        Judged::Free | Judged::Refused(_) => None,
+    });
+    let open = ruling.spoken().filter(|spoken| !spoken.shadow);
+    let monthly = open.flat_map(|spoken| &spoken.limits);
+    let monthly = monthly.filter(|said| said.limit.unit() == Unit::Month);
+    // A request that a shorter limit refuses has left the month as it was.
+    let left = monthly.map(|said| said.left()).min();
+    let tier = plan.map(|plan| header("x-quota-tier", visible(plan)));
+    let left = left.map(|left| header("x-quota-monthly-remaining", left.floor()));
+    tier.into_iter().chain(left)
 }
 
 /// The descriptor that the reference reports: the one with the least remaining, the first of equals; but of those that
@@ -111,12 +132,6 @@ fn ietf(ruling: &Ruling<'_>) -> Option<[Header; 2]> {
 
 /// The limit's name, or the last key of its rule and the window: what stays inside the quotes of a structured field.
 fn policy_name(spoken: &Spoken<'_>, said: &Said<'_>) -> String {
-    let visible = |text: &str| -> String {
-        let kept = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
-        text.chars()
-            .map(|c| if kept(c) || c == ' ' { c } else { '_' })
-            .collect()
-    };
     if !said.name.is_empty() {
         return visible(said.name);
     }
@@ -127,6 +142,14 @@ fn policy_name(spoken: &Spoken<'_>, said: &Said<'_>) -> String {
         n => n.to_string(),
     };
     visible(&format!("{key}_{multiplier}{}", said.limit.unit().name()))
+}
+
+/// What stays inside the quotes of a structured field.
+fn visible(text: &str) -> String {
+    let kept = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
+    text.chars()
+        .map(|c| if kept(c) || c == ' ' { c } else { '_' })
+        .collect()
 }
 
 fn header(name: impl Into<Cow<'static, str>>, value: impl ToString) -> Header {

@@ -29,6 +29,9 @@ pub fn decision(
         map.insert("limit".to_owned(), limit);
         map.insert("rule".to_owned(), json!(rule));
         map.insert("remaining".to_owned(), json!(said.whole_remaining()));
+        if let Some(plan) = spoken.plan {
+            map.insert("plan".to_owned(), json!(plan));
+        }
     }
     if let Some(wait) = ruling.retry_after() {
         map.insert("retry_after".to_owned(), json!(wait.ceil_secs().max(1)));

@@ -8,12 +8,17 @@ use ipnet::IpNet;
 
 use super::domain::Draft;
 use super::fields::{Fields, Scope, boolean};
-use super::limit::{self, Found};
+use super::limit;
+use super::limits::Limits;
+use super::plan;
 use super::table::Table;
+use crate::limit::MAX_WINDOW;
+use crate::limit::ban::{Ban, BanError};
 use crate::rules::file::{Node as Yaml, Span, Value};
 use crate::rules::matcher::{Level, Matcher, Node};
 use crate::rules::name;
-use crate::rules::{Domain, Rule, RuleId, RuleLimit, RuleSet, Segment, Source};
+use crate::rules::{Domain, Rule, RuleId, RuleSet, Segment, Source};
+use crate::time::Micros;
 
 /// What is known of a domain's first level while its files are read.
 #[derive(Debug, Default)]
@@ -23,14 +28,6 @@ pub(super) struct Tree {
 }
 
 type Places = HashMap<(String, String), (String, usize)>;
-
-/// What the limits of a descriptor come to.
-#[derive(Default)]
-struct Limits {
-    unlimited: bool,
-    limits: Vec<RuleLimit>,
-    replaces: Vec<String>,
-}
 
 /// Where a level stands and what is above it.
 struct Reader<'r> {
@@ -99,6 +96,8 @@ impl Reader<'_> {
 
     fn rule(&mut self, fields: &Fields<'_, '_>) -> Option<Arc<Rule>> {
         let found = self.limits(fields);
+        let plan = plan::read_choice(fields, self.domain, &self.levels);
+        let ban = ban(fields);
         let shadow_mode = fields.flag("shadow_mode");
         let quota_mode = fields.flag("quota_mode");
         let detailed_metric = fields.flag("detailed_metric");
@@ -107,11 +106,24 @@ impl Reader<'_> {
         if by_values {
             self.check_sensitive(fields, detailed_metric);
         }
+        if let (Some(_), Some(_)) = (&found, &plan) {
+            let span = fields.span("plan").unwrap_or(fields.own_span());
+            let message = "a descriptor has a plan or limits of its own, not both";
+            fields.fail("plan", fields.error_at("plan", span, message));
+        }
+        if let (None, None, Some(_)) = (&found, &plan, &ban) {
+            let span = fields.span("ban").unwrap_or(fields.own_span());
+            let error = fields.error_at("ban", span, "a ban without limits bans nobody");
+            let help = "it counts the refusals of the `rate_limit` or `plan` beside it";
+            fields.fail("ban", error.with_help(help));
+        }
+        let none = || plan.is_some().then(Limits::default);
         let Limits {
             unlimited,
             limits,
             replaces,
-        } = found?;
+            ..
+        } = found.or_else(none)?;
         let id = RuleId(u32::try_from(self.rules.rules.len()).unwrap_or(u32::MAX));
         let rule = Arc::new(Rule {
             id,
@@ -126,6 +138,8 @@ impl Reader<'_> {
             levels: self.levels.clone(),
             unlimited,
             limits,
+            plan,
+            ban,
             replaces,
             shadow_mode,
             quota_mode,
@@ -152,9 +166,8 @@ impl Reader<'_> {
             );
         }
         let mut limits = Limits::default();
-        let mut spans: Vec<Span> = Vec::new();
         if let Some((node, scope)) = &single {
-            self.limit(scope, node, &mut limits, &mut spans);
+            limits.read(scope, node, self.domain);
         }
         for (index, node) in several
             .iter()
@@ -162,40 +175,10 @@ impl Reader<'_> {
             .enumerate()
         {
             let scope = fields.scope.field("rate_limits").item(index);
-            self.limit(&scope, node, &mut limits, &mut spans);
+            limits.read(&scope, node, self.domain);
         }
         let any = limits.unlimited || !limits.limits.is_empty();
         (any || single.is_some()).then_some(limits)
-    }
-
-    fn limit(&self, scope: &Scope<'_>, node: &Yaml, limits: &mut Limits, spans: &mut Vec<Span>) {
-        match limit::read(scope, node, self.domain) {
-            Some(Found::Unlimited(replaces)) if limits.limits.is_empty() => {
-                limits.unlimited = true;
-                limits.replaces.extend(replaces);
-            }
-            Some(Found::Limit(limit, span)) if !limits.unlimited => {
-                let tag = limit.limit.tag();
-                let same = limits
-                    .limits
-                    .iter()
-                    .position(|other| other.limit.tag() == tag);
-                if let Some(first) = same {
-                    let message = "two limits of one descriptor with the same window and algorithm";
-                    let help = format!(
-                        "they would share a counter and only the lower could bind; the other stands in line {}",
-                        spans[first].line
-                    );
-                    scope.report(scope.error(span, message).with_help(help));
-                }
-                limits.limits.push(*limit);
-                spans.push(span);
-            }
-            Some(Found::Unlimited(_) | Found::Limit(..)) => {
-                scope.report(scope.error(node.span, "an unlimited descriptor has no other limits"));
-            }
-            None => {}
-        }
     }
 
     /// Values that are secret would stand in a metric's name.
@@ -223,6 +206,45 @@ impl Reader<'_> {
         }
     }
 }
+
+fn ban(fields: &Fields<'_, '_>) -> Option<Ban> {
+    let (node, scope) = fields.child("ban")?;
+    let fields = Fields::of(&scope, node, Table::Ban)?;
+    for name in ["after", "within", "for"] {
+        if fields.get(name).is_none() {
+            let error = scope.error(fields.own_span(), format!("the ban has no `{name}`"));
+            fields.fail(
+                name,
+                error.with_help("such as `{after: 10000, within: minute, for: 1h, max: 24h}`"),
+            );
+        }
+    }
+    let after = fields.number("after");
+    let within = limit::unit(&fields, "within");
+    let first = fields.duration("for");
+    let longest = fields.duration("max");
+    if fields.any_failed() {
+        return None;
+    }
+    let (first, _) = first?;
+    let by_default = Micros::new(first.get().saturating_mul(DEFAULT_LONGEST)).min(MAX_WINDOW);
+    let longest = longest.map_or(by_default, |(longest, _)| longest);
+    let ((after, _), within) = after.zip(within)?;
+    Ban::new(after, within, first, longest)
+        .map_err(|error| {
+            let name = match error {
+                BanError::After => "after",
+                BanError::First => "for",
+                BanError::Longest => "max",
+            };
+            let span = fields.span(name).unwrap_or(fields.own_span());
+            fields.fail(name, fields.error_at(name, span, error.to_string()));
+        })
+        .ok()
+}
+
+/// The longest ban, in first bans, where the rule says none.
+const DEFAULT_LONGEST: u64 = 24;
 
 fn key(fields: &Fields<'_, '_>) -> Option<String> {
     let found = fields

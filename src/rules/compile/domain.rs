@@ -6,11 +6,13 @@ use super::descriptor::Tree;
 use super::fields::Fields;
 use super::limit;
 use super::table::Table;
-use super::{Options, SourceFile};
+use super::{Options, SourceFile, plan};
+use crate::limit::Hits;
 use crate::limit::period::Zone;
+use crate::rules::costs::Costs;
 use crate::rules::file::{Node, Span};
-use crate::rules::matcher::Level;
-use crate::rules::{Body, Domain, FailureMode, Response};
+use crate::rules::matcher::Matcher;
+use crate::rules::{Body, Domain, Messages, Response};
 
 /// The domains while their files are read.
 pub(super) struct Drafts {
@@ -93,15 +95,7 @@ impl Drafts {
 impl Draft {
     fn new(name: String, source: &SourceFile, line: usize) -> Self {
         Self {
-            domain: Domain {
-                name,
-                time_zone: Zone::utc(),
-                partition_by: Vec::new(),
-                sensitive: Vec::new(),
-                failure_mode: FailureMode::default(),
-                response: Response::default(),
-                root: Level::default(),
-            },
+            domain: Domain::named(&name),
             tree: Tree::default(),
             file: source.name.clone(),
             line,
@@ -136,6 +130,8 @@ impl Draft {
         {
             read_response(&fields, &mut domain.response);
         }
+        read_costs(fields, &mut domain.costs);
+        plan::read_all(fields, domain);
     }
 }
 
@@ -151,10 +147,11 @@ fn domain_name(fields: &Fields<'_, '_>, root: &Node) -> Option<(String, Span)> {
 }
 
 fn read_response(fields: &Fields<'_, '_>, response: &mut Response) {
-    const HEADERS: [(&str, &str); 3] = [
+    const HEADERS: [(&str, &str); 4] = [
         ("ratelimit", "ratelimit"),
         ("retry-after", "retry-after"),
         ("x-ratelimit", "x-ratelimit"),
+        ("x-quota", "x-quota"),
     ];
     const BODIES: [(&str, Body); 3] = [
         ("json", Body::Json),
@@ -165,8 +162,82 @@ fn read_response(fields: &Fields<'_, '_>, response: &mut Response) {
         response.ratelimit = headers.contains(&"ratelimit");
         response.retry_after = headers.contains(&"retry-after");
         response.x_ratelimit = headers.contains(&"x-ratelimit");
+        response.x_quota = headers.contains(&"x-quota");
     }
     if let Some(body) = fields.one_of("body", &BODIES) {
         response.body = body;
+    }
+    if let Some((node, scope)) = fields.child("messages")
+        && let Some(fields) = Fields::of(&scope, node, Table::Messages)
+    {
+        read_messages(&fields, &mut response.messages);
+    }
+}
+
+fn read_messages(fields: &Fields<'_, '_>, messages: &mut Messages) {
+    let read = |name: &'static str| {
+        let (text, span) = fields.text(name)?;
+        if let Some(unknown) = unknown_place(&text) {
+            let error =
+                fields.error_at(name, span, format!("unknown `{{{unknown}}}` in a message"));
+            let names: Vec<String> = PLACES.iter().map(|name| format!("`{{{name}}}`")).collect();
+            fields.fail(
+                name,
+                error.with_help(format!("one of {}", names.join(", "))),
+            );
+        }
+        Some(text)
+    };
+    *messages = Messages {
+        rate_limit_exceeded: read("rate_limit_exceeded"),
+        monthly_quota_exceeded: read("monthly_quota_exceeded"),
+        banned: read("banned"),
+    };
+}
+
+/// What a message may name.
+const PLACES: [&str; 5] = ["limit", "window", "plan", "retry_after", "reset_at"];
+
+/// The first name in braces that means nothing.
+fn unknown_place(text: &str) -> Option<&str> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}')?;
+        if !PLACES.contains(&name) {
+            return Some(name);
+        }
+        rest = after;
+    }
+    None
+}
+
+fn read_costs(fields: &Fields<'_, '_>, costs: &mut Costs) {
+    let Some((items, scope)) = fields.list("costs") else {
+        return;
+    };
+    for (index, item) in items.iter().enumerate() {
+        let scope = scope.item(index);
+        let Some(fields) = Fields::of(&scope, item, Table::Cost) else {
+            continue;
+        };
+        let value = fields.text("value").map(|(value, _)| value);
+        let cost = fields.decimal("cost", 0).map(|(cost, _)| cost);
+        for name in ["key", "cost"] {
+            if fields.get(name).is_none() {
+                let error = scope.error(fields.own_span(), format!("the cost has no `{name}`"));
+                fields.fail(
+                    name,
+                    error.with_help("such as `{key: path, value: /compare, cost: 2}`"),
+                );
+            }
+        }
+        if let (Some((key, _)), Some(cost)) = (fields.text("key"), cost) {
+            let matcher = match value.filter(|value| !value.is_empty()) {
+                None => Matcher::Bare,
+                Some(value) if value.contains('*') => Matcher::Pattern(value),
+                Some(value) => Matcher::Exact(value),
+            };
+            costs.add(&key, matcher, Hits::from_thousandths(cost));
+        }
     }
 }

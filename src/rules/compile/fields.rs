@@ -7,6 +7,7 @@ use super::MAX_DIAGNOSTICS;
 use super::table::{RESERVED, Table};
 use crate::rules::diagnostic::{Diagnostic, did_you_mean};
 use crate::rules::file::{Node, SourceFile, Span, Value};
+use crate::time::Micros;
 
 /// Where the reader is: a file, and a path in its tree.
 pub(super) struct Scope<'f> {
@@ -236,19 +237,32 @@ impl<'s, 'f> Fields<'s, 'f> {
 
     /// A number above 0 with at most three decimals, in thousandths.
     pub(super) fn thousandths(&self, name: &'static str) -> Option<(u64, Span)> {
+        self.decimal(name, 1)
+    }
+
+    /// A number with at most three decimals, in thousandths, and not below `least`, which is 0 or 1.
+    pub(super) fn decimal(&self, name: &'static str, least: u64) -> Option<(u64, Span)> {
         let node = self.get(name)?;
         if let Value::Scalar { text, plain: true } = &node.value
-            && let Some(thousandths) = thousandths(text)
+            && let Some(thousandths) = thousandths(text).filter(|number| *number >= least)
         {
             return Some((thousandths, node.span));
         }
-        let error = self.error_at(
-            name,
-            node.span,
-            format!("`{name}` is a number above 0 with at most three decimals"),
-        );
-        self.fail(name, error);
+        let range = if least == 0 { "from 0 on" } else { "above 0" };
+        let message = format!("`{name}` is a number {range} with at most three decimals");
+        self.fail(name, self.error_at(name, node.span, message));
         None
+    }
+
+    /// A time such as `90s`, `15m`, `1h` or `7d`.
+    pub(super) fn duration(&self, name: &'static str) -> Option<(Micros, Span)> {
+        let (text, span) = self.text(name)?;
+        let found = duration(&text);
+        if found.is_none() {
+            let error = self.error_at(name, span, format!("`{text}` is no length of time"));
+            self.fail(name, error.with_help("such as `90s`, `15m`, `1h` or `7d`"));
+        }
+        found.map(|length| (length, span))
     }
 
     /// One of a few words.
@@ -364,5 +378,19 @@ fn thousandths(text: &str) -> Option<u64> {
     }
     let whole: u64 = u64::from(whole.parse::<u32>().ok()?);
     let decimals: u64 = format!("{decimals:0<3}").parse().ok()?;
-    Some(whole * 1000 + decimals).filter(|thousandths| *thousandths > 0)
+    Some(whole * 1000 + decimals)
+}
+
+fn duration(text: &str) -> Option<Micros> {
+    let unit = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit);
+    let secs: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok()?;
+    number.checked_mul(secs).map(Micros::from_secs)
 }

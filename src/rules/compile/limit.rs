@@ -41,7 +41,7 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node, domain: &Domain) -> Option<Fo
     if fields.flag("unlimited") {
         return unlimited(&fields, replaces);
     }
-    let unit = unit(&fields);
+    let unit = unit(&fields, "unit");
     let requests = fields
         .number("requests_per_unit")
         .map_or(0, |(number, _)| number);
@@ -95,24 +95,25 @@ fn unlimited(fields: &Fields<'_, '_>, replaces: Vec<String>) -> Option<Found> {
     (!fields.any_failed()).then_some(Found::Unlimited(replaces))
 }
 
-fn unit(fields: &Fields<'_, '_>) -> Option<Unit> {
-    let Some((text, span)) = fields.text("unit").filter(|(text, _)| !text.is_empty()) else {
-        if !fields.failed("unit") {
-            let span = fields.span("unit").unwrap_or(fields.own_span());
-            let error = fields.error_at("unit", span, "the rate limit has no `unit`");
-            fields.fail("unit", error.with_help(format!("one of {}", units())));
+/// A unit of time under `name`, without which there is no limit.
+pub(super) fn unit(fields: &Fields<'_, '_>, name: &'static str) -> Option<Unit> {
+    let Some((text, span)) = fields.text(name).filter(|(text, _)| !text.is_empty()) else {
+        if !fields.failed(name) {
+            let span = fields.span(name).unwrap_or(fields.own_span());
+            let error = fields.error_at(name, span, format!("the rate limit has no `{name}`"));
+            fields.fail(name, error.with_help(format!("one of {}", units())));
         }
         return None;
     };
     let found = text.parse::<Unit>().ok();
     if found.is_none() {
-        let error = fields.error_at("unit", span, format!("unknown unit `{text}`"));
+        let error = fields.error_at(name, span, format!("unknown unit `{text}`"));
         let names = Unit::ALL.map(Unit::name);
         let help = match crate::rules::diagnostic::did_you_mean(&text, names) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("one of {}", units()),
         };
-        fields.fail("unit", error.with_help(help));
+        fields.fail(name, error.with_help(help));
     }
     found
 }

@@ -8,18 +8,26 @@ pub(super) enum Table {
     Descriptor,
     Limit,
     Replaces,
+    Messages,
+    Cost,
+    PlanChoice,
+    Ban,
 }
 
 /// Fields that will mean something, and do not yet.
-pub(super) const RESERVED: [&str; 6] = ["plans", "plan", "costs", "ban", "lists", "candidate"];
+pub(super) const RESERVED: [&str; 2] = ["lists", "candidate"];
 
 impl Table {
-    pub(super) const ALL: [Table; 5] = [
+    pub(super) const ALL: [Table; 9] = [
         Table::Domain,
         Table::Response,
         Table::Descriptor,
         Table::Limit,
         Table::Replaces,
+        Table::Messages,
+        Table::Cost,
+        Table::PlanChoice,
+        Table::Ban,
     ];
 
     pub(super) fn fields(self) -> &'static [&'static str] {
@@ -31,15 +39,19 @@ impl Table {
                 "sensitive",
                 "failure_mode",
                 "response",
+                "costs",
+                "plans",
                 "descriptors",
             ],
-            Table::Response => &["headers", "body"],
+            Table::Response => &["headers", "body", "messages"],
             Table::Descriptor => &[
                 "key",
                 "value",
                 "cidr",
                 "rate_limit",
                 "rate_limits",
+                "plan",
+                "ban",
                 "descriptors",
                 "shadow_mode",
                 "quota_mode",
@@ -62,6 +74,10 @@ impl Table {
                 "failure_mode",
             ],
             Table::Replaces => &["name"],
+            Table::Messages => &["rate_limit_exceeded", "monthly_quota_exceeded", "banned"],
+            Table::Cost => &["key", "value", "cost"],
+            Table::PlanChoice => &["from", "default"],
+            Table::Ban => &["after", "within", "for", "max"],
         }
     }
 
@@ -73,6 +89,10 @@ impl Table {
             Table::Descriptor => "to the descriptor, beside `key`",
             Table::Limit => "into `rate_limit`",
             Table::Replaces => "into `replaces`",
+            Table::Messages => "into `response.messages`",
+            Table::Cost => "into `costs`",
+            Table::PlanChoice => "into `plan`",
+            Table::Ban => "into `ban`",
         }
     }
 
@@ -83,6 +103,10 @@ impl Table {
             Table::Descriptor => "a descriptor",
             Table::Limit => "a rate limit",
             Table::Replaces => "an entry of `replaces`",
+            Table::Messages => "`messages`",
+            Table::Cost => "an entry of `costs`",
+            Table::PlanChoice => "`plan`",
+            Table::Ban => "`ban`",
         }
     }
 }

@@ -21,6 +21,7 @@ use super::node::Call;
 use super::part::Part;
 use super::reply::{Decided, Reply};
 use super::request::{self, Asked, Charged};
+use super::script;
 use crate::limit::transaction::{Amount, Fold, Outcome, Readings, Role};
 use crate::limit::{Hits, Receipt, Verdict};
 use crate::store::{StoreError, Transaction};
@@ -117,6 +118,7 @@ async fn give_back(
             continue;
         }
         let call = Call {
+            script: &script::DECIDE,
             keys: part.keys.clone(),
             body: request::give_back(&charges, now),
         };

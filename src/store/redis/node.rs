@@ -28,7 +28,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::script;
+use super::script::Script;
 use super::settings::SettingsError;
 use crate::store::StoreError;
 use crate::telemetry::tracing as spans;
@@ -60,9 +60,11 @@ pub(super) struct Node {
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
-/// What one call of the script is given.
+/// One call of a script, and what it is given.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
+    /// The script.
+    pub(super) script: &'static Script,
     /// The keys, all of one hash slot in a cluster.
     pub(super) keys: Vec<Bytes>,
     /// The packed request.
@@ -279,9 +281,9 @@ impl std::fmt::Debug for Node {
 /// Sends the script by its name, or `whole`.
 async fn evaluate<C: ClientLike>(client: &C, call: &Call, whole: bool) -> Result<Value, Error> {
     let (command, script) = if whole {
-        ("EVAL", script::SOURCE)
+        ("EVAL", call.script.source)
     } else {
-        ("EVALSHA", script::SHA1.as_str())
+        ("EVALSHA", call.script.sha1.as_str())
     };
     let mut arguments: Vec<Value> = Vec::with_capacity(3 + call.keys.len());
     arguments.push(Value::from_static_str(script));

@@ -65,6 +65,7 @@ fn reading(answer: &mut Bytes) -> Option<(Reading, Timestamp)> {
             0 => Verdict::Allowed,
             1 => Verdict::Wait(wait),
             2 => Verdict::Never,
+            3 => Verdict::Banned(wait),
             _ => return None,
         },
         used: Hits::from_thousandths(take(answer)?),

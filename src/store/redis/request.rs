@@ -2,9 +2,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::limit::ban::Ban;
 use crate::limit::fixed_window::Windows;
 use crate::limit::transaction::{Amount, Demand, Role};
-use crate::limit::{Hits, Limit, Receipt, Shape};
+use crate::limit::{Hits, Limit, Receipt, Shape, Tag};
 use crate::time::Timestamp;
 
 /// A demand of a call.
@@ -31,11 +32,12 @@ pub(super) struct Charged<'l> {
 
 /// Numbers as they are packed: seven bytes hold all that a double holds exactly.
 const NUMBER: usize = 7;
-const TAG: usize = 4;
+const TAG_WIDTH: usize = 4;
 const PLACE: usize = 2;
 
 const TRANSACT: u8 = 1;
 const GIVE_BACK: u8 = 2;
+const FORGET: u8 = 3;
 
 /// Packs a transaction. Its quota demands can refuse it only if `quotas_decide`. Calendar windows are described around the
 /// moment `around`.
@@ -62,6 +64,10 @@ pub(super) fn transact(
         });
         put_hits(&mut body, hits);
         put(&mut body, asked.demand.limits.len() as u64, 1);
+        body.put_u8(u8::from(asked.demand.ban.is_some()));
+        if let Some(ban) = asked.demand.ban {
+            put_ban(&mut body, ban);
+        }
         for bound in &asked.demand.limits {
             put_limit(&mut body, bound.limit, bound.always, around);
         }
@@ -79,6 +85,16 @@ pub(super) fn give_back(charges: &[Charged<'_>], now: Option<Timestamp>) -> Byte
         put_hits(&mut body, charged.receipt.used_before);
         put_hits(&mut body, charged.receipt.hits);
         put_limit(&mut body, charged.limit, false, charged.receipt.at);
+    }
+    body.freeze()
+}
+
+/// Packs the names of limits and bans that the one key of the call is to forget.
+pub(super) fn forget(tags: &[Tag]) -> Bytes {
+    let mut body = start(FORGET, false, None);
+    put(&mut body, tags.len() as u64, PLACE);
+    for tag in tags {
+        put(&mut body, u64::from(tag.get()), TAG_WIDTH);
     }
     body.freeze()
 }
@@ -101,7 +117,7 @@ fn put_limit(body: &mut BytesMut, limit: &Limit, always: bool, around: Timestamp
     };
     body.put_u8(u8::from(always));
     body.put_u8(u8::from(calendar.is_some()));
-    put(body, u64::from(limit.tag().get()), TAG);
+    put(body, u64::from(limit.tag().get()), TAG_WIDTH);
     put_hits(body, limit.capacity());
     put(body, first, NUMBER);
     put(body, second, NUMBER);
@@ -110,6 +126,14 @@ fn put_limit(body: &mut BytesMut, limit: &Limit, always: bool, around: Timestamp
             put_time(body, border);
         }
     }
+}
+
+fn put_ban(body: &mut BytesMut, ban: &Ban) {
+    put(body, u64::from(ban.tag().get()), TAG_WIDTH);
+    put(body, u64::from(ban.after()), TAG_WIDTH);
+    put(body, ban.window().get(), NUMBER);
+    put(body, ban.first().get(), NUMBER);
+    put(body, ban.longest().get(), NUMBER);
 }
 
 /// Lua counts from 1.

@@ -1,19 +1,41 @@
-//! The one script: the Lua twins of [`limit`](crate::limit), put together.
+//! The scripts: the Lua twins of [`limit`](crate::limit) put together, and what is kept beside the counters.
 
 use std::sync::LazyLock;
 
-/// The text. The files share one scope, so each may use what those before it define.
-pub(super) const SOURCE: &str = concat!(
+/// A script.
+#[derive(Debug)]
+pub(super) struct Script {
+    /// The text.
+    pub(super) source: &'static str,
+    /// The name that Redis knows the text by once it has seen it.
+    pub(super) sha1: LazyLock<String>,
+}
+
+/// Decides and charges. The files share one scope, so each may use what those before it define.
+pub(super) static DECIDE: Script = Script {
+    source: DECIDE_SOURCE,
+    sha1: LazyLock::new(|| sha1(DECIDE_SOURCE)),
+};
+
+/// Texts, items and the log of changes.
+pub(super) static BOOK: Script = Script {
+    source: BOOK_SOURCE,
+    sha1: LazyLock::new(|| sha1(BOOK_SOURCE)),
+};
+
+const DECIDE_SOURCE: &str = concat!(
     include_str!("../../limit.lua"),
     include_str!("../../limit/fixed_window.lua"),
     include_str!("../../limit/token_bucket.lua"),
     include_str!("../../limit/sliding_window.lua"),
+    include_str!("../../limit/ban.lua"),
     include_str!("../../limit/transaction.lua"),
 );
 
-/// The name that Redis knows the text by once it has seen it.
-pub(super) static SHA1: LazyLock<String> = LazyLock::new(|| {
-    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, SOURCE.as_bytes());
+const BOOK_SOURCE: &str = include_str!("book.lua");
+
+fn sha1(source: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, source.as_bytes());
     let hex = |byte: &u8| format!("{byte:02x}");
     digest.as_ref().iter().map(hex).collect()
-});
+}

@@ -26,6 +26,9 @@ pub(super) struct Series {
     pub(super) store_calls: Family<StoreLabel, Latency>,
     pub(super) store_errors: Family<KindLabel, Counter>,
     pub(super) lost_give_backs: Gauge<u64, AtomicU64>,
+    pub(super) directory_hits: Gauge<u64, AtomicU64>,
+    pub(super) directory_misses: Gauge<u64, AtomicU64>,
+    pub(super) directory_errors: Family<KindLabel, Counter>,
     pub(super) fallbacks: Family<ReasonLabel, Counter>,
     pub(super) rules_loaded: Gauge,
     pub(super) rules_load_timestamp: Gauge<f64, AtomicU64>,
@@ -99,6 +102,21 @@ impl Series {
                 "tollgate_store_lost_give_backs",
                 "Charges of refused requests that could not be given back: limits that are stricter until their windows end",
                 Gauge::default(),
+            ),
+            directory_hits: adder.add(
+                "tollgate_directory_hits",
+                "Looks at the standing of a subject that this instance knew",
+                Gauge::default(),
+            ),
+            directory_misses: adder.add(
+                "tollgate_directory_misses",
+                "Looks at the standing of a subject that the store was asked for",
+                Gauge::default(),
+            ),
+            directory_errors: adder.add(
+                "tollgate_directory_errors",
+                "Standings that the store did not tell: the last known counted, or the rule's default",
+                Family::default(),
             ),
             fallbacks: adder.add(
                 "tollgate_fallbacks",

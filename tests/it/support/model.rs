@@ -15,8 +15,18 @@ use tollgate::time::{Micros, Timestamp};
 pub(crate) struct Model {
     seen: HashMap<String, i64>,
     counters: HashMap<(String, u32), Counter>,
+    bans: HashMap<String, Bans>,
     /// The keys that the request at hand has charged.
     charged: HashSet<String>,
+}
+
+/// The refusals and bans of one key, by what is banned.
+#[derive(Clone, Default)]
+struct Bans {
+    /// When each happened that no ban has come of yet.
+    refusals: Vec<i64>,
+    /// The end of each ban, and how many in a row it was.
+    bans: Vec<(i64, u32)>,
 }
 
 /// What one limit on one key has been charged.
@@ -54,11 +64,15 @@ impl Model {
         if admitted {
             self.take(tentative);
         } else {
+            let mut first = 0;
             for demand in transaction.demands {
                 let key = transaction.keys[demand.key].as_str();
                 for bound in demand.limits.iter().filter(|bound| bound.always) {
                     self.apply(key, bound.limit, demand.amount, now);
                 }
+                let own = first..first + demand.limits.len();
+                first = own.end;
+                self.count_refusal(key, demand, now, &mut readings[own]);
             }
         }
         let readings = readings.into_iter().collect();
@@ -74,13 +88,18 @@ impl Model {
             Amount::Charge(hits) | Amount::Peek(hits) => Some(hits.thousandths()),
             Amount::Refund(_) => None,
         };
+        let until = self.bans.get(key).map_or(i64::MIN, Bans::until);
+        let banned =
+            (demand.ban.is_some() && until > now).then(|| Micros::new((until - now) as u64));
         let before: Vec<(u64, Verdict)> = demand
             .limits
             .iter()
             .map(|bound| {
-                let verdict = wanted.map_or(Verdict::Allowed, |hits| {
-                    self.verdict(key, bound.limit, now, hits)
-                });
+                let verdict = match (wanted, banned) {
+                    (None, _) => Verdict::Allowed,
+                    (Some(_), Some(wait)) => Verdict::Banned(wait),
+                    (Some(hits), None) => self.verdict(key, bound.limit, now, hits),
+                };
                 (self.used(key, bound.limit, now), verdict)
             })
             .collect();
@@ -104,12 +123,54 @@ impl Model {
         fits
     }
 
+    fn count_refusal(&mut self, key: &str, demand: &Demand<'_>, now: i64, own: &mut [Reading]) {
+        let refused = own.iter().any(|own| own.verdict != Verdict::Allowed);
+        let banned = own
+            .iter()
+            .any(|own| matches!(own.verdict, Verdict::Banned(_)));
+        let charges = matches!(demand.amount, Amount::Charge(_));
+        let Some(ban) = demand.ban else { return };
+        if !refused || banned || !charges || demand.role != Role::Enforced {
+            return;
+        }
+        let now = self.time(key, now);
+        self.seen.insert(key.to_owned(), now);
+        let bans = self.bans.entry(key.to_owned()).or_default();
+        if bans.until() <= now {
+            bans.refusals.push(now);
+            let window = |at: i64| at.div_euclid(ban.window().get() as i64);
+            let recent = bans
+                .refusals
+                .iter()
+                .filter(|at| window(**at) == window(now));
+            if recent.count() >= ban.after() as usize {
+                bans.refusals.clear();
+                let longest = ban.longest().get() as i64;
+                let in_a_row = match bans.bans.last() {
+                    Some((until, times)) if until + longest > now => times + 1,
+                    _ => 1,
+                };
+                let lasts = (0..in_a_row - 1).fold(ban.first().get() as i64, |lasts, _| {
+                    (lasts * 2).min(longest)
+                });
+                bans.bans.push((now + lasts.min(longest), in_a_row));
+            }
+        }
+        let until = bans.until();
+        if until > now {
+            for own in own {
+                own.verdict = Verdict::Banned(Micros::new((until - now) as u64));
+            }
+        }
+    }
+
     /// Keeps what a request that passed has done to the keys that it has charged.
     fn take(&mut self, tentative: Model) {
         let Model {
             mut counters,
             seen,
             charged,
+            bans: _,
         } = tentative;
         counters.retain(|(key, _), _| charged.contains(key));
         self.counters.extend(counters);
@@ -278,6 +339,12 @@ impl Model {
             }
             (Counter::Slices(_), _) => unreachable!("a tag names its algorithm"),
         }
+    }
+}
+
+impl Bans {
+    fn until(&self) -> i64 {
+        self.bans.last().map_or(i64::MIN, |(until, _)| *until)
     }
 }
 

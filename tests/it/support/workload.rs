@@ -3,11 +3,12 @@
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use smallvec::SmallVec;
+use tollgate::limit::ban::Ban;
 use tollgate::limit::period::Zone;
 use tollgate::limit::transaction::{Amount, Bound, Demand, Outcome, Role};
 use tollgate::limit::{Algorithm, Hits, Limit, Unit};
 use tollgate::store::{Key, Transaction};
-use tollgate::time::Timestamp;
+use tollgate::time::{Micros, Timestamp};
 
 /// Where the time of every workload begins: a Saturday afternoon in spring, before the clocks change.
 const START: i64 = 1_774_700_000_000_000;
@@ -26,6 +27,7 @@ pub(crate) struct Workload {
 /// The limits of a key as they are now; their numbers change on the way.
 struct Rule {
     limits: Vec<(Limit, bool)>,
+    ban: Option<Ban>,
 }
 
 /// One transaction of a workload, in a form that can be printed and repeated.
@@ -160,7 +162,8 @@ impl Rule {
                 limits.push((limit, random.random_bool(0.2)));
             }
         }
-        Self { limits }
+        let ban = random.random_bool(0.4).then(|| ban(random));
+        Self { limits, ban }
     }
 
     /// Other numbers for the same windows and algorithms.
@@ -175,6 +178,14 @@ impl Rule {
             }
         }
     }
+}
+
+fn ban(random: &mut SmallRng) -> Ban {
+    let within = [Unit::Second, Unit::Minute][random.random_range(0..2)];
+    let first = random.random_range(1..20_000_000);
+    let longest = first * random.random_range(1..6);
+    let (first, longest) = (Micros::new(first), Micros::new(longest));
+    Ban::new(random.random_range(1..5), within, first, longest).expect("a ban")
 }
 
 fn limit(random: &mut SmallRng) -> Limit {
@@ -232,5 +243,6 @@ fn demand<'a>(random: &mut SmallRng, rule: &'a Rule, key: usize) -> Demand<'a> {
             _ => Role::Shadow,
         },
         limits,
+        ban: rule.ban.as_ref(),
     }
 }

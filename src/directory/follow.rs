@@ -1,0 +1,165 @@
+//! How a change reaches every instance: all look at the store's log of changes several times a second.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tracing::{debug, warn};
+
+use super::cache::Directory;
+use super::lists::{Item, Lists, MAX_ITEMS};
+use crate::store::book::News;
+use crate::store::{Store, StoreError};
+
+/// How often the log is looked at: a change is seen after this time at most, and one round trip.
+pub const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How long the store may take to show the log.
+pub const LOOK_WITHIN: Duration = Duration::from_secs(1);
+
+/// After how many looks items that have ended are removed from the store, and how many at most.
+const TIDY_EVERY: u32 = 240;
+const TIDY_AT_ONCE: usize = 1000;
+
+/// How much later a ban may seem to end for it to be the same, in microseconds.
+const CLOCKS_APART_US: i64 = 2_000_000;
+
+impl Directory {
+    /// Applies what others change, until the future is dropped.
+    pub async fn follow(&self, store: &Store) {
+        let mut looks = 0_u32;
+        let mut well = true;
+        loop {
+            match self.catch_up(store, LOOK_WITHIN).await {
+                Ok(()) => well = true,
+                Err(error) if well => {
+                    warn!("changes of plans and lists are not seen for now: {error}");
+                    well = false;
+                }
+                Err(error) => debug!("changes of plans and lists are not seen: {error}"),
+            }
+            looks = looks.wrapping_add(1);
+            if well && looks.is_multiple_of(TIDY_EVERY) {
+                self.tidy(store).await;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Applies what has changed since the last look.
+    pub async fn catch_up(&self, store: &Store, timeout: Duration) -> Result<(), StoreError> {
+        let mut seen = self.seen.lock().await;
+        let news = match *seen {
+            Some(number) => store.changes(&self.shelf, number, timeout).await?,
+            None => News::Lost,
+        };
+        match news {
+            News::Changes(last, changes) => {
+                if !changes.is_empty() {
+                    self.apply(changes).await;
+                }
+                *seen = Some(last);
+            }
+            News::Lost => {
+                let (number, items) = store.items(&self.shelf, timeout).await?;
+                let items = items.iter().filter_map(|(_, text)| read_item(text));
+                self.replace_lists(items.collect()).await;
+                self.applied.fetch_add(1, Ordering::SeqCst);
+                self.cache.clear();
+                *seen = Some(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets an item on a list, in all instances; or takes it off with `None`.
+    pub async fn set_item(
+        &self,
+        store: &Store,
+        id: &str,
+        item: Option<&Item>,
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        let full = self.lists().items().count() >= MAX_ITEMS;
+        if full && item.is_some() && self.lists().get(id).is_none() {
+            let reason = format!("the lists have {MAX_ITEMS} items already");
+            return Err(StoreError::Refused(reason));
+        }
+        let text = item.map(|item| serde_json::to_vec(item).unwrap_or_default().into());
+        store
+            .set_item(&self.shelf, id, text.as_ref(), timeout)
+            .await?;
+        self.catch_up(store, timeout).await
+    }
+
+    async fn apply(&self, changes: Vec<Bytes>) {
+        let mut items: Option<HashMap<String, Item>> = None;
+        self.applied.fetch_add(1, Ordering::SeqCst);
+        for change in changes {
+            let Ok(change) = std::str::from_utf8(&change) else {
+                continue;
+            };
+            if let Some(key) = change.strip_prefix('s') {
+                self.cache.remove(key);
+            } else if let Some((id, text)) =
+                change.strip_prefix('i').and_then(|c| c.split_once('\0'))
+            {
+                let all = || self.lists().items().map(|i| (i.id(), i.clone())).collect();
+                let items = items.get_or_insert_with(all);
+                match read_item(text.as_bytes()) {
+                    Some(item) => items.insert(id.to_owned(), item),
+                    None => items.remove(id),
+                };
+            }
+        }
+        if let Some(items) = items {
+            self.replace_lists(items.into_values().collect()).await;
+        }
+    }
+
+    /// Building large lists takes a while, which must not hold up requests.
+    async fn replace_lists(&self, items: Vec<Item>) {
+        let now = self.clock.now();
+        let built = tokio::task::spawn_blocking(move || Lists::new(items, now)).await;
+        if let Ok(lists) = built {
+            self.lists.store(Arc::new(lists));
+        }
+    }
+
+    /// Removes from the store what has ended.
+    async fn tidy(&self, store: &Store) {
+        let now = self.clock.now();
+        let lists = self.lists();
+        let ended = lists.items().filter(|item| !item.holds(now));
+        for item in ended.take(TIDY_AT_ONCE) {
+            let id = item.id();
+            let removed = store.set_item(&self.shelf, &id, None, LOOK_WITHIN).await;
+            if removed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether all instances know of a ban; clocks may be a little apart.
+    pub fn knows(&self, ban: &Item) -> bool {
+        let lists = self.lists.load();
+        let until = |item: &Item| item.until.unwrap_or(i64::MAX);
+        lists
+            .get(&ban.id())
+            .is_some_and(|known| until(known).saturating_add(CLOCKS_APART_US) >= until(ban))
+    }
+
+    /// Tells all instances of a ban that the limits have begun.
+    pub async fn note_ban(&self, store: &Store, item: Item) {
+        let id = item.id();
+        if let Err(error) = self.set_item(store, &id, Some(&item), LOOK_WITHIN).await {
+            debug!("a ban is not on the list of bans: {error}");
+        }
+    }
+}
+
+fn read_item(text: &[u8]) -> Option<Item> {
+    serde_json::from_slice(text).ok()
+}

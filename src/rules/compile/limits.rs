@@ -1,0 +1,52 @@
+//! The limits of a descriptor or of a plan: several that are charged together, or none at all.
+
+use super::fields::Scope;
+use super::limit::{self, Found};
+use crate::rules::file::{Node as Yaml, Span};
+use crate::rules::{Domain, RuleLimit};
+
+/// What the limits of a descriptor or a plan come to.
+#[derive(Default)]
+pub(super) struct Limits {
+    pub(super) unlimited: bool,
+    pub(super) limits: Vec<RuleLimit>,
+    /// What an unlimited one replaces.
+    pub(super) replaces: Vec<String>,
+    /// Where each limit stands.
+    spans: Vec<Span>,
+}
+
+impl Limits {
+    /// Adds the limit at `node`; what is wrong with it, or with the two together, is reported.
+    pub(super) fn read(&mut self, scope: &Scope<'_>, node: &Yaml, domain: &Domain) {
+        match limit::read(scope, node, domain) {
+            Some(Found::Unlimited(replaces)) if self.limits.is_empty() => {
+                self.unlimited = true;
+                self.replaces.extend(replaces);
+            }
+            Some(Found::Limit(limit, span)) if !self.unlimited => {
+                self.check_shared(scope, &limit, span);
+                self.limits.push(*limit);
+                self.spans.push(span);
+            }
+            Some(Found::Unlimited(_) | Found::Limit(..)) => {
+                scope.report(scope.error(node.span, "an unlimited descriptor has no other limits"));
+            }
+            None => {}
+        }
+    }
+
+    fn check_shared(&self, scope: &Scope<'_>, limit: &RuleLimit, span: Span) {
+        let tag = limit.limit.tag();
+        let same = self.limits.iter().zip(&self.spans);
+        let mut same = same.filter(|(other, _)| other.limit.tag() == tag);
+        if let Some((_, first)) = same.next() {
+            let message = "two limits of one descriptor with the same window and algorithm";
+            let help = format!(
+                "they would share a counter and only the lower could bind; the other stands in line {}",
+                first.line
+            );
+            scope.report(scope.error(span, message).with_help(help));
+        }
+    }
+}

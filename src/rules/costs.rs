@@ -1,0 +1,103 @@
+//! What a request costs: the first cost in file order that matches any of its entries multiplies all its hits.
+
+use std::collections::HashMap;
+
+use super::Descriptor;
+use super::matcher::{Matcher, Patterns};
+use crate::limit::Hits;
+
+/// The costs of a domain.
+#[derive(Debug, Default)]
+pub struct Costs {
+    by_key: HashMap<String, OfKey>,
+    added: usize,
+}
+
+/// A cost and its place in the file.
+type Placed = (usize, Hits);
+
+#[derive(Debug, Default)]
+struct OfKey {
+    exact: HashMap<String, Placed>,
+    patterns: Patterns<Hits>,
+    bare: Option<Placed>,
+}
+
+impl Costs {
+    /// Adds a cost behind those before it. Of two that match the same, the first counts.
+    pub fn add(&mut self, key: &str, matcher: Matcher, cost: Hits) {
+        let order = self.added;
+        self.added += 1;
+        let of_key = self.by_key.entry(key.to_owned()).or_default();
+        match matcher {
+            Matcher::Bare => {
+                of_key.bare.get_or_insert((order, cost));
+            }
+            Matcher::Exact(value) => {
+                of_key.exact.entry(value).or_insert((order, cost));
+            }
+            Matcher::Cidr(net) => {
+                of_key.exact.entry(net.to_string()).or_insert((order, cost));
+            }
+            Matcher::Pattern(pattern) => {
+                // The same pattern twice: the first counts.
+                let _ = of_key.patterns.add(pattern, order, cost);
+            }
+        }
+    }
+
+    /// What one hit of a request costs: [`Hits::ONE`] if nothing matches, none if the request is exempt.
+    pub fn of(&self, descriptors: &[Descriptor<'_>]) -> Hits {
+        if self.by_key.is_empty() {
+            return Hits::ONE;
+        }
+        let entries = descriptors
+            .iter()
+            .flat_map(|descriptor| &descriptor.entries);
+        let found = entries.filter_map(|entry| self.by_key.get(entry.key)?.find(entry.value));
+        found
+            .min_by_key(|(order, _)| *order)
+            .map_or(Hits::ONE, |(_, cost)| cost)
+    }
+}
+
+impl OfKey {
+    fn find(&self, value: &str) -> Option<Placed> {
+        let exact = self.exact.get(value).copied();
+        let pattern = self
+            .patterns
+            .find(value)
+            .map(|found| (found.order, found.node));
+        let found = [exact, pattern, self.bare].into_iter().flatten();
+        found.min_by_key(|(order, _)| *order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Entry;
+
+    #[test]
+    fn the_first_that_matches_any_entry_counts() {
+        let mut costs = Costs::default();
+        let exact = |value: &str| Matcher::Exact(value.to_owned());
+        costs.add("path", exact("/a"), Hits::whole(2));
+        costs.add("path", Matcher::Pattern("/*".to_owned()), Hits::whole(3));
+        costs.add("method", exact("OPTIONS"), Hits::ZERO);
+        costs.add("path", exact("/late"), Hits::whole(9));
+        let of = |entries: &[(&'static str, &'static str)]| {
+            let descriptor = |&(key, value)| Descriptor {
+                entries: vec![Entry { key, value }],
+                ..Descriptor::default()
+            };
+            let descriptors: Vec<_> = entries.iter().map(descriptor).collect();
+            costs.of(&descriptors)
+        };
+        assert_eq!(of(&[("path", "/a")]), Hits::whole(2));
+        assert_eq!(of(&[("path", "/late")]), Hits::whole(3));
+        assert_eq!(of(&[("method", "OPTIONS"), ("path", "/b")]), Hits::whole(3));
+        assert_eq!(of(&[("method", "OPTIONS")]), Hits::ZERO);
+        assert_eq!(of(&[("user", "x")]), Hits::ONE);
+    }
+}

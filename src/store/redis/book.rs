@@ -1,0 +1,178 @@
+//! Texts, items and the log of changes in Redis; see [`book`](crate::store::book), and `book.lua` for the form of a call.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use fred::util::redis_keyslot;
+
+use super::node::Call;
+use super::{Redis, request, script};
+use crate::limit::Tag;
+use crate::store::book::{Items, News, Shelf};
+use crate::store::{Key, StoreError};
+use crate::time::Micros;
+
+impl Redis {
+    pub(in crate::store) async fn text(
+        &self,
+        key: &Key,
+        timeout: Duration,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let mut reply = self.ask(&[key], &[b"text"], timeout).await?.into_iter();
+        Ok(reply.next().and_then(known))
+    }
+
+    pub(in crate::store) async fn replace_text(
+        &self,
+        key: &Key,
+        before: Option<&Bytes>,
+        text: Option<&Bytes>,
+        keep: Option<Micros>,
+        timeout: Duration,
+    ) -> Result<bool, StoreError> {
+        let keep = keep.map_or(0, |keep| keep.get().div_ceil(1000).max(1));
+        let (keep, before, text) = (keep.to_string(), maybe(before), maybe(text));
+        let arguments: [&[u8]; 4] = [b"replace", &before, &text, keep.as_bytes()];
+        let reply = self.ask(&[key], &arguments, timeout).await?;
+        Ok(reply.first().is_some_and(|word| word.as_ref() == b"1"))
+    }
+
+    pub(in crate::store) async fn announce(
+        &self,
+        shelf: &Shelf,
+        change: Bytes,
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        let arguments: [&[u8]; 2] = [b"announce", &change];
+        let reply = self.ask_shelf(shelf, &arguments, timeout).await;
+        reply.map(|_| ())
+    }
+
+    pub(in crate::store) async fn set_item(
+        &self,
+        shelf: &Shelf,
+        id: &str,
+        text: Option<&Bytes>,
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        let text = maybe(text);
+        let arguments: [&[u8]; 3] = [b"item", id.as_bytes(), &text];
+        let reply = self.ask_shelf(shelf, &arguments, timeout).await;
+        reply.map(|_| ())
+    }
+
+    pub(in crate::store) async fn items(
+        &self,
+        shelf: &Shelf,
+        timeout: Duration,
+    ) -> Result<(u64, Items), StoreError> {
+        let reply = self.ask_shelf(shelf, &[b"items"], timeout).await?;
+        let mut reply = reply.into_iter();
+        let number = reply.next().and_then(|text| number(&text));
+        let number = number.ok_or_else(unreadable)?;
+        let mut items = Items::new();
+        while let (Some(id), Some(text)) = (reply.next(), reply.next()) {
+            items.push((String::from_utf8_lossy(&id).into_owned(), text));
+        }
+        Ok((number, items))
+    }
+
+    pub(in crate::store) async fn changes(
+        &self,
+        shelf: &Shelf,
+        after: u64,
+        timeout: Duration,
+    ) -> Result<News, StoreError> {
+        let after = after.to_string();
+        let arguments: [&[u8]; 2] = [b"changes", after.as_bytes()];
+        let reply = self.ask_shelf(shelf, &arguments, timeout).await?;
+        let mut reply = reply.into_iter();
+        let Some(last) = reply.next() else {
+            return Ok(News::Lost);
+        };
+        let last = number(&last).ok_or_else(unreadable)?;
+        Ok(News::Changes(last, reply.collect()))
+    }
+
+    pub(in crate::store) async fn forget(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        timeout: Duration,
+    ) -> Result<(), StoreError> {
+        let call = Call {
+            script: &script::DECIDE,
+            keys: vec![Bytes::copy_from_slice(key.as_str().as_bytes())],
+            body: request::forget(tags),
+        };
+        let slot = redis_keyslot(key.as_str().as_bytes());
+        self.link.run(slot, &call, timeout).await.map(|_| ())
+    }
+
+    async fn ask_shelf(
+        &self,
+        shelf: &Shelf,
+        arguments: &[&[u8]],
+        timeout: Duration,
+    ) -> Result<Vec<Bytes>, StoreError> {
+        let keys = [&shelf.items, &shelf.number, &shelf.log];
+        self.ask(&keys, arguments, timeout).await
+    }
+
+    async fn ask(
+        &self,
+        keys: &[&Key],
+        arguments: &[&[u8]],
+        timeout: Duration,
+    ) -> Result<Vec<Bytes>, StoreError> {
+        let slot = keys
+            .first()
+            .map_or(0, |key| redis_keyslot(key.as_str().as_bytes()));
+        let mut body = BytesMut::new();
+        for argument in arguments {
+            body.put_u32_le(u32::try_from(argument.len()).unwrap_or(u32::MAX));
+            body.put_slice(argument);
+        }
+        let bytes = |key: &&Key| Bytes::copy_from_slice(key.as_str().as_bytes());
+        let call = Call {
+            script: &script::BOOK,
+            keys: keys.iter().map(bytes).collect(),
+            body: body.freeze(),
+        };
+        let reply = self.link.run(slot, &call, timeout).await?;
+        texts(reply).ok_or_else(unreadable)
+    }
+}
+
+/// The texts of a reply, each with its length before it.
+fn texts(mut reply: Bytes) -> Option<Vec<Bytes>> {
+    let mut texts = Vec::new();
+    while reply.has_remaining() {
+        let length = reply.try_get_u32_le().ok()?;
+        let length = usize::try_from(length).ok()?;
+        if reply.remaining() < length {
+            return None;
+        }
+        texts.push(reply.split_to(length));
+    }
+    Some(texts)
+}
+
+fn maybe(text: Option<&Bytes>) -> Vec<u8> {
+    match text {
+        Some(text) => [b"1", text.as_ref()].concat(),
+        None => b"0".to_vec(),
+    }
+}
+
+fn known(mut text: Bytes) -> Option<Bytes> {
+    (text.try_get_u8().ok()? == b'1').then_some(text)
+}
+
+fn number(text: &Bytes) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn unreadable() -> StoreError {
+    StoreError::Corrupt("an answer of the script cannot be read".to_owned())
+}
