@@ -7,10 +7,12 @@
 //! | HTTP | `/health/live` | 200 as long as the process runs |
 //! | HTTP | `/health/ready` | 200 or 503, and why |
 //! | HTTP | `/metrics` | OpenMetrics |
+//! | HTTP | `/api/v1/rate-limit/…` | the management API |
 //! | debug | `/` | the routes of this port |
 //! | debug | `/rlconfig` | the limits that hold, one a line |
 //! | debug | `/stats` | the same as `/metrics` |
 //!
+//! - [`api`] is the management API
 //! - [`mod@json`] answers `/json`
 //! - [`listen`] accepts connections, and bounds them
 
@@ -28,9 +30,11 @@ use crate::rules::RuleSet;
 use crate::store::Store;
 use crate::telemetry::metrics::{self, Metrics};
 
+pub mod api;
 pub mod json;
 pub mod listen;
 
+pub use api::access::Access;
 pub use listen::serve;
 
 /// The largest body that is read, in bytes.
@@ -49,15 +53,17 @@ pub struct Admin {
 
 impl Admin {
     /// The routes of the HTTP port.
-    pub fn http(self) -> Router {
+    pub fn http(self, access: Arc<Access>) -> Router {
+        let api = api::routes(self.clone(), access);
         Router::new()
             .route("/json", any(json::handle))
             .route("/healthcheck", any(healthcheck))
             .route("/health/live", get(async || "OK"))
             .route("/health/ready", get(ready))
             .route("/metrics", get(metrics))
-            .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(self)
+            .merge(api)
+            .layer(DefaultBodyLimit::max(MAX_BODY))
     }
 
     /// The routes of the debug port.
@@ -115,6 +121,10 @@ async fn healthcheck(State(admin): State<Admin>) -> Response {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
+    ready_of(&admin)
+}
+
+fn ready_of(admin: &Admin) -> Response {
     let readiness = *admin.engine.readiness().borrow();
     let ready = admin.is_ready();
     let body = json!({
@@ -137,14 +147,19 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
+    update_gauges(&admin);
+    let kind = metrics::CONTENT_TYPE;
+    ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
+}
+
+/// What is counted elsewhere is looked at when the metrics are.
+fn update_gauges(admin: &Admin) {
     match admin.engine.store() {
         Store::Embedded(store) => admin.metrics.embedded_keys(store.len()),
         Store::Redis(store) => admin.metrics.lost_give_backs(store.lost_give_backs()),
     }
     let directory = admin.engine.directory().hits_and_misses();
     admin.metrics.directory(directory);
-    let kind = metrics::CONTENT_TYPE;
-    ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
 }
 
 async fn rlconfig(State(admin): State<Admin>) -> String {

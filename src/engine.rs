@@ -11,6 +11,7 @@
 //! - [`fallback`]: what to answer when the store does not
 //! - [`answer`]: ruling to statuses, headers, body and metadata
 //! - [`account`]: what is counted
+//! - [`quota`]: what a subject has used and has left
 //! - [`readiness`]: whether requests should be sent here
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub mod fallback;
 pub mod fold;
 pub mod key;
 
+pub mod quota;
 pub mod readiness;
 pub mod subjects;
 

@@ -520,7 +520,8 @@ impl Tag {
         Self(multiplier * 32 + algorithm * 8 + unit as u32)
     }
 
-    fn of_ban(within: Unit) -> Self {
+    /// The tag of a ban whose refusals are counted in windows of `within`.
+    pub fn of_ban(within: Unit) -> Self {
         Self(32 + within as u32)
     }
 

@@ -225,6 +225,15 @@ pub struct Http {
     /// The debug port
     #[arg(long, env, value_name = "PORT", default_value = "6070")]
     pub debug_port: u16,
+    /// The tokens of those who may read the management API, one a line; read again at each call
+    #[arg(long, env, value_name = "FILE")]
+    pub api_read_tokens: Option<PathBuf>,
+    /// The tokens of those who may also change plans, lists and bans. Without either file the API answers on loopback only
+    #[arg(long, env, value_name = "FILE")]
+    pub api_admin_tokens: Option<PathBuf>,
+    /// Where each change through the API is written, a line of JSON; by default it is a line of the log
+    #[arg(long, env, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
 }
 
 /// Logs and traces; the exporter also follows the OTEL_* variables.

@@ -82,6 +82,15 @@ impl Key {
         Self { text, tag_end }
     }
 
+    /// The key of this text; none if it has no hash tag.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (begin, end) = (text.find('{')?, text.find('}')?);
+        (begin < end).then(|| Self {
+            text: text.to_owned(),
+            tag_end: end + 1,
+        })
+    }
+
     /// The whole text.
     pub fn as_str(&self) -> &str {
         &self.text

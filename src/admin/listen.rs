@@ -1,6 +1,7 @@
 //! Connections of the HTTP ports: how many there may be, and how long a client may take to say what it wants.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tower::ServiceExt;
 use tracing::{debug, warn};
 
 /// How long a client may take to send the head of a request; an idle connection is closed after as long.
@@ -28,13 +30,17 @@ const MAX_HEAD: usize = 16 * 1024;
 /// How long to wait when no connection can be accepted, for want of file descriptors as a rule.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
 /// Serves routes until `shutdown`, and then until the calls under way are done.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let service = TowerToHyperService::new(routes.layer(middleware::from_fn(in_time)));
+    let routes = routes.layer(middleware::from_fn(in_time));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
@@ -47,10 +53,15 @@ pub async fn serve(
             // A dropped sender is a shutdown too.
             _ = shutdown.wait_for(|down| *down) => break,
         };
-        let Some((stream, place)) = accepted else {
+        let Some((stream, peer, place)) = accepted else {
             continue;
         };
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let named = routes.clone().map_request(move |mut request: Request<_>| {
+            request.extensions_mut().insert(Peer(peer));
+            request
+        });
+        let service = TowerToHyperService::new(named);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -68,10 +79,10 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+        Ok((stream, peer)) => Some((stream, peer, place)),
         Err(error) => {
             warn!("a connection cannot be accepted: {error}");
             tokio::time::sleep(PAUSE).await;

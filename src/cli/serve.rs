@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::say;
-use crate::admin::{self, Admin};
+use crate::admin::{self, Access, Admin};
 use crate::engine::Engine;
 use crate::grpc;
 use crate::grpc::listen::Listener;
@@ -98,13 +98,18 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let engine = Arc::new(engine);
     let reloader = Arc::new(parts::reloader(&settings, &engine, &metrics));
     let tls = tls(&settings)?;
+    let access = Arc::new(parts::access(&settings.http));
+    if let Some(trouble) = access.trouble() {
+        return Err(Failed::Usage(trouble));
+    }
     let ports = bind(&settings, tls.clone()).await?;
     greet(&settings, &ports, &reloader.load());
 
     let reload = Arc::new(Notify::new());
     let background = background(&engine, reloader, &reload, tls);
     let (shutdown, down) = watch::channel(false);
-    let serving = spawn_servers(&settings, ports, &engine, &metrics, tracing, &down);
+    let surfaces = (tracing, access);
+    let serving = spawn_servers(&settings, ports, &engine, &metrics, surfaces, &down);
     let outcome = wait_for_the_end(&settings, &engine, signals, &reload, &shutdown, serving).await;
     background.iter().for_each(JoinHandle::abort);
     guard.shutdown().await;
@@ -274,7 +279,7 @@ fn spawn_servers(
     ports: Ports,
     engine: &Arc<Engine>,
     metrics: &Arc<Metrics>,
-    tracing: Tracing,
+    (tracing, access): (Tracing, Arc<Access>),
     down: &watch::Receiver<bool>,
 ) -> JoinHandle<io::Result<()>> {
     let admin = Admin {
@@ -290,7 +295,7 @@ fn spawn_servers(
         parts::grpc(settings),
         down.clone(),
     );
-    let http = admin::serve(ports.http, admin.clone().http(), down.clone());
+    let http = admin::serve(ports.http, admin.clone().http(access), down.clone());
     let debug = admin::serve(ports.debug, admin.debug(), down.clone());
     tokio::spawn(async move { tokio::try_join!(grpc, http, debug).map(|_| ()) })
 }

@@ -88,6 +88,8 @@ pub struct Said<'a> {
     pub remaining: Hits,
     /// When the same request would pass, or when the limit is as good as fresh.
     pub reset: Micros,
+    /// When the limit is as good as fresh.
+    pub full_reset: Micros,
 }
 
 impl<'a> Ruling<'a> {
@@ -343,6 +345,7 @@ impl<'a> Reader<'_, 'a> {
             charged: charged && matches!(demand.amount, Amount::Charge(_)),
             remaining,
             reset,
+            full_reset: reading.reset,
         }
     }
 

@@ -95,7 +95,7 @@ pub struct Reading {
 pub type Readings = SmallVec<[Reading; 2]>;
 
 /// What a transaction came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Whether the request passes: then each demand that has room is charged; otherwise only what is charged always.
     pub admitted: bool,

@@ -1,6 +1,7 @@
 //! All integration tests, one binary: one link step.
 
 mod admin;
+mod api;
 mod bench;
 mod cli;
 mod compat;

@@ -8,7 +8,7 @@ use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 22] = [
+const FAMILIES: [(&str, &str); 25] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -23,6 +23,9 @@ const FAMILIES: [(&str, &str); 22] = [
     ("ratelimit_service_total_requests", "counter"),
     ("tollgate_build_info", "gauge"),
     ("tollgate_decisions", "counter"),
+    ("tollgate_directory_errors", "counter"),
+    ("tollgate_directory_hits", "gauge"),
+    ("tollgate_directory_misses", "gauge"),
     ("tollgate_embedded_keys", "gauge"),
     ("tollgate_fallbacks", "counter"),
     ("tollgate_in_flight", "gauge"),
@@ -84,6 +87,7 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.decision("d", "within_limit");
     metrics.store_call("redis", "timeout", Duration::from_millis(1));
     metrics.fallback("fallback_local");
+    metrics.directory_error("timeout");
     let families = read(&metrics.encode()).families;
     let wanted: BTreeMap<String, String> = FAMILIES
         .map(|(name, kind)| (name.to_owned(), kind.to_owned()))

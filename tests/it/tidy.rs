@@ -23,7 +23,17 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("grpc", &["engine", "rules", "limit", "telemetry"]),
     (
         "admin",
-        &["engine", "reload", "store", "rules", "telemetry", "grpc"],
+        &[
+            "directory",
+            "engine",
+            "reload",
+            "store",
+            "rules",
+            "limit",
+            "telemetry",
+            "time",
+            "grpc",
+        ],
     ),
     (
         "cli",

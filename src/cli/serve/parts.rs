@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::admin::Access;
 use crate::engine::{self, Engine, ReferenceHeaders};
 use crate::grpc;
 use crate::grpc::tls::Files;
 use crate::reload::{Reloader, Source};
 use crate::rules::compile::Options;
 use crate::settings::values::Secret;
-use crate::settings::{Grpc, Settings, Store, Telemetry};
+use crate::settings::{Grpc, Http, Settings, Store, Telemetry};
 use crate::store::redis::settings as redis;
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
@@ -59,6 +60,16 @@ pub(super) fn engine(settings: &Settings) -> engine::Settings {
         store_timeout: settings.store.store_timeout.0,
         instances: decision.instance_count,
     }
+}
+
+/// Who may use the management API.
+pub(super) fn access(settings: &Http) -> Access {
+    let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+    Access::new(
+        file(&settings.api_read_tokens),
+        file(&settings.api_admin_tokens),
+        file(&settings.audit_log),
+    )
 }
 
 /// Where Redis is; the error names the variable that is wrong, and never shows a secret.
