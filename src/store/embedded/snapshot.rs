@@ -18,6 +18,7 @@ use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use super::Embedded;
 use super::book::Text;
 use crate::limit::transaction::Record;
+use crate::store::usage::Row;
 use crate::time::{Clock, Timestamp};
 
 pub mod form;
@@ -33,6 +34,7 @@ const END: u8 = 0;
 const RECORD: u8 = 1;
 const TEXT: u8 = 2;
 const ITEM: u8 = 3;
+const USAGE: u8 = 4;
 
 /// Why a file is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,7 @@ enum Part {
     Record(u128, Record),
     Text(String, Text),
     Item(String, Bytes),
+    Usage(u64, Row),
 }
 
 impl Embedded {
@@ -103,6 +106,7 @@ impl Embedded {
                 Part::Record(..) => {}
                 Part::Text(key, text) => texts.push((key, text)),
                 Part::Item(id, text) => items.push((id, text)),
+                Part::Usage(number, row) => store.rows.restore(number, row),
             }
         }
         store.book.restore(texts, items);
@@ -115,6 +119,15 @@ impl Embedded {
         let (first, second) = self.secret_keys;
         writer.bytes(&first.to_le_bytes())?;
         writer.bytes(&second.to_le_bytes())?;
+        // Before the counters, which then are never behind it.
+        for (number, row) in self.rows.contents() {
+            writer.bytes(&[USAGE])?;
+            writer.bytes(&number.to_le_bytes())?;
+            writer.text(row.id.as_bytes())?;
+            writer.bytes(&row.end.as_micros().to_le_bytes())?;
+            writer.bytes(&row.used.to_le_bytes())?;
+            writer.text(&row.text)?;
+        }
         let now = self.clock.now();
         let mut keys = 0;
         for shard in &self.shards {
@@ -245,6 +258,16 @@ impl Reader {
                 Part::Text(key, (text.into(), until))
             }
             Some(&ITEM) => Part::Item(self.string()?, self.text()?.into()),
+            Some(&USAGE) => {
+                let number = self.u64()?;
+                let row = Row {
+                    id: self.string()?,
+                    end: Timestamp::from_micros(self.u64()?.cast_signed()),
+                    used: self.u64()?,
+                    text: self.text()?.into(),
+                };
+                Part::Usage(number, row)
+            }
             Some(_) | None => return Err(SnapshotError::Damaged("an unknown part")),
         }))
     }
