@@ -9,4 +9,5 @@ pub(crate) mod redis;
 pub(crate) mod rules;
 pub(crate) mod server;
 pub(crate) mod service;
+pub(crate) mod token;
 pub(crate) mod workload;
