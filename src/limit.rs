@@ -525,6 +525,11 @@ impl Tag {
         Self(32 + within as u32)
     }
 
+    /// The tag that was stored as this number.
+    pub const fn from_stored(number: u32) -> Self {
+        Self(number)
+    }
+
     /// The tag as it is stored.
     pub const fn get(self) -> u32 {
         self.0

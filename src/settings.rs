@@ -4,7 +4,7 @@
 //!
 //! - [`values`]: durations, booleans and secrets as they are written
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -117,6 +117,12 @@ pub struct Store {
     /// The most keys of the embedded store
     #[arg(long, env, value_name = "N", default_value = "1000000", value_parser = clap::value_parser!(u32).range(1..))]
     pub embedded_max_keys: u32,
+    /// A file that the embedded store is written to, and read from at the start
+    #[arg(long, env, value_name = "FILE")]
+    pub embedded_snapshot: Option<PathBuf>,
+    /// How often it is written; it also is at the end
+    #[arg(long, env, value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    pub embedded_snapshot_every: Span,
     /// Accepted; refusals need no cache of their own in the embedded store
     #[arg(long, env, value_name = "BYTES", default_value = "0")]
     pub local_cache_size_in_bytes: u64,
@@ -288,6 +294,12 @@ impl Rules {
 }
 
 impl Store {
+    /// The file of the embedded store.
+    pub fn snapshot(&self) -> Option<&Path> {
+        let path = self.embedded_snapshot.as_deref();
+        path.filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// Which store is meant; the error says what is wrong with BACKEND_TYPE.
     pub fn backend(&self) -> Result<Backend, String> {
         let has_url = self

@@ -50,6 +50,7 @@ pub struct Key {
 
 /// Where the counters are.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Store {
     /// In this process.
     Embedded(embedded::Embedded),

@@ -26,8 +26,10 @@ use crate::store::redis::Redis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Tracing};
 use crate::time::Clock;
+use snapshots::Snapshots;
 
 mod parts;
+mod snapshots;
 
 /// How often keys that have expired are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -106,12 +108,23 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     greet(&settings, &ports, &reloader.load());
 
     let reload = Arc::new(Notify::new());
-    let background = background(&engine, reloader, &reload, tls);
+    let mut background = background(&engine, reloader, &reload, tls);
+    let store = &settings.store;
+    let snapshots = store
+        .snapshot()
+        .map(|path| Snapshots::new(path, &engine, &metrics));
+    if let Some(snapshots) = &snapshots {
+        let keep = Arc::clone(snapshots).keep(store.embedded_snapshot_every.0);
+        background.push(tokio::spawn(keep));
+    }
     let (shutdown, down) = watch::channel(false);
     let surfaces = (tracing, access);
     let serving = spawn_servers(&settings, ports, &engine, &metrics, surfaces, &down);
     let outcome = wait_for_the_end(&settings, &engine, signals, &reload, &shutdown, serving).await;
     background.iter().for_each(JoinHandle::abort);
+    if let Some(snapshots) = &snapshots {
+        snapshots.write().await;
+    }
     guard.shutdown().await;
     outcome
 }
@@ -128,9 +141,17 @@ fn store(settings: &Settings) -> Result<Store, Failed> {
     match settings.store.backend().map_err(Failed::Usage)? {
         Backend::Embedded => {
             let keys = usize::try_from(settings.store.embedded_max_keys).unwrap_or(usize::MAX);
-            Ok(Store::Embedded(Embedded::new(keys, Clock::System)))
+            Ok(Store::Embedded(match settings.store.snapshot() {
+                Some(path) => snapshots::restore(path, keys).map_err(Failed::Run)?,
+                None => Embedded::new(keys, Clock::System),
+            }))
         }
         Backend::Redis => {
+            if settings.store.snapshot().is_some() {
+                let problem =
+                    "EMBEDDED_SNAPSHOT is for the embedded store; Redis keeps what it has";
+                return Err(Failed::Usage(problem.to_owned()));
+            }
             let redis = parts::redis(&settings.store).map_err(Failed::Usage)?;
             let redis = Redis::connect(&redis).map_err(|error| Failed::Usage(error.to_string()))?;
             Ok(Store::Redis(redis))

@@ -32,6 +32,10 @@ pub enum Apart {
 
 /// A descriptor decided.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and lives for one request"
+)]
 pub enum Judged<'a> {
     /// Nothing limits it.
     Free,

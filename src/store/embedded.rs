@@ -4,6 +4,7 @@
 //! - A transaction locks the shards it needs in ascending order, so that any number of keys are one step.
 //! - The number of keys is bounded. A full shard forgets one of the next [`EVICT_AMONG`] keys, the one that is soonest as
 //!   good as fresh: a hostile flood of new keys can push out what matters least first, and never grows the process.
+//! - [`book`] has what is kept beside the counters, [`snapshot`] writes all of it to a file.
 //! - Expired keys go as others come: each write looks at the next [`SWEEP`] keys, and [`Embedded::sweep`] does the same for
 //!   an idle process, so no lock is ever held for long.
 
@@ -22,6 +23,7 @@ use crate::limit::transaction::{Outcome, Record, transact};
 use crate::time::{Clock, Timestamp};
 
 pub mod book;
+pub mod snapshot;
 
 /// How many shards there are; a power of two.
 pub const SHARDS: usize = 1024;
@@ -42,6 +44,8 @@ pub struct Embedded {
     keys: AtomicUsize,
     most_per_shard: usize,
     secret: SipHasher13,
+    /// What `secret` was made of.
+    secret_keys: (u64, u64),
     clock: Clock,
     book: Book,
 }
@@ -63,11 +67,16 @@ type Locked<'a> = SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>;
 impl Embedded {
     /// A store of about `max_keys` keys, at least one a shard, which reads the time off `clock`.
     pub fn new(max_keys: usize, clock: Clock) -> Self {
+        Self::with_secret(max_keys, clock, (rand::random(), rand::random()))
+    }
+
+    fn with_secret(max_keys: usize, clock: Clock, secret_keys: (u64, u64)) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             keys: AtomicUsize::new(0),
             most_per_shard: max_keys.div_ceil(SHARDS).max(1),
-            secret: SipHasher13::new_with_keys(rand::random(), rand::random()),
+            secret: SipHasher13::new_with_keys(secret_keys.0, secret_keys.1),
+            secret_keys,
             book: Book::new(clock.clone()),
             clock,
         }
@@ -126,6 +135,13 @@ impl Embedded {
             let removed = shard.sweep(SWEEP_IDLE, now);
             self.count(-removed);
         }
+    }
+
+    /// Puts a record in its place as it is.
+    fn put(&self, print: u128, record: Record, now: Timestamp) {
+        let mut locked = self.lock(&[print]);
+        let change = shard(&mut locked, print).put(print, record, self.most_per_shard, now);
+        self.count(change);
     }
 
     fn print(&self, key: &Key) -> u128 {

@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
 use self::labels::{
-    DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, ReasonLabel, StoreLabel,
+    DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel, ReasonLabel,
+    StoreLabel,
 };
 use self::rule::Rules;
 use self::series::Series;
@@ -162,6 +163,16 @@ impl Metrics {
                 .store_errors
                 .get_or_create(&KindLabel { kind: outcome })
                 .inc();
+        }
+    }
+
+    /// The embedded store was written to its file at `at_secs` since the epoch; or it could not be.
+    pub fn snapshot(&self, at_secs: Option<f64>) {
+        let outcome = if at_secs.is_some() { "ok" } else { "error" };
+        let label = OutcomeLabel { outcome };
+        self.series.snapshots.get_or_create(&label).inc();
+        if let Some(at_secs) = at_secs {
+            self.series.snapshot_timestamp.set(at_secs);
         }
     }
 

@@ -18,6 +18,7 @@ mod properties;
 mod redis;
 mod reload;
 mod shell;
+mod snapshot;
 mod subjects;
 mod support;
 mod tidy;

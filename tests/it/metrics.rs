@@ -8,7 +8,7 @@ use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 25] = [
+const FAMILIES: [(&str, &str); 27] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -31,6 +31,8 @@ const FAMILIES: [(&str, &str); 25] = [
     ("tollgate_in_flight", "gauge"),
     ("tollgate_rules_load_timestamp_seconds", "gauge"),
     ("tollgate_rules_loaded", "gauge"),
+    ("tollgate_snapshots", "counter"),
+    ("tollgate_snapshot_timestamp_seconds", "gauge"),
     ("tollgate_store_call_seconds", "histogram"),
     ("tollgate_store_errors", "counter"),
     ("tollgate_store_lost_give_backs", "gauge"),
@@ -88,6 +90,7 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.store_call("redis", "timeout", Duration::from_millis(1));
     metrics.fallback("fallback_local");
     metrics.directory_error("timeout");
+    metrics.snapshot(None);
     let families = read(&metrics.encode()).families;
     let wanted: BTreeMap<String, String> = FAMILIES
         .map(|(name, kind)| (name.to_owned(), kind.to_owned()))

@@ -210,3 +210,80 @@ async fn lists_let_through_refuse_and_end() {
     list(&service, List::Ban, "11.0.0.2", Some(5)).await;
     assert_eq!(service.ask(&["ip=11.0.0.2"]).await.reason, Reason::Banned);
 }
+
+/// Hits of many tasks while the subject is moved to and fro and is given more: what was admitted is what is used, and never
+/// more than the largest limit that ever held.
+async fn moving_under_load(store: impl FnOnce(tollgate::time::Clock) -> tollgate::store::Store) {
+    const RULES: &str = "
+domain: d
+plans:
+  free: [{name: day, requests_per_unit: 200, unit: day}]
+  pro: [{name: day, requests_per_unit: 300, unit: day}]
+descriptors:
+  - key: user
+    plan: {from: directory, default: free}
+    ban: {after: 1000000, within: minute, for: 1h}
+";
+    let settings = tollgate::engine::Settings {
+        store_timeout: std::time::Duration::from_secs(5),
+        ..Default::default()
+    };
+    let service = std::sync::Arc::new(Service::with(RULES, settings, store));
+    let hitting = (0..8).map(|_| {
+        let service = std::sync::Arc::clone(&service);
+        tokio::spawn(async move {
+            let mut admitted = 0;
+            for _ in 0..100 {
+                let answer = service.ask(&["user=a"]).await;
+                admitted += u64::from(answer.overall == Code::Ok);
+            }
+            admitted
+        })
+    });
+    let hitting: Vec<_> = hitting.collect();
+    for round in 0..40 {
+        let plan = ["free", "pro"][round % 2];
+        change(&service, "a", |mut standing| {
+            standing.plan = Some(plan.to_owned());
+            if round == 20 {
+                let until = i64::MAX;
+                let (limit, hits) = ("day".to_owned(), 50);
+                standing.grants.push(Grant { limit, hits, until });
+            }
+            standing
+        })
+        .await;
+    }
+    let mut admitted = 0;
+    for task in hitting {
+        admitted += task.await.expect("no panic");
+    }
+    let others = std::collections::HashMap::new();
+    let entry = Entry {
+        key: "user",
+        value: "a",
+    };
+    let accounts = service.engine.quota("d", entry, &others).await;
+    let used = accounts.expect("an account")[0].limits[0].used.floor();
+    assert_eq!(used, admitted, "no charge is lost, and none is made twice");
+    // The last plan is pro, and the grant holds.
+    while service.ask(&["user=a"]).await.overall == Code::Ok {
+        admitted += 1;
+    }
+    assert_eq!(admitted, 350);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moving_under_load_is_exact_on_the_embedded_store() {
+    moving_under_load(|clock| {
+        tollgate::store::Store::Embedded(tollgate::store::embedded::Embedded::new(1 << 16, clock))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moving_under_load_is_exact_on_redis() {
+    let redis = crate::support::redis::Server::start();
+    let store = redis.store().await;
+    moving_under_load(|_| tollgate::store::Store::Redis(store)).await;
+}

@@ -8,8 +8,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::kinds::{Counter, Latency};
 use super::labels::{
-    DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, ReasonLabel, StoreLabel,
-    VersionLabel,
+    DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel, ReasonLabel,
+    StoreLabel, VersionLabel,
 };
 
 /// A handle on each metric.
@@ -29,6 +29,8 @@ pub(super) struct Series {
     pub(super) directory_hits: Gauge<u64, AtomicU64>,
     pub(super) directory_misses: Gauge<u64, AtomicU64>,
     pub(super) directory_errors: Family<KindLabel, Counter>,
+    pub(super) snapshots: Family<OutcomeLabel, Counter>,
+    pub(super) snapshot_timestamp: Gauge<f64, AtomicU64>,
     pub(super) fallbacks: Family<ReasonLabel, Counter>,
     pub(super) rules_loaded: Gauge,
     pub(super) rules_load_timestamp: Gauge<f64, AtomicU64>,
@@ -117,6 +119,16 @@ impl Series {
                 "tollgate_directory_errors",
                 "Standings that the store did not tell: the last known counted, or the rule's default",
                 Family::default(),
+            ),
+            snapshots: adder.add(
+                "tollgate_snapshots",
+                "Times that the embedded store was written to its file, or should have been",
+                Family::default(),
+            ),
+            snapshot_timestamp: adder.add(
+                "tollgate_snapshot_timestamp_seconds",
+                "When it was last written",
+                Gauge::default(),
             ),
             fallbacks: adder.add(
                 "tollgate_fallbacks",

@@ -1,0 +1,204 @@
+//! The embedded store in a file.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tollgate::store::Transaction;
+use tollgate::store::embedded::Embedded;
+use tollgate::time::{Clock, Timestamp};
+
+use crate::support::http::send;
+use crate::support::poll;
+use crate::support::server::{Server, Setup, is_over, request};
+use crate::support::workload::Workload;
+
+const RULES: &str = "
+domain: d
+plans:
+  free: [{name: month, requests_per_unit: 2, unit: month}]
+  pro: [{name: month, requests_per_unit: 4, unit: month}]
+descriptors:
+  - {key: user, plan: {from: directory, default: free}}
+";
+
+fn store(clock: &Clock) -> Embedded {
+    Embedded::new(1 << 20, clock.clone())
+}
+
+fn load(path: &Path, clock: &Clock) -> Embedded {
+    Embedded::load(path, 1 << 20, clock.clone()).expect("the file is whole")
+}
+
+/// A file of a store that has seen a little of everything.
+fn a_file(dir: &TempDir) -> std::path::PathBuf {
+    let (clock, handle) = Clock::manual(Timestamp::from_secs(0));
+    let store = store(&clock);
+    let mut workload = Workload::new("file", 7, false);
+    for _ in 0..60 {
+        workload.next(|step| {
+            handle.set(step.now);
+            store.transact(&step.transaction());
+        });
+    }
+    let path = dir.path().join("snapshot");
+    store.save(&path).expect("saved");
+    path
+}
+
+#[test]
+fn a_restored_store_answers_as_if_it_had_never_stopped() {
+    for seed in 0..40 {
+        let dir = TempDir::new().expect("a directory");
+        let path = dir.path().join("snapshot");
+        let (clock, handle) = Clock::manual(Timestamp::from_secs(0));
+        let lasting = store(&clock);
+        let mut stopping = store(&clock);
+        let mut workload = Workload::new("snapshot", seed, false).steady();
+        for step in 0..200 {
+            workload.next(|step| {
+                handle.set(step.now);
+                let transaction: Transaction<'_, '_> = step.transaction();
+                let wanted = lasting.transact(&transaction);
+                let found = stopping.transact(&transaction);
+                assert_eq!(
+                    wanted,
+                    found,
+                    "SEED={seed} {}",
+                    step.explain(&wanted, &found)
+                );
+            });
+            if step % 50 == 49 {
+                stopping.save(&path).expect("saved");
+                stopping = load(&path, &clock);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_damaged_anywhere_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().expect("a directory");
+    let path = a_file(&dir);
+    let mode = std::fs::metadata(&path)
+        .expect("a file")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let bytes = std::fs::read(&path).expect("a file");
+    let refused = |bytes: &[u8]| {
+        let path = dir.path().join("damaged");
+        std::fs::write(&path, bytes).expect("a file");
+        let clock = Clock::manual(Timestamp::from_secs(0)).0;
+        Embedded::load(&path, 1 << 20, clock).is_err()
+    };
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1 << (at % 8);
+        assert!(refused(&changed), "byte {at}");
+        assert!(refused(&bytes[..at]), "cut at {at}");
+    }
+    let mut longer = bytes;
+    longer.push(0);
+    assert!(refused(&longer));
+}
+
+proptest! {
+    /// A file with a good digest over nonsense is refused too, and nothing panics.
+    #[test]
+    fn nonsense_never_panics(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let dir = TempDir::new().expect("a directory");
+        let path = dir.path().join("nonsense");
+        let mut bytes = b"TOLLGATE\x01\x00\x00\x00".to_vec();
+        bytes.extend(body);
+        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        bytes.extend(digest.as_ref());
+        std::fs::write(&path, bytes).expect("a file");
+        let clock = Clock::manual(Timestamp::from_secs(0)).0;
+        // It may be refused, or hold little.
+        let _ = Embedded::load(&path, 1 << 20, clock);
+    }
+}
+
+async fn admitted(server: &Server, user: &str) -> bool {
+    let mut client = server.client().await;
+    let answer = client
+        .should_rate_limit(request("d", &[&[("user", user)]]))
+        .await;
+    !is_over(&answer.expect("an answer").into_inner())
+}
+
+#[tokio::test]
+async fn a_service_that_is_ended_or_killed_forgets_nothing_that_was_written() {
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("snapshot");
+    let start = || {
+        Setup::rules(RULES)
+            .env("EMBEDDED_SNAPSHOT", path.to_str().expect("text"))
+            .env("EMBEDDED_SNAPSHOT_EVERY", "50ms")
+            .start_ready()
+    };
+    let server = start();
+    assert!(admitted(&server, "a").await);
+    assert!(admitted(&server, "a").await);
+    assert!(!admitted(&server, "a").await);
+    server.signal("TERM");
+    assert!(server.wait().success());
+
+    let server = start();
+    assert!(!admitted(&server, "a").await, "the month goes on");
+    let moved = send(
+        server.http,
+        "PUT",
+        "/api/v1/rate-limit/quota/user=a/plan",
+        &[],
+        r#"{"plan": "pro"}"#,
+    );
+    assert_eq!(moved.expect("an answer").code, 200);
+    assert!(admitted(&server, "a").await);
+    let before = server.metric("tollgate_snapshots{outcome=\"ok\"");
+    poll::until("two more writes", || {
+        (server.metric("tollgate_snapshots{outcome=\"ok\"") >= before + 2.0).then_some(())
+    });
+    server.signal("KILL");
+    server.wait();
+
+    let server = start();
+    assert!(admitted(&server, "a").await);
+    assert!(
+        !admitted(&server, "a").await,
+        "four in all, since the plan is kept too"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_a_clear_line() {
+    use crate::support::server::binary;
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("snapshot");
+    std::fs::write(&path, "not one of ours").expect("a file");
+    let run = |settings: &[(&str, &str)]| {
+        let mut command = binary();
+        command.arg("serve").envs(settings.iter().copied());
+        let output = command.output().expect("the binary runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let file = path.to_str().expect("text");
+    let (code, text) = run(&[("EMBEDDED_SNAPSHOT", file)]);
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains("it is no snapshot of Tollgate's; move it away"),
+        "{text}"
+    );
+    let (code, text) = run(&[("EMBEDDED_SNAPSHOT", "/nowhere/at/all")]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("cannot be written"), "{text}");
+    let (code, text) = run(&[("EMBEDDED_SNAPSHOT", file), ("REDIS_URL", "localhost:1")]);
+    assert_eq!(code, Some(2));
+    assert!(
+        text.contains("EMBEDDED_SNAPSHOT is for the embedded store"),
+        "{text}"
+    );
+}
