@@ -78,9 +78,10 @@ impl Product {
     /// A call of the management API.
     #[track_caller]
     fn manage(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = match body {
-            Value::Null => String::new(),
-            body => body.to_string(),
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
         };
         let path = format!("{PREFIX}{path}");
         let reply = http::send(self.0.tollgate.http, method, &path, &[], &body).expect("an answer");

@@ -37,7 +37,13 @@ impl Gateway {
         let port_value = |port: u16| format!("port_value: {port}}}");
         let ports = ports.map(|(from, to)| (port_value(from), port_value(to)));
         let ports = ports.iter().map(|(from, to)| (from.as_str(), to.as_str()));
-        let edits: Vec<(&str, &str)> = edits.iter().copied().chain(ports).collect();
+        // On a busy machine no request may pass because Tollgate was not asked in time.
+        let patience = [
+            ("timeout: 0.05s", "timeout: 5s"),
+            ("timeout: 0.5s", "timeout: 5s"),
+        ];
+        let edits = edits.iter().copied().chain(patience).chain(ports);
+        let edits: Vec<(&str, &str)> = edits.collect();
         let path = dir.path().join(file);
         std::fs::write(&path, edited(&format!("envoy/{file}"), &edits)).expect("a file");
         let log = std::fs::File::create(dir.path().join("log")).expect("a file");

@@ -1,7 +1,5 @@
 //! Tokens for the sample gateway, signed with its published sample key.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use ring::rand::SystemRandom;
@@ -9,14 +7,15 @@ use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use tollgate::time::Clock;
 
 /// A good token for an hour, as an `authorization` header; `claims` are an object, and stand in place of its own.
 pub(crate) fn bearer(claims: &Value) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
+    let now = Clock::System.now().as_micros() / 1_000_000;
     let mut all = json!({
         "iss": "https://id.example.com",
         "aud": "product",
-        "exp": now.as_secs() + 3600,
+        "exp": now + 3600,
     });
     for (name, value) in claims.as_object().expect("claims") {
         all[name] = value.clone();
