@@ -3,24 +3,26 @@
 //!
 //! The count itself is charged with the limits, in the same step, and so is exact; what is written down is never more, and
 //! as much as soon as the last that was told is written. An instance that is killed may leave the last [`FLUSH_EVERY`]
-//! unwritten: they are in the count, and are written with the subject's next hit of the period.
+//! unwritten: they are in the count, and are written with the subject's next hit of the period, or when an instance starts and
+//! counts again what is written of current periods.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::json;
 use tracing::debug;
 
 use super::charges::Charges;
 use super::{Engine, Request, key};
 use crate::directory::follow::LOOK_WITHIN;
-use crate::limit::transaction::{Amount, Outcome};
+use crate::limit::transaction::{Amount, Bound, Demand, Outcome, Role};
 use crate::limit::{Hits, Limit, Shape, fixed_window};
 use crate::rules::Domain;
-use crate::store::StoreError;
 use crate::store::usage::{Ledger, MAX_ROWS, Numbered, Row};
+use crate::store::{Key, StoreError, Transaction};
 use crate::time::{Micros, Timestamp};
 
 /// How often what was told is written down.
@@ -94,12 +96,13 @@ impl Engine {
                 "domain": domain.name,
                 "subject": key::subject(domain, *subject),
                 "rule": meter.rule.name,
+                "key": key.as_str(),
                 "unit": bound.limit.unit().name(),
                 "start": start.as_micros(),
                 "end": end.as_micros(),
             });
             self.meters.tell(Row {
-                id: format!("{}|{}", end.as_micros(), key.as_str()),
+                id: id(end, key),
                 end,
                 used: reading.used.plus(hits).thousandths(),
                 text: text.to_string().into(),
@@ -142,11 +145,75 @@ impl Engine {
         Ok(())
     }
 
+    /// Asks the counts of all subjects whose period is not over, since an instance that was killed may not have written down
+    /// the last of them. Takes its time.
+    async fn recount_usage(&self) -> Result<(), StoreError> {
+        let mut after = 0;
+        loop {
+            let ledger = &self.meters.ledger;
+            let rows = self
+                .store
+                .usage_after(ledger, after, RECOUNT_AT_ONCE, LOOK_WITHIN)
+                .await?;
+            let Some((last, _, _)) = rows.last() else {
+                return Ok(());
+            };
+            after = *last;
+            self.recount(&rows).await?;
+            tokio::time::sleep(RECOUNT_PAUSE).await;
+        }
+    }
+
+    async fn recount(&self, rows: &[Numbered]) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let read = |(_, used, text): &Numbered| {
+            let written: Written = serde_json::from_slice(text).ok()?;
+            let end = Timestamp::from_micros(written.end);
+            let key = Key::parse(&written.key)?;
+            let unit = written.unit.parse().ok()?;
+            let meter = self.with_rules(|rules| {
+                let domain = rules.domains.get(&written.domain)?;
+                Some(Limit::meter(unit, &domain.time_zone))
+            })??;
+            (end > now).then(|| (key, meter, *used, end, text.clone()))
+        };
+        let current: Vec<_> = rows.iter().filter_map(read).collect();
+        let keys: Vec<Key> = current.iter().map(|(key, ..)| key.clone()).collect();
+        let meters = current.iter().map(|(_, meter, ..)| meter).enumerate();
+        let demands: Vec<Demand<'_>> = meters.map(|(key, meter)| peek(key, meter)).collect();
+        if demands.is_empty() {
+            return Ok(());
+        }
+        let transaction = Transaction {
+            keys: &keys,
+            demands: &demands,
+            now: self.given_time(),
+            timeout: LOOK_WITHIN,
+        };
+        let outcome = self.store.transact(&transaction).await?;
+        for ((key, _, written, end, text), reading) in current.iter().zip(&outcome.readings) {
+            if reading.used.thousandths() > *written {
+                self.meters.tell(Row {
+                    id: id(*end, key),
+                    end: *end,
+                    used: reading.used.thousandths(),
+                    text: text.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Writes down what is told, and removes what is past its retention, until the future is dropped.
     pub async fn keep_usage(&self) {
         let mut flushes = 0_u32;
+        let mut recounted = false;
         loop {
             tokio::time::sleep(FLUSH_EVERY).await;
+            let ready = self.readiness.borrow().is_ready(false);
+            if ready && !recounted {
+                recounted = self.recount_usage().await.is_ok();
+            }
             if let Err(error) = self.flush_usage().await {
                 debug!("usage is not written down yet: {error}");
             }
@@ -176,6 +243,38 @@ impl Engine {
         self.meters.late.load(Ordering::Relaxed)
     }
 }
+
+/// What recounting reads of a row.
+#[derive(Deserialize)]
+struct Written {
+    domain: String,
+    key: String,
+    unit: String,
+    end: i64,
+}
+
+/// What tells the row of a period and a key from others.
+fn id(end: Timestamp, key: &Key) -> String {
+    format!("{}|{}", end.as_micros(), key.as_str())
+}
+
+fn peek(key: usize, meter: &Limit) -> Demand<'_> {
+    let bound = Bound {
+        limit: meter,
+        always: false,
+    };
+    Demand {
+        key,
+        amount: Amount::Peek(Hits::ONE),
+        role: Role::Shadow,
+        limits: std::iter::once(bound).collect(),
+        ban: None,
+    }
+}
+
+/// How many rows are recounted at once, and the pause after them.
+const RECOUNT_AT_ONCE: usize = 64;
+const RECOUNT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Clocks are less than this apart, and periods longer: half a day.
 const CLOCKS_APART_US: i64 = 43_200_000_000;

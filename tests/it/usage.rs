@@ -6,8 +6,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::http::send;
-use crate::support::redis;
 use crate::support::server::{Server, Setup, is_over, request};
+use crate::support::{poll, redis};
 
 const RULES: &str = "
 domain: d
@@ -125,6 +125,21 @@ async fn usage_is_the_sum_of_what_was_admitted_on_two_instances_and_over_a_resta
     assert!(lines(&one, last).0.is_empty(), "nothing has changed since");
 
     let again = start();
+    let mut client = again.client().await;
+    let more = request("d", &[&[("user", "u0")]]);
+    for _ in 0..5 {
+        client
+            .should_rate_limit(more.clone())
+            .await
+            .expect("an answer");
+        *sums.entry("user=u0".to_owned()).or_insert(0.0) += 1.0;
+    }
+    again.signal("KILL");
+    again.wait();
+    let again = start();
+    poll::until("what the killed instance did not write", || {
+        (used(&lines(&again, 0).0) == sums).then_some(())
+    });
     add(&mut sums, load(&[&again], 30).await);
     let (after, _) = lines(&again, last);
     let mut known = used(&before);
