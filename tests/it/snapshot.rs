@@ -104,6 +104,94 @@ fn a_file_that_is_damaged_anywhere_is_refused() {
     assert!(refused(&longer));
 }
 
+/// Only the arithmetic of the limits is between such a file and the answers.
+#[test]
+fn a_file_of_impossible_numbers_is_refused_or_harmless() {
+    let dir = TempDir::new().expect("a directory");
+    let path = a_file(&dir);
+    let bytes = std::fs::read(&path).expect("a file");
+    let body = &bytes[..bytes.len() - 32];
+    let (mut taken, mut refused) = (0, 0);
+    // Behind the mark, the version and the secret.
+    for at in 28..body.len() - 8 {
+        for value in [i64::MAX, i64::MIN] {
+            let mut changed = body.to_vec();
+            changed[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            write_with_digest(&path, changed);
+            let (clock, handle) = Clock::manual(Timestamp::from_secs(0));
+            let Ok(store) = Embedded::load(&path, 1 << 20, clock) else {
+                refused += 1;
+                continue;
+            };
+            taken += 1;
+            let mut workload = Workload::new("file", 7, false);
+            for _ in 0..60 {
+                workload.next(|step| {
+                    handle.set(step.now);
+                    store.transact(&step.transaction());
+                });
+            }
+        }
+    }
+    assert!(taken > 0 && refused > 0, "{taken} taken, {refused} refused");
+}
+
+#[test]
+fn what_follows_the_end_is_damage() {
+    let dir = TempDir::new().expect("a directory");
+    let path = a_file(&dir);
+    let bytes = std::fs::read(&path).expect("a file");
+    let mut longer = bytes[..bytes.len() - 32].to_vec();
+    longer.push(0);
+    write_with_digest(&path, longer);
+    let clock = Clock::manual(Timestamp::from_secs(0)).0;
+    let error = Embedded::load(&path, 1 << 20, clock).err();
+    let said = error.map(|error| error.to_string());
+    assert_eq!(said.as_deref(), Some("it is damaged (too long)"));
+}
+
+#[test]
+fn an_attempt_that_was_cut_short_is_in_nobodys_way() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().expect("a directory");
+    let beside = dir.path().join("snapshot.new");
+    std::fs::write(&beside, "half of it").expect("a file");
+    let open = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(&beside, open).expect("permissions");
+    let path = a_file(&dir);
+    let mode = std::fs::metadata(&path).expect("a file").permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    assert!(!beside.exists());
+}
+
+#[test]
+fn a_smaller_store_takes_no_more_than_it_holds() {
+    use tollgate::store::embedded::SHARDS;
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("snapshot");
+    let (clock, handle) = Clock::manual(Timestamp::from_secs(0));
+    let store = store(&clock);
+    for seed in 0..2_000 {
+        // Each has keys of its own.
+        Workload::new("small", seed, false).next(|step| {
+            handle.set(step.now);
+            store.transact(&step.transaction());
+        });
+    }
+    handle.set(Timestamp::from_secs(0));
+    store.save(&path).expect("saved");
+    assert!(load(&path, &clock).len() > SHARDS);
+    let small = Embedded::load(&path, 1, clock).expect("the file is whole");
+    assert!(!small.is_empty() && small.len() <= SHARDS);
+}
+
+/// Writes a file whose digest is right, whatever it says.
+fn write_with_digest(path: &Path, mut bytes: Vec<u8>) {
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    bytes.extend(digest.as_ref());
+    std::fs::write(path, bytes).expect("a file");
+}
+
 proptest! {
     /// A file with a good digest over nonsense is refused too, and nothing panics.
     #[test]
@@ -112,9 +200,7 @@ proptest! {
         let path = dir.path().join("nonsense");
         let mut bytes = b"TOLLGATE\x01\x00\x00\x00".to_vec();
         bytes.extend(body);
-        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-        bytes.extend(digest.as_ref());
-        std::fs::write(&path, bytes).expect("a file");
+        write_with_digest(&path, bytes);
         let clock = Clock::manual(Timestamp::from_secs(0)).0;
         // It may be refused, or hold little.
         let _ = Embedded::load(&path, 1 << 20, clock);
