@@ -160,6 +160,7 @@ fn update_gauges(admin: &Admin) {
     }
     let directory = admin.engine.directory().hits_and_misses();
     admin.metrics.directory(directory);
+    admin.metrics.usage_late(admin.engine.late_usage());
 }
 
 async fn rlconfig(State(admin): State<Admin>) -> String {

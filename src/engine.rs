@@ -12,6 +12,7 @@
 //! - [`answer`]: ruling to statuses, headers, body and metadata
 //! - [`account`]: what is counted
 //! - [`quota`]: what a subject has used and has left
+//! - [`usage`]: what subjects use, for billing
 //! - [`readiness`]: whether requests should be sent here
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub mod key;
 pub mod quota;
 pub mod readiness;
 pub mod subjects;
+pub mod usage;
 
 pub use answer::Reason;
 pub use answer::headers::ReferenceHeaders;
@@ -61,6 +63,7 @@ pub struct Engine {
     live: ArcSwapOption<Live>,
     store: Arc<Store>,
     directory: Arc<Directory>,
+    meters: usage::Meters,
     /// How many bans are being made known.
     noting: Arc<AtomicUsize>,
     /// Decides the limits of `failure_mode: local` while the store does not.
@@ -93,6 +96,8 @@ pub struct Settings {
     pub store_timeout: Duration,
     /// `INSTANCE_COUNT`: among how many instances a limit is shared while the store does not answer; at least 1.
     pub instances: u32,
+    /// `USAGE_RETENTION`: how long what was used is kept after its period.
+    pub usage_retention: Duration,
 }
 
 /// The rules that hold now; a request sees one of them from its beginning to its end.
@@ -114,6 +119,7 @@ impl Default for Settings {
             reference_metadata: false,
             store_timeout: Duration::from_millis(10),
             instances: 1,
+            usage_retention: usage::RETENTION,
         }
     }
 }
@@ -132,6 +138,7 @@ impl Engine {
             live: ArcSwapOption::empty(),
             store: Arc::new(store),
             directory: Arc::new(Directory::new(&settings.key_prefix, clock.clone())),
+            meters: usage::Meters::new(&settings.key_prefix, settings.usage_retention),
             noting: Arc::default(),
             local: Embedded::new(LOCAL_KEYS, clock.clone()),
             settings,
@@ -271,6 +278,9 @@ impl Engine {
         if !ruling.admitted && !rehearsal {
             self.note_bans(domain, request, &charges, &ruling);
         }
+        if ruling.admitted && fallback.is_none() {
+            self.meter(domain, request, &charges, &outcome);
+        }
         Ok(self.conclude(&live, domain, request, &ruling, (fallback, rehearsal)))
     }
 
@@ -300,15 +310,16 @@ impl Engine {
         charges: &charges::Charges<'_>,
         answers_by: Instant,
     ) -> (Outcome, Option<Reason>) {
-        if charges.demands.is_empty() {
+        if charges.demands.is_empty() && charges.meters.is_empty() {
             let readings = Default::default();
             let admitted = true;
             return (Outcome { admitted, readings }, None);
         }
         let now = self.given_time();
+        let with_meters = charges.with_meters();
         let transaction = Transaction {
             keys: &charges.keys,
-            demands: &charges.demands,
+            demands: with_meters.as_deref().unwrap_or(&charges.demands),
             now,
             timeout: answers_by.saturating_duration_since(Instant::now()),
         };

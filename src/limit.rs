@@ -329,6 +329,19 @@ impl Limit {
         Ok(limit)
     }
 
+    /// Counts the hits of each `unit`, a day or longer, and refuses none.
+    pub fn meter(unit: Unit, zone: &period::Zone) -> Self {
+        let windows = fixed_window::Windows::new(unit, 1, zone);
+        Self {
+            requests_per_unit: u32::MAX,
+            unit,
+            multiplier: 1,
+            capacity: Hits::MAX_USED,
+            tag: Tag::of_meter(unit),
+            shape: Shape::FixedWindow(windows),
+        }
+    }
+
     /// The share of one of `instances` that enforce this limit without speaking to each other: at least one hit, if the
     /// limit itself has one.
     #[must_use]
@@ -523,6 +536,11 @@ impl Tag {
     /// The tag of a ban whose refusals are counted in windows of `within`.
     pub fn of_ban(within: Unit) -> Self {
         Self(32 + within as u32)
+    }
+
+    /// A multiplier that no limit has tells a meter from the limit of the same window.
+    fn of_meter(unit: Unit) -> Self {
+        Self((MAX_MULTIPLIER + 1) * 32 + 8 + unit as u32)
     }
 
     /// The tag that was stored as this number.

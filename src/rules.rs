@@ -169,6 +169,8 @@ pub struct Rule {
     pub plan: Option<PlanChoice>,
     /// Who is refused by these limits too often is refused for a while.
     pub ban: Option<Ban>,
+    /// Counts what each subject uses, for billing.
+    pub meter: Option<Limit>,
     /// What an unlimited rule replaces; limits have their own lists.
     pub replaces: Vec<String>,
     /// Computed and counted, never refuses.

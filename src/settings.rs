@@ -102,6 +102,9 @@ pub struct Decision {
     /// How many instances share a limit while the store does not answer
     #[arg(long, env, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub instance_count: u32,
+    /// How long the usage of a period is kept after it has ended
+    #[arg(long, env, value_name = "DURATION", default_value = "2160h", value_parser = duration)]
+    pub usage_retention: Span,
 }
 
 /// Where the counters are.

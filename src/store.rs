@@ -17,6 +17,7 @@
 //!
 //! - [`book`]: what is kept beside the counters
 //! - [`embedded`]: in this process
+//! - [`usage`]: what was used, for billing
 //! - [`redis`]: Redis, Sentinel or Redis Cluster, through scripts
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::time::Timestamp;
 pub mod book;
 pub mod embedded;
 pub mod redis;
+pub mod usage;
 
 /// All that one request asks of the store.
 #[derive(Debug)]

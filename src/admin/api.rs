@@ -6,6 +6,7 @@
 //! - `show`: what the service is and does
 //! - `quota`: what a subject has left, and what it is given
 //! - `lists`: who is let through, refused or banned
+//! - `usage`: what was used, for billing
 //! - `check`: a request that is only supposed
 
 use std::collections::HashMap;
@@ -31,12 +32,13 @@ mod check;
 mod lists;
 mod quota;
 mod show;
+mod usage;
 
 /// What every route begins with.
 pub const PREFIX: &str = "/api/v1/rate-limit";
 
 /// Every route: its method, and its path after [`PREFIX`].
-pub const ROUTES: [(&str, &str); 23] = [
+pub const ROUTES: [(&str, &str); 24] = [
     ("GET", "/openapi.json"),
     ("GET", "/status"),
     ("GET", "/health"),
@@ -59,6 +61,7 @@ pub const ROUTES: [(&str, &str); 23] = [
     ("GET", "/bans/{entry}"),
     ("PUT", "/bans/{entry}"),
     ("DELETE", "/bans/{entry}"),
+    ("GET", "/usage"),
     ("POST", "/check"),
 ];
 
@@ -110,6 +113,7 @@ pub(super) fn routes(admin: Admin, access: Arc<Access>) -> Router {
         .route("/lists/{list}/{entry}", item)
         .route("/bans", get(lists::bans))
         .route("/bans/{entry}", ban)
+        .route("/usage", get(usage::usage))
         .route("/check", post(check::check))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")

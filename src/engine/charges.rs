@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use smallvec::SmallVec;
 
-use super::{Rejection, Request, Settings, key};
+use super::{Rejection, Request, Settings, key, usage};
 use crate::limit::transaction::{Amount, Bound, Demand, Role};
 use crate::limit::{Algorithm, Hits, Limit};
 use crate::rules::{Descriptor, Domain, FailureMode, Plan, Rule, RuleLimit};
@@ -28,6 +28,19 @@ pub struct Charges<'a> {
     pub demands: Vec<Demand<'a>>,
     /// One per descriptor, in order.
     pub items: Vec<Item<'a>>,
+    /// What is counted for billing beside the demands, if the request passes.
+    pub meters: Vec<Meter<'a>>,
+}
+
+/// A charge that is counted for billing, and refuses nothing.
+#[derive(Debug)]
+pub struct Meter<'a> {
+    /// The rule that asks for it.
+    pub rule: &'a Rule,
+    /// The descriptor's place in the request.
+    pub descriptor: usize,
+    /// What is asked of the store, behind all other demands.
+    pub demand: Demand<'a>,
 }
 
 /// What becomes of a descriptor.
@@ -181,7 +194,15 @@ impl<'a> Charges<'a> {
     ) -> Result<Self, Rejection> {
         let replaced = replaced(found);
         let mut charges = Charges::default();
-        for (descriptor, found) in request.descriptors.iter().zip(found) {
+        let descriptors = request.descriptors.iter().enumerate();
+        for ((place, descriptor), found) in descriptors.zip(found) {
+            charges.metered(
+                settings,
+                domain,
+                (place, descriptor),
+                found,
+                amount(request, descriptor, cost)?,
+            );
             let limits = bounds(settings, domain, found, &replaced);
             let item = if found.is_unlimited() {
                 Item::Unlimited(found.plan.map(|(name, _)| name))
@@ -204,6 +225,57 @@ impl<'a> Charges<'a> {
         Ok(charges)
     }
 
+    /// Adds what the descriptor's rule counts for billing.
+    fn metered(
+        &mut self,
+        settings: &Settings,
+        domain: &Domain,
+        (place, descriptor): (usize, &Descriptor<'_>),
+        found: &Found<'a>,
+        amount: Amount,
+    ) {
+        let Some((rule, limit)) = found
+            .rule
+            .and_then(|rule| Some((rule, rule.meter.as_ref()?)))
+        else {
+            return;
+        };
+        let Some(amount) = usage::metered(amount) else {
+            return;
+        };
+        let key = key::key(
+            &settings.key_prefix,
+            domain,
+            &descriptor.entries,
+            Some(rule),
+        );
+        let bound = Bound {
+            limit,
+            always: false,
+        };
+        let demand = Demand {
+            key: self.place(key),
+            amount,
+            role: Role::Shadow,
+            limits: std::iter::once(bound).collect(),
+            ban: None,
+        };
+        self.meters.push(Meter {
+            rule,
+            descriptor: place,
+            demand,
+        });
+    }
+
+    /// The place of a key, which is added if it is new.
+    fn place(&mut self, key: Key) -> usize {
+        let known = self.keys.iter().position(|other| *other == key);
+        known.unwrap_or_else(|| {
+            self.keys.push(key);
+            self.keys.len() - 1
+        })
+    }
+
     fn limited(
         &mut self,
         settings: &Settings,
@@ -213,11 +285,7 @@ impl<'a> Charges<'a> {
         limits: SmallVec<[(Bound<'a>, Terms<'a>); 2]>,
     ) -> Item<'a> {
         let rule = found.rule;
-        let known = self.keys.iter().position(|other| *other == key);
-        let key = known.unwrap_or_else(|| {
-            self.keys.push(key);
-            self.keys.len() - 1
-        });
+        let key = self.place(key);
         let shadow = rule.is_some_and(|rule| rule.shadow_mode);
         let quota = settings.quota_mode || rule.is_some_and(|rule| rule.quota_mode);
         let (bounds, limits) = limits.into_iter().unzip();
@@ -242,8 +310,16 @@ impl<'a> Charges<'a> {
         })
     }
 
+    /// All demands, with those of the meters behind them; none if there are no meters.
+    pub fn with_meters(&self) -> Option<Vec<Demand<'a>>> {
+        let meters = self.meters.iter().map(|meter| &meter.demand);
+        let all = self.demands.iter().chain(meters);
+        (!self.meters.is_empty()).then(|| all.cloned().collect())
+    }
+
     /// Asks what charges would be told, and charges nothing.
     pub fn only_peek(&mut self) {
+        self.meters.clear();
         for demand in &mut self.demands {
             demand.amount = match demand.amount {
                 Amount::Charge(hits) | Amount::Peek(hits) => Amount::Peek(hits),

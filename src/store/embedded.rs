@@ -17,12 +17,14 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use self::book::Book;
+use self::rows::Rows;
 use super::{Key, Transaction};
 use crate::limit::Tag;
 use crate::limit::transaction::{Outcome, Record, transact};
 use crate::time::{Clock, Timestamp};
 
 pub mod book;
+pub mod rows;
 pub mod snapshot;
 
 /// How many shards there are; a power of two.
@@ -48,6 +50,7 @@ pub struct Embedded {
     secret_keys: (u64, u64),
     clock: Clock,
     book: Book,
+    rows: Rows,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +81,7 @@ impl Embedded {
             secret: SipHasher13::new_with_keys(secret_keys.0, secret_keys.1),
             secret_keys,
             book: Book::new(clock.clone()),
+            rows: Rows::default(),
             clock,
         }
     }
@@ -115,6 +119,11 @@ impl Embedded {
     /// What is kept beside the counters.
     pub fn book(&self) -> &Book {
         &self.book
+    }
+
+    /// What was used.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
     }
 
     /// How many keys there are, expired ones not yet removed included.

@@ -8,7 +8,7 @@
 //! - `part`: a transaction cut into calls
 //! - `gather`: many calls as one transaction
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
-//! - `book`: what is kept beside the counters
+//! - `book`, `usage`: what is kept beside the counters
 //! - `node`, `cluster`: connections
 
 use std::sync::Arc;
@@ -39,6 +39,7 @@ mod request;
 mod script;
 pub mod settings;
 mod tls;
+mod usage;
 
 /// The most calls under way at a time; beyond it a transaction fails at once.
 pub const MAX_IN_FLIGHT: usize = 8192;

@@ -185,6 +185,11 @@ impl Metrics {
         errors.inc();
     }
 
+    /// How many charges were told of while too much usage waited to be written down.
+    pub fn usage_late(&self, count: u64) {
+        self.series.usage_late.set(count);
+    }
+
     /// How often standings were known, and how often the store was asked for one.
     pub fn directory(&self, (hits, misses): (u64, u64)) {
         self.series.directory_hits.set(hits);

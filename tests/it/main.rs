@@ -3,6 +3,7 @@
 mod admin;
 mod api;
 mod bench;
+mod book;
 mod cli;
 mod compat;
 mod conformance;
@@ -22,3 +23,4 @@ mod subjects;
 mod support;
 mod tidy;
 mod tracing;
+mod usage;

@@ -8,7 +8,7 @@ use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 27] = [
+const FAMILIES: [(&str, &str); 28] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -31,6 +31,7 @@ const FAMILIES: [(&str, &str); 27] = [
     ("tollgate_in_flight", "gauge"),
     ("tollgate_rules_load_timestamp_seconds", "gauge"),
     ("tollgate_rules_loaded", "gauge"),
+    ("tollgate_usage_late", "gauge"),
     ("tollgate_snapshots", "counter"),
     ("tollgate_snapshot_timestamp_seconds", "gauge"),
     ("tollgate_store_call_seconds", "histogram"),

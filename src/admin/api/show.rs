@@ -170,7 +170,7 @@ pub(super) fn limit(label: &str, limit: &Limit) -> Value {
 
 /// Hits as a number, which may have three decimals.
 pub(super) fn hits(hits: crate::limit::Hits) -> Value {
-    if hits.thousandths() % 1000 == 0 {
+    if hits.thousandths().is_multiple_of(1000) {
         json!(hits.floor())
     } else {
         json!(hits.thousandths() as f64 / 1000.0)

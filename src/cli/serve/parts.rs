@@ -59,6 +59,7 @@ pub(super) fn engine(settings: &Settings) -> engine::Settings {
         reference_metadata: decision.response_dynamic_metadata,
         store_timeout: settings.store.store_timeout.0,
         instances: decision.instance_count,
+        usage_retention: decision.usage_retention.0,
     }
 }
 

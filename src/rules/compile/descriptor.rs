@@ -12,8 +12,8 @@ use super::limit;
 use super::limits::Limits;
 use super::plan;
 use super::table::Table;
-use crate::limit::MAX_WINDOW;
 use crate::limit::ban::{Ban, BanError};
+use crate::limit::{Limit, MAX_WINDOW, Unit};
 use crate::rules::file::{Node as Yaml, Span, Value};
 use crate::rules::matcher::{Level, Matcher, Node};
 use crate::rules::name;
@@ -98,6 +98,7 @@ impl Reader<'_> {
         let found = self.limits(fields);
         let plan = plan::read_choice(fields, self.domain, &self.levels);
         let ban = ban(fields);
+        let meter = meter(fields, self.domain);
         let shadow_mode = fields.flag("shadow_mode");
         let quota_mode = fields.flag("quota_mode");
         let detailed_metric = fields.flag("detailed_metric");
@@ -117,7 +118,7 @@ impl Reader<'_> {
             let help = "it counts the refusals of the `rate_limit` or `plan` beside it";
             fields.fail("ban", error.with_help(help));
         }
-        let none = || plan.is_some().then(Limits::default);
+        let none = || (plan.is_some() || meter.is_some()).then(Limits::default);
         let Limits {
             unlimited,
             limits,
@@ -140,6 +141,7 @@ impl Reader<'_> {
             limits,
             plan,
             ban,
+            meter,
             replaces,
             shadow_mode,
             quota_mode,
@@ -241,6 +243,18 @@ fn ban(fields: &Fields<'_, '_>) -> Option<Ban> {
             fields.fail(name, fields.error_at(name, span, error.to_string()));
         })
         .ok()
+}
+
+/// `usage: month`, or another calendar period.
+fn meter(fields: &Fields<'_, '_>, domain: &Domain) -> Option<Limit> {
+    const PERIODS: [(&str, Unit); 4] = [
+        ("day", Unit::Day),
+        ("week", Unit::Week),
+        ("month", Unit::Month),
+        ("year", Unit::Year),
+    ];
+    let unit = fields.one_of("usage", &PERIODS)?;
+    Some(Limit::meter(unit, &domain.time_zone))
 }
 
 /// The longest ban, in first bans, where the rule says none.

@@ -52,6 +52,7 @@ impl Table {
                 "rate_limits",
                 "plan",
                 "ban",
+                "usage",
                 "descriptors",
                 "shadow_mode",
                 "quota_mode",

@@ -18,7 +18,9 @@ use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::Embedded;
 use super::book::Text;
+use crate::limit::MAX_EXACT;
 use crate::limit::transaction::Record;
+use crate::store::usage::Row;
 use crate::time::{Clock, Timestamp};
 
 mod form;
@@ -37,6 +39,7 @@ const END: u8 = 0;
 const RECORD: u8 = 1;
 const TEXT: u8 = 2;
 const ITEM: u8 = 3;
+const USAGE: u8 = 4;
 
 /// Why a file is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,7 @@ enum Part {
     Record(u128, Record),
     Text(String, Text),
     Item(String, Bytes),
+    Usage(u64, Row),
 }
 
 impl Embedded {
@@ -104,6 +108,7 @@ impl Embedded {
                 Part::Record(..) => {}
                 Part::Text(key, text) => texts.push((key, text)),
                 Part::Item(id, text) => items.push((id, text)),
+                Part::Usage(number, row) => store.rows.restore(number, row),
             }
         }
         reader.end()?;
@@ -117,6 +122,15 @@ impl Embedded {
         let (first, second) = self.secret_keys;
         writer.bytes(&first.to_le_bytes())?;
         writer.bytes(&second.to_le_bytes())?;
+        // Before the counters, which then are never behind it.
+        for (number, row) in self.rows.contents() {
+            writer.bytes(&[USAGE])?;
+            writer.bytes(&number.to_le_bytes())?;
+            writer.text(row.id.as_bytes())?;
+            writer.bytes(&row.end.as_micros().to_le_bytes())?;
+            writer.bytes(&row.used.to_le_bytes())?;
+            writer.text(&row.text)?;
+        }
         let now = self.clock.now();
         let mut keys = 0;
         for shard in &self.shards {
@@ -211,6 +225,19 @@ fn part(reader: &mut Reader<impl Read>) -> Result<Option<Part>, SnapshotError> {
             Part::Text(key, (text.into(), until))
         }
         ITEM => Part::Item(reader.string()?, reader.text()?.into()),
+        USAGE => {
+            let number = reader.u64()?;
+            if number > MAX_EXACT {
+                return Err(SnapshotError::Damaged("a number that cannot be"));
+            }
+            let row = Row {
+                id: reader.string()?,
+                end: Timestamp::from_micros(reader.i64()?),
+                used: reader.u64()?,
+                text: reader.text()?.into(),
+            };
+            Part::Usage(number, row)
+        }
         _ => return Err(SnapshotError::Damaged("an unknown part")),
     }))
 }

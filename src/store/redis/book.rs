@@ -6,6 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fred::util::redis_keyslot;
 
 use super::node::Call;
+use super::script::Script;
 use super::{Redis, request, script};
 use crate::limit::Tag;
 use crate::store::book::{Items, News, Shelf};
@@ -18,7 +19,10 @@ impl Redis {
         key: &Key,
         timeout: Duration,
     ) -> Result<Option<Bytes>, StoreError> {
-        let mut reply = self.ask(&[key], &[b"text"], timeout).await?.into_iter();
+        let mut reply = self
+            .ask(&script::BOOK, &[key], &[b"text"], timeout)
+            .await?
+            .into_iter();
         Ok(reply.next().and_then(known))
     }
 
@@ -33,7 +37,7 @@ impl Redis {
         let keep = keep.map_or(0, |keep| keep.get().div_ceil(1000).max(1));
         let (keep, before, text) = (keep.to_string(), maybe(before), maybe(text));
         let arguments: [&[u8]; 4] = [b"replace", &before, &text, keep.as_bytes()];
-        let reply = self.ask(&[key], &arguments, timeout).await?;
+        let reply = self.ask(&script::BOOK, &[key], &arguments, timeout).await?;
         Ok(reply.first().is_some_and(|word| word.as_ref() == b"1"))
     }
 
@@ -116,11 +120,12 @@ impl Redis {
         timeout: Duration,
     ) -> Result<Vec<Bytes>, StoreError> {
         let keys = [&shelf.items, &shelf.number, &shelf.log];
-        self.ask(&keys, arguments, timeout).await
+        self.ask(&script::BOOK, &keys, arguments, timeout).await
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
+        script: &'static Script,
         keys: &[&Key],
         arguments: &[&[u8]],
         timeout: Duration,
@@ -135,7 +140,7 @@ impl Redis {
         }
         let bytes = |key: &&Key| Bytes::copy_from_slice(key.as_str().as_bytes());
         let call = Call {
-            script: &script::BOOK,
+            script,
             keys: keys.iter().map(bytes).collect(),
             body: body.freeze(),
         };
@@ -173,6 +178,6 @@ fn number(text: &Bytes) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn unreadable() -> StoreError {
+pub(super) fn unreadable() -> StoreError {
     StoreError::Corrupt("an answer of the script cannot be read".to_owned())
 }

@@ -23,6 +23,12 @@ pub(super) static BOOK: Script = Script {
     sha1: LazyLock::new(|| sha1(BOOK_SOURCE)),
 };
 
+/// What was used.
+pub(super) static USAGE: Script = Script {
+    source: USAGE_SOURCE,
+    sha1: LazyLock::new(|| sha1(USAGE_SOURCE)),
+};
+
 const DECIDE_SOURCE: &str = concat!(
     include_str!("../../limit.lua"),
     include_str!("../../limit/fixed_window.lua"),
@@ -33,6 +39,7 @@ const DECIDE_SOURCE: &str = concat!(
 );
 
 const BOOK_SOURCE: &str = include_str!("book.lua");
+const USAGE_SOURCE: &str = include_str!("usage.lua");
 
 fn sha1(source: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, source.as_bytes());

@@ -29,6 +29,7 @@ pub(super) struct Series {
     pub(super) directory_hits: Gauge<u64, AtomicU64>,
     pub(super) directory_misses: Gauge<u64, AtomicU64>,
     pub(super) directory_errors: Family<KindLabel, Counter>,
+    pub(super) usage_late: Gauge<u64, AtomicU64>,
     pub(super) snapshots: Family<OutcomeLabel, Counter>,
     pub(super) snapshot_timestamp: Gauge<f64, AtomicU64>,
     pub(super) fallbacks: Family<ReasonLabel, Counter>,
@@ -119,6 +120,11 @@ impl Series {
                 "tollgate_directory_errors",
                 "Standings that the store did not tell: the last known counted, or the rule's default",
                 Family::default(),
+            ),
+            usage_late: adder.add(
+                "tollgate_usage_late",
+                "Charges whose usage is not written down before the subject's next one, since too many waited",
+                Gauge::default(),
             ),
             snapshots: adder.add(
                 "tollgate_snapshots",
