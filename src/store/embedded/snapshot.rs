@@ -99,20 +99,18 @@ impl Embedded {
         let secret = (reader.u64()?, reader.u64()?);
         let store = Self::with_secret(max_keys, clock, secret);
         let now = store.clock.now();
-        let (mut texts, mut items) = (Vec::new(), Vec::new());
         while let Some(part) = part(&mut reader)? {
             match part {
                 Part::Record(print, record) if record.expires() > now => {
                     store.put(print, record, now);
                 }
                 Part::Record(..) => {}
-                Part::Text(key, text) => texts.push((key, text)),
-                Part::Item(id, text) => items.push((id, text)),
+                Part::Text(key, text) => store.book.restore_text(key, text),
+                Part::Item(id, text) => store.book.restore_item(id, text),
                 Part::Usage(number, row) => store.rows.restore(number, row),
             }
         }
         reader.end()?;
-        store.book.restore(texts, items);
         Ok(store)
     }
 
@@ -148,15 +146,14 @@ impl Embedded {
             }
             keys += records.len() as u64;
         }
-        let (texts, items) = self.book.contents();
-        for (key, (text, until)) in &texts {
+        for (key, (text, until)) in self.book.texts().flatten() {
             writer.bytes(&[TEXT])?;
             writer.text(key.as_bytes())?;
-            writer.text(text)?;
+            writer.text(&text)?;
             let until = until.map_or(i64::MAX, Timestamp::as_micros);
             writer.bytes(&until.to_le_bytes())?;
         }
-        for (id, text) in &items {
+        for (id, text) in &self.book.items().1 {
             writer.bytes(&[ITEM])?;
             writer.text(id.as_bytes())?;
             writer.text(text)?;
