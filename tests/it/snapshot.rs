@@ -1,11 +1,15 @@
 //! The embedded store in a file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
-use tollgate::store::Transaction;
+use tollgate::store::book::Shelf;
 use tollgate::store::embedded::Embedded;
+use tollgate::store::usage::{Ledger, Row};
+use tollgate::store::{Key, Store, Transaction};
 use tollgate::time::{Clock, Timestamp};
 
 use crate::support::http::send;
@@ -31,7 +35,7 @@ fn load(path: &Path, clock: &Clock) -> Embedded {
 }
 
 /// A file of a store that has seen a little of everything.
-fn a_file(dir: &TempDir) -> std::path::PathBuf {
+fn a_file(dir: &TempDir) -> PathBuf {
     let (clock, handle) = Clock::manual(Timestamp::from_secs(0));
     let store = store(&clock);
     let mut workload = Workload::new("file", 7, false);
@@ -42,8 +46,40 @@ fn a_file(dir: &TempDir) -> std::path::PathBuf {
         });
     }
     let path = dir.path().join("snapshot");
-    store.save(&path).expect("saved");
+    let store = with_notes(Store::Embedded(store));
+    save(&store, &path);
     path
+}
+
+/// With a text, an item and usage.
+fn with_notes(store: Store) -> Store {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let within = Duration::from_secs(1);
+    let row = Row {
+        id: "a".to_owned(),
+        end: Timestamp::from_secs(2_000_000_000),
+        used: 5,
+        text: "usage".into(),
+    };
+    let (key, text) = (Key::new("", "a", ""), Bytes::from("text"));
+    runtime.expect("a runtime").block_on(async {
+        let replaced = store.replace_text(&key, None, Some(&text), None, within);
+        assert!(replaced.await.expect("an answer"));
+        let (shelf, ledger) = (Shelf::new(""), Ledger::new(""));
+        let set = store.set_item(&shelf, "id", Some(&text), within);
+        set.await.expect("set");
+        let rows = [row];
+        let set = store.set_usage(&ledger, &rows, within);
+        set.await.expect("set");
+    });
+    store
+}
+
+fn save(store: &Store, path: &Path) {
+    match store {
+        Store::Embedded(store) => store.save(path).expect("saved"),
+        Store::Redis(_) => panic!("it is embedded"),
+    };
 }
 
 #[test]
@@ -137,6 +173,29 @@ fn a_file_of_impossible_numbers_is_refused_or_harmless() {
 }
 
 #[test]
+fn what_was_noted_beside_the_counters_is_there_again() {
+    let dir = TempDir::new().expect("a directory");
+    let path = a_file(&dir);
+    let clock = Clock::manual(Timestamp::from_secs(0)).0;
+    let store = Store::Embedded(load(&path, &clock));
+    let again = dir.path().join("again");
+    save(&store, &again);
+    let within = Duration::from_secs(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(async {
+        let text = store.text(&Key::new("", "a", ""), within).await;
+        assert_eq!(text, Ok(Some(Bytes::from("text"))));
+        let items = store.items(&Shelf::new(""), within).await;
+        let (_, items) = items.expect("an answer");
+        assert_eq!(items, [("id".to_owned(), Bytes::from("text"))]);
+        let usage = store.usage_after(&Ledger::new(""), 0, 10, within).await;
+        assert_eq!(usage, Ok(vec![(1, 5, Bytes::from("usage"))]));
+    });
+    let length = |path| std::fs::metadata(path).expect("a file").len();
+    assert_eq!(length(&path), length(&again));
+}
+
+#[test]
 fn what_follows_the_end_is_damage() {
     let dir = TempDir::new().expect("a directory");
     let path = a_file(&dir);
@@ -215,7 +274,7 @@ async fn admitted(server: &Server, user: &str) -> bool {
     !is_over(&answer.expect("an answer").into_inner())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_ended_or_killed_forgets_nothing_that_was_written() {
     let dir = TempDir::new().expect("a directory");
     let path = dir.path().join("snapshot");
