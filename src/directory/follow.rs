@@ -19,6 +19,9 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long the store may take to show the log.
 pub const LOOK_WITHIN: Duration = Duration::from_secs(1);
 
+/// How many looks may fail at the start before it is said.
+const STARTING: u32 = 8;
+
 /// After how many looks items that have ended are removed from the store, and how many at most.
 const TIDY_EVERY: u32 = 240;
 const TIDY_AT_ONCE: usize = 1000;
@@ -34,7 +37,8 @@ impl Directory {
         loop {
             match self.catch_up(store, LOOK_WITHIN).await {
                 Ok(()) => well = true,
-                Err(error) if well => {
+                // The connection may still be on its way at the start.
+                Err(error) if well && looks >= STARTING => {
                     warn!("changes of plans and lists are not seen for now: {error}");
                     well = false;
                 }

@@ -8,7 +8,7 @@
 //! - `part`: a transaction cut into calls
 //! - `gather`: many calls as one transaction
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
-//! - `book`, `usage`: what is kept beside the counters
+//! - `frames`, `book`, `usage`: what is kept beside the counters
 //! - `node`, `cluster`: connections
 
 use std::sync::Arc;
@@ -31,6 +31,7 @@ use crate::time::{Clock, Timestamp};
 mod book;
 mod cluster;
 mod connect;
+mod frames;
 mod gather;
 mod node;
 mod part;

@@ -14,6 +14,7 @@ mod golden;
 mod grpc;
 mod matching;
 mod metrics;
+mod product;
 mod properties;
 mod redis;
 mod reload;

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod model;
 pub(crate) mod otlp;
@@ -8,4 +9,5 @@ pub(crate) mod redis;
 pub(crate) mod rules;
 pub(crate) mod server;
 pub(crate) mod service;
+pub(crate) mod token;
 pub(crate) mod workload;

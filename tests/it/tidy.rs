@@ -178,6 +178,9 @@ fn what_the_readme_names_is_there() {
         "envoy/run-local",
         "config/rules",
         "envoy/envoy.yaml",
+        "envoy/token",
+        "config/product",
+        "envoy/product.yaml",
     ] {
         assert!(
             text.contains(script),

@@ -15,7 +15,7 @@ pub(super) enum Table {
 }
 
 /// Fields that will mean something, and do not yet.
-pub(super) const RESERVED: [&str; 2] = ["lists", "candidate"];
+pub(super) const RESERVED: [&str; 1] = ["candidate"];
 
 impl Table {
     pub(super) const ALL: [Table; 9] = [

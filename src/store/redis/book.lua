@@ -1,24 +1,7 @@
--- Texts, items and the log of changes; store/book.rs says what they are, book.rs writes the requests and reads the replies.
---
--- A request is a word and its arguments, a reply a list of texts: each with its length before it. A text that may be missing
--- begins with 1, and is 0 if it is.
+-- Texts, items and the log of changes; store/book.rs says what they are, book.rs what is asked and answered. A text that may
+-- be missing begins with 1, and is 0 if it is.
 
-local call = redis.call
 local MAX_LOG = 4096
-
-local arguments, at = {}, 1
-while at <= #ARGV[1] do
-  arguments[#arguments + 1], at = struct.unpack('<I4c0', ARGV[1], at)
-end
-local word = arguments[1]
-
-local function framed(texts)
-  local parts = {}
-  for i = 1, #texts do
-    parts[i] = struct.pack('<I4c0', #texts[i], texts[i])
-  end
-  return table.concat(parts)
-end
 
 local function maybe(text)
   return text and '1' .. text or '0'

@@ -1,12 +1,12 @@
-//! Texts, items and the log of changes in Redis; see [`book`](crate::store::book), and `book.lua` for the form of a call.
+//! Texts, items and the log of changes in Redis; see [`book`](crate::store::book).
 
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use fred::util::redis_keyslot;
 
+use super::frames::unreadable;
 use super::node::Call;
-use super::script::Script;
 use super::{Redis, request, script};
 use crate::limit::Tag;
 use crate::store::book::{Items, News, Shelf};
@@ -122,45 +122,6 @@ impl Redis {
         let keys = [&shelf.items, &shelf.number, &shelf.log];
         self.ask(&script::BOOK, &keys, arguments, timeout).await
     }
-
-    pub(super) async fn ask(
-        &self,
-        script: &'static Script,
-        keys: &[&Key],
-        arguments: &[&[u8]],
-        timeout: Duration,
-    ) -> Result<Vec<Bytes>, StoreError> {
-        let slot = keys
-            .first()
-            .map_or(0, |key| redis_keyslot(key.as_str().as_bytes()));
-        let mut body = BytesMut::new();
-        for argument in arguments {
-            body.put_u32_le(u32::try_from(argument.len()).unwrap_or(u32::MAX));
-            body.put_slice(argument);
-        }
-        let bytes = |key: &&Key| Bytes::copy_from_slice(key.as_str().as_bytes());
-        let call = Call {
-            script,
-            keys: keys.iter().map(bytes).collect(),
-            body: body.freeze(),
-        };
-        let reply = self.link.run(slot, &call, timeout).await?;
-        texts(reply).ok_or_else(unreadable)
-    }
-}
-
-/// The texts of a reply, each with its length before it.
-fn texts(mut reply: Bytes) -> Option<Vec<Bytes>> {
-    let mut texts = Vec::new();
-    while reply.has_remaining() {
-        let length = reply.try_get_u32_le().ok()?;
-        let length = usize::try_from(length).ok()?;
-        if reply.remaining() < length {
-            return None;
-        }
-        texts.push(reply.split_to(length));
-    }
-    Some(texts)
 }
 
 fn maybe(text: Option<&Bytes>) -> Vec<u8> {
@@ -176,8 +137,4 @@ fn known(mut text: Bytes) -> Option<Bytes> {
 
 fn number(text: &Bytes) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-pub(super) fn unreadable() -> StoreError {
-    StoreError::Corrupt("an answer of the script cannot be read".to_owned())
 }

@@ -38,8 +38,8 @@ const DECIDE_SOURCE: &str = concat!(
     include_str!("../../limit/transaction.lua"),
 );
 
-const BOOK_SOURCE: &str = include_str!("book.lua");
-const USAGE_SOURCE: &str = include_str!("usage.lua");
+const BOOK_SOURCE: &str = concat!(include_str!("frames.lua"), include_str!("book.lua"));
+const USAGE_SOURCE: &str = concat!(include_str!("frames.lua"), include_str!("usage.lua"));
 
 fn sha1(source: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, source.as_bytes());

@@ -1,23 +1,8 @@
--- What was used; store/usage.rs says what the rows are, usage.rs writes the requests and reads the replies, which have the form
--- of book.lua's. A row is a text under its id: what was used, a space, and the rest. Numbers are texts, and are compared as
--- such: by their lengths first, since Lua would keep 14 digits of them.
+-- What was used; store/usage.rs says what the rows are, usage.rs what is asked and answered. A row is a text under its id: what
+-- was used, a space, and the rest. Numbers are texts, and are compared as such: by their lengths first, since Lua would keep
+-- 14 digits of them.
 
-local call = redis.call
 local ROWS, ORDER, ENDS, NUMBER, STREAM = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-
-local arguments, at = {}, 1
-while at <= #ARGV[1] do
-  arguments[#arguments + 1], at = struct.unpack('<I4c0', ARGV[1], at)
-end
-local word = arguments[1]
-
-local function framed(texts)
-  local parts = {}
-  for i = 1, #texts do
-    parts[i] = struct.pack('<I4c0', #texts[i], texts[i])
-  end
-  return table.concat(parts)
-end
 
 local function less(a, b)
   return #a < #b or (#a == #b and a < b)

