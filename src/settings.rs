@@ -10,7 +10,7 @@ use clap::Args;
 
 pub mod values;
 
-use values::{Secret, Span, boolean, duration, ratio};
+use values::{Secret, Span, boolean, duration, period, ratio};
 
 /// All settings of `tollgate serve`.
 #[derive(Clone, Debug, Args)]
@@ -124,7 +124,7 @@ pub struct Store {
     #[arg(long, env, value_name = "FILE")]
     pub embedded_snapshot: Option<PathBuf>,
     /// How often it is written; it also is at the end
-    #[arg(long, env, value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    #[arg(long, env, value_name = "DURATION", default_value = "1m", value_parser = period)]
     pub embedded_snapshot_every: Span,
     /// Accepted; refusals need no cache of their own in the embedded store
     #[arg(long, env, value_name = "BYTES", default_value = "0")]

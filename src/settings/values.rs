@@ -88,6 +88,14 @@ pub fn duration(text: &str) -> Result<Span, String> {
     }
 }
 
+/// Reads how often something is done: a duration above none.
+pub fn period(text: &str) -> Result<Span, String> {
+    match duration(text)? {
+        Span(Duration::ZERO) => Err("not longer than no time".to_owned()),
+        period => Ok(period),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

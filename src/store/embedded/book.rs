@@ -1,6 +1,7 @@
 //! Texts, items and the log of changes in this process; see [`book`](crate::store::book).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -12,9 +13,15 @@ use crate::time::{Clock, Micros, Timestamp};
 /// The most texts; beyond it the expired ones are forgotten, and then new ones are refused.
 pub const MAX_TEXTS: usize = 10_000_000;
 
+/// In so many parts the texts lie, so that whoever goes through all of them holds up few requests, and not for long.
+const PARTS: usize = 256;
+
 /// Texts, items and the log.
 #[derive(Debug)]
 pub struct Book {
+    texts: Box<[Mutex<Texts>]>,
+    /// Which part a text is in.
+    part: RandomState,
     pages: Mutex<Pages>,
     clock: Clock,
 }
@@ -22,9 +29,11 @@ pub struct Book {
 /// A text and when it ends.
 pub(super) type Text = (Bytes, Option<Timestamp>);
 
+/// Some of the texts.
+type Texts = HashMap<String, Text>;
+
 #[derive(Debug, Default)]
 struct Pages {
-    texts: HashMap<String, Text>,
     items: BTreeMap<String, Bytes>,
     log: VecDeque<Bytes>,
     number: u64,
@@ -34,40 +43,42 @@ impl Book {
     /// An empty one.
     pub fn new(clock: Clock) -> Self {
         Self {
+            texts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            part: RandomState::new(),
             pages: Mutex::default(),
             clock,
         }
     }
 
     pub(in crate::store) fn text(&self, key: &Key) -> Option<Bytes> {
-        self.pages.lock().text(key.as_str(), self.clock.now())
+        let texts = self.part(key.as_str()).lock();
+        text(&texts, key.as_str(), self.clock.now())
     }
 
     pub(in crate::store) fn replace_text(
         &self,
         key: &Key,
         before: Option<&Bytes>,
-        text: Option<&Bytes>,
+        after: Option<&Bytes>,
         keep: Option<Micros>,
     ) -> bool {
+        const MOST: usize = MAX_TEXTS / PARTS;
         let now = self.clock.now();
-        let mut pages = self.pages.lock();
-        if pages.text(key.as_str(), now).as_ref() != before {
+        let mut texts = self.part(key.as_str()).lock();
+        if text(&texts, key.as_str(), now).as_ref() != before {
             return false;
         }
-        if pages.texts.len() >= MAX_TEXTS {
-            pages.texts.retain(|_, (_, until)| holds(*until, now));
+        if texts.len() >= MOST {
+            texts.retain(|_, (_, until)| holds(*until, now));
         }
-        match text {
-            Some(_) if pages.texts.len() >= MAX_TEXTS => return false,
-            Some(text) => {
+        match after {
+            Some(_) if texts.len() >= MOST => return false,
+            Some(after) => {
                 let until = keep.map(|keep| now + keep);
-                pages
-                    .texts
-                    .insert(key.as_str().to_owned(), (text.clone(), until));
+                texts.insert(key.as_str().to_owned(), (after.clone(), until));
             }
             None => {
-                pages.texts.remove(key.as_str());
+                texts.remove(key.as_str());
             }
         }
         true
@@ -106,30 +117,36 @@ impl Book {
         }
     }
 
-    /// All texts that hold and all items, to be kept elsewhere.
-    pub(super) fn contents(&self) -> (Vec<(String, Text)>, Items) {
+    /// All texts that hold, a part at a time, to be kept elsewhere.
+    pub(super) fn texts(&self) -> impl Iterator<Item = Vec<(String, Text)>> {
         let now = self.clock.now();
-        let (_, items) = self.items();
-        let pages = self.pages.lock();
-        let texts = pages.texts.iter().filter(|(_, text)| holds(text.1, now));
-        let texts = texts.map(|(key, text)| (key.clone(), text.clone()));
-        (texts.collect(), items)
+        self.texts.iter().map(move |texts| {
+            let texts = texts.lock();
+            let texts = texts.iter().filter(|(_, text)| holds(text.1, now));
+            texts
+                .map(|(key, text)| (key.clone(), text.clone()))
+                .collect()
+        })
     }
 
-    /// Takes back what was kept elsewhere.
-    pub(super) fn restore(&self, texts: Vec<(String, Text)>, items: Items) {
-        let mut pages = self.pages.lock();
-        pages.texts.extend(texts);
-        pages.items.extend(items);
+    /// Takes back a text that was kept elsewhere.
+    pub(super) fn restore_text(&self, key: String, text: Text) {
+        if holds(text.1, self.clock.now()) {
+            self.part(&key).lock().insert(key, text);
+        }
+    }
+
+    /// Takes back an item that was kept elsewhere.
+    pub(super) fn restore_item(&self, id: String, text: Bytes) {
+        self.pages.lock().items.insert(id, text);
+    }
+
+    fn part(&self, key: &str) -> &Mutex<Texts> {
+        &self.texts[self.part.hash_one(key) as usize % PARTS]
     }
 }
 
 impl Pages {
-    fn text(&self, key: &str, now: Timestamp) -> Option<Bytes> {
-        let (text, until) = self.texts.get(key)?;
-        holds(*until, now).then(|| text.clone())
-    }
-
     fn announce(&mut self, change: Bytes) {
         self.number += 1;
         self.log.push_back(change);
@@ -137,6 +154,11 @@ impl Pages {
             self.log.pop_front();
         }
     }
+}
+
+fn text(texts: &Texts, key: &str, now: Timestamp) -> Option<Bytes> {
+    let (text, until) = texts.get(key)?;
+    holds(*until, now).then(|| text.clone())
 }
 
 fn holds(until: Option<Timestamp>, now: Timestamp) -> bool {

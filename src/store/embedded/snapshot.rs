@@ -5,10 +5,11 @@
 //! there is always a whole one; it is read only if the digest is right. It holds the store's secret and what people noted of
 //! subjects: only its owner may read it.
 //!
-//! - [`form`]: the bytes of a record
+//! - `stream`: a file's bytes, in and out
+//! - `form`: the bytes of a record
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -17,18 +18,22 @@ use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::Embedded;
 use super::book::Text;
+use crate::limit::MAX_EXACT;
 use crate::limit::transaction::Record;
 use crate::store::usage::Row;
 use crate::time::{Clock, Timestamp};
 
-pub mod form;
+mod form;
+mod stream;
+
+use stream::{Reader, Writer};
 
 /// How every file begins.
 const MARK: &[u8; 8] = b"TOLLGATE";
 /// The version that is written, and the only one that is read.
 const VERSION: u32 = 1;
-/// The longest key or text, in bytes.
-const MAX_TEXT: u32 = 1 << 20;
+/// The length of the mark and the version.
+const HEAD: usize = MARK.len() + size_of::<u32>();
 
 const END: u8 = 0;
 const RECORD: u8 = 1;
@@ -77,12 +82,11 @@ impl Embedded {
         let file = writer.finish()?;
         file.sync_all()?;
         std::fs::rename(&beside, path)?;
-        if let Some(directory) = path
+        // The new name lasts once its directory is on the disk.
+        let directory = path
             .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            File::open(directory)?.sync_all()?;
-        }
+            .filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
         Ok(keys)
     }
 
@@ -90,26 +94,23 @@ impl Embedded {
     pub fn load(path: &Path, max_keys: usize, clock: Clock) -> Result<Self, SnapshotError> {
         let mut file = File::open(path)?;
         let length = check(&mut file)?;
-        let mut reader = Reader {
-            from: BufReader::new(file.take(length)),
-        };
-        reader.bytes(MARK.len() + size_of_val(&VERSION))?;
+        let mut reader = Reader::new(BufReader::new(file.take(length)));
+        reader.array::<HEAD>()?;
         let secret = (reader.u64()?, reader.u64()?);
         let store = Self::with_secret(max_keys, clock, secret);
         let now = store.clock.now();
-        let (mut texts, mut items) = (Vec::new(), Vec::new());
-        while let Some(part) = reader.part()? {
+        while let Some(part) = part(&mut reader)? {
             match part {
                 Part::Record(print, record) if record.expires() > now => {
                     store.put(print, record, now);
                 }
                 Part::Record(..) => {}
-                Part::Text(key, text) => texts.push((key, text)),
-                Part::Item(id, text) => items.push((id, text)),
+                Part::Text(key, text) => store.book.restore_text(key, text),
+                Part::Item(id, text) => store.book.restore_item(id, text),
                 Part::Usage(number, row) => store.rows.restore(number, row),
             }
         }
-        store.book.restore(texts, items);
+        reader.end()?;
         Ok(store)
     }
 
@@ -145,15 +146,14 @@ impl Embedded {
             }
             keys += records.len() as u64;
         }
-        let (texts, items) = self.book.contents();
-        for (key, (text, until)) in &texts {
+        for (key, (text, until)) in self.book.texts().flatten() {
             writer.bytes(&[TEXT])?;
             writer.text(key.as_bytes())?;
-            writer.text(text)?;
+            writer.text(&text)?;
             let until = until.map_or(i64::MAX, Timestamp::as_micros);
             writer.bytes(&until.to_le_bytes())?;
         }
-        for (id, text) in &items {
+        for (id, text) in &self.book.items().1 {
             writer.bytes(&[ITEM])?;
             writer.text(id.as_bytes())?;
             writer.text(text)?;
@@ -172,14 +172,14 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Whether the file is whole and one of ours; how long it is without its digest. It is then at its beginning again.
 fn check(file: &mut File) -> Result<u64, SnapshotError> {
-    let mut head = [0; 12];
-    let begun = file.read_exact(&mut head);
-    if begun.is_err() || &head[..8] != MARK {
-        return Err(SnapshotError::Foreign(
-            "no snapshot of Tollgate's".to_owned(),
-        ));
+    let foreign = || SnapshotError::Foreign("no snapshot of Tollgate's".to_owned());
+    let mut reader = Reader::new(&mut *file);
+    match reader.array() {
+        Ok(mark) if mark == *MARK => {}
+        Err(SnapshotError::Io(error)) => return Err(error.into()),
+        Ok(_) | Err(SnapshotError::Foreign(_) | SnapshotError::Damaged(_)) => return Err(foreign()),
     }
-    let version = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+    let version = reader.u32()?;
     if version != VERSION {
         let what = format!("of version {version}, and this is version {VERSION}");
         return Err(SnapshotError::Foreign(what));
@@ -207,92 +207,34 @@ fn check(file: &mut File) -> Result<u64, SnapshotError> {
     Ok(length)
 }
 
-struct Writer {
-    to: BufWriter<File>,
-    context: Context,
-}
-
-impl Writer {
-    fn new(to: BufWriter<File>) -> Self {
-        let context = Context::new(&SHA256);
-        Self { to, context }
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.context.update(bytes);
-        self.to.write_all(bytes)
-    }
-
-    fn text(&mut self, text: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-        self.bytes(&length.to_le_bytes())?;
-        self.bytes(text)
-    }
-
-    fn finish(mut self) -> io::Result<File> {
-        let digest = self.context.finish();
-        self.to.write_all(digest.as_ref())?;
-        self.to.into_inner().map_err(io::IntoInnerError::into_error)
-    }
-}
-
-struct Reader {
-    from: BufReader<io::Take<File>>,
-}
-
-impl Reader {
-    fn part(&mut self) -> Result<Option<Part>, SnapshotError> {
-        Ok(Some(match self.bytes(1)?.first() {
-            Some(&END) => return Ok(None),
-            Some(&RECORD) => {
-                let print = self.bytes(16)?;
-                let print = print.try_into().map(u128::from_le_bytes);
-                let print = print.map_err(|_| SnapshotError::Damaged("a short key"))?;
-                let mut take = |length| self.bytes(length);
-                Part::Record(print, form::decode(&mut take)?)
-            }
-            Some(&TEXT) => {
-                let (key, text) = (self.string()?, self.text()?);
-                let until = self.u64()?.cast_signed();
-                let until = (until != i64::MAX).then(|| Timestamp::from_micros(until));
-                Part::Text(key, (text.into(), until))
-            }
-            Some(&ITEM) => Part::Item(self.string()?, self.text()?.into()),
-            Some(&USAGE) => {
-                let number = self.u64()?;
-                let row = Row {
-                    id: self.string()?,
-                    end: Timestamp::from_micros(self.u64()?.cast_signed()),
-                    used: self.u64()?,
-                    text: self.text()?.into(),
-                };
-                Part::Usage(number, row)
-            }
-            Some(_) | None => return Err(SnapshotError::Damaged("an unknown part")),
-        }))
-    }
-
-    fn string(&mut self) -> Result<String, SnapshotError> {
-        String::from_utf8(self.text()?).map_err(|_| SnapshotError::Damaged("no text"))
-    }
-
-    fn text(&mut self) -> Result<Vec<u8>, SnapshotError> {
-        let length = self.bytes(4)?.try_into().map(u32::from_le_bytes);
-        match length {
-            Ok(length) if length <= MAX_TEXT => self.bytes(length as usize),
-            Ok(_) | Err(_) => Err(SnapshotError::Damaged("a text that is too long")),
+/// The next part; none at the end.
+fn part(reader: &mut Reader<impl Read>) -> Result<Option<Part>, SnapshotError> {
+    Ok(Some(match reader.byte()? {
+        END => return Ok(None),
+        RECORD => {
+            let print = u128::from_le_bytes(reader.array()?);
+            Part::Record(print, form::decode(reader)?)
         }
-    }
-
-    fn u64(&mut self) -> Result<u64, SnapshotError> {
-        let bytes = self.bytes(8)?.try_into().map(u64::from_le_bytes);
-        bytes.map_err(|_| SnapshotError::Damaged("a short number"))
-    }
-
-    fn bytes(&mut self, length: usize) -> Result<Vec<u8>, SnapshotError> {
-        let mut bytes = vec![0; length];
-        let read = self.from.read_exact(&mut bytes);
-        read.map_err(|_| SnapshotError::Damaged("cut short"))?;
-        Ok(bytes)
-    }
+        TEXT => {
+            let (key, text) = (reader.string()?, reader.text()?);
+            let until = reader.i64()?;
+            let until = (until != i64::MAX).then(|| Timestamp::from_micros(until));
+            Part::Text(key, (text.into(), until))
+        }
+        ITEM => Part::Item(reader.string()?, reader.text()?.into()),
+        USAGE => {
+            let number = reader.u64()?;
+            if number > MAX_EXACT {
+                return Err(SnapshotError::Damaged("a number that cannot be"));
+            }
+            let row = Row {
+                id: reader.string()?,
+                end: Timestamp::from_micros(reader.i64()?),
+                used: reader.u64()?,
+                text: reader.text()?.into(),
+            };
+            Part::Usage(number, row)
+        }
+        _ => return Err(SnapshotError::Damaged("an unknown part")),
+    }))
 }

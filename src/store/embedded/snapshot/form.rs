@@ -1,9 +1,17 @@
 //! A record as bytes: when it was last seen, how many slots, and of each its tag, when it expires, and its state.
+//!
+//! A number that no state can have is refused, since the arithmetic of the limits counts on that.
+
+use std::io::Read;
 
 use super::SnapshotError;
+use super::stream::Reader;
 use crate::limit::transaction::{MAX_SLOTS, Record, Slot};
-use crate::limit::{Hits, State, Tag, ban, fixed_window, sliding_window, token_bucket};
+use crate::limit::{Hits, MAX_EXACT, State, Tag, ban, fixed_window, sliding_window, token_bucket};
 use crate::time::Timestamp;
+
+/// No moment and no slice is further from 0: the end of the calendar is nearer, and no sum of two overflows.
+const FURTHEST: u64 = 1 << 60;
 
 const BAN: u8 = 0;
 const FIXED_WINDOW: u8 = 1;
@@ -11,7 +19,7 @@ const TOKEN_BUCKET: u8 = 2;
 const SLIDING_WINDOW: u8 = 3;
 
 /// The bytes of a record.
-pub fn encode(record: &Record) -> Vec<u8> {
+pub(super) fn encode(record: &Record) -> Vec<u8> {
     let mut to = Vec::with_capacity(64);
     put_time(&mut to, record.seen);
     to.push(u8::try_from(record.slots.len()).unwrap_or(u8::MAX));
@@ -23,20 +31,18 @@ pub fn encode(record: &Record) -> Vec<u8> {
     to
 }
 
-/// Reads a record; `take` gives so many bytes.
-pub fn decode(
-    take: &mut impl FnMut(usize) -> Result<Vec<u8>, SnapshotError>,
-) -> Result<Record, SnapshotError> {
-    let seen = time(take)?;
-    let count = usize::from(byte(take)?);
+/// Reads a record.
+pub(super) fn decode(from: &mut Reader<impl Read>) -> Result<Record, SnapshotError> {
+    let seen = time(from)?;
+    let count = usize::from(from.byte()?);
     if count > MAX_SLOTS {
         return Err(SnapshotError::Damaged("too many limits under one key"));
     }
     let slots = (0..count).map(|_| {
         Ok(Slot {
-            tag: Tag::from_stored(number32(take)?),
-            expires: time(take)?,
-            state: state(take)?,
+            tag: Tag::from_stored(from.u32()?),
+            expires: time(from)?,
+            state: state(from)?,
         })
     });
     let slots = slots.collect::<Result<_, SnapshotError>>()?;
@@ -71,30 +77,28 @@ fn put_state(to: &mut Vec<u8>, state: &State) {
     }
 }
 
-fn state(
-    take: &mut impl FnMut(usize) -> Result<Vec<u8>, SnapshotError>,
-) -> Result<State, SnapshotError> {
-    Ok(match byte(take)? {
+fn state(from: &mut Reader<impl Read>) -> Result<State, SnapshotError> {
+    Ok(match from.byte()? {
         BAN => State::Ban(ban::State {
-            end: time(take)?,
-            refusals: number32(take)?,
-            until: time(take)?,
-            times: number32(take)?,
+            end: time(from)?,
+            refusals: count(from)?,
+            until: time(from)?,
+            times: count(from)?,
         }),
         FIXED_WINDOW => State::FixedWindow(fixed_window::State {
-            end: time(take)?,
-            used: hits(take)?,
+            end: time(from)?,
+            used: hits(from)?,
         }),
         TOKEN_BUCKET => State::TokenBucket(token_bucket::State {
-            used: hits(take)?,
-            grains: number64(take)?,
-            at: time(take)?,
+            used: hits(from)?,
+            grains: within(from.u64()?, MAX_EXACT)?,
+            at: time(from)?,
         }),
         SLIDING_WINDOW => {
-            let newest = number64(take)?.cast_signed();
+            let newest = time(from)?.as_micros();
             let mut counts = [Hits::ZERO; sliding_window::REMEMBERED];
             for count in &mut counts {
-                *count = hits(take)?;
+                *count = hits(from)?;
             }
             State::SlidingWindow(Box::new(sliding_window::State { newest, counts }))
         }
@@ -110,35 +114,28 @@ fn put_hits(to: &mut Vec<u8>, hits: Hits) {
     to.extend(hits.thousandths().to_le_bytes());
 }
 
-fn byte(
-    take: &mut impl FnMut(usize) -> Result<Vec<u8>, SnapshotError>,
-) -> Result<u8, SnapshotError> {
-    let byte = take(1)?.first().copied();
-    byte.ok_or(SnapshotError::Damaged("cut short"))
+fn time(from: &mut Reader<impl Read>) -> Result<Timestamp, SnapshotError> {
+    let micros = from.i64()?;
+    within(micros.unsigned_abs(), FURTHEST)?;
+    Ok(Timestamp::from_micros(micros))
 }
 
-fn number32(
-    take: &mut impl FnMut(usize) -> Result<Vec<u8>, SnapshotError>,
-) -> Result<u32, SnapshotError> {
-    let bytes = take(4)?.try_into().map(u32::from_le_bytes);
-    bytes.map_err(|_| SnapshotError::Damaged("a short number"))
+fn hits(from: &mut Reader<impl Read>) -> Result<Hits, SnapshotError> {
+    let most = Hits::MAX_USED.thousandths();
+    Ok(Hits::from_thousandths(within(from.u64()?, most)?))
 }
 
-fn number64(
-    take: &mut impl FnMut(usize) -> Result<Vec<u8>, SnapshotError>,
-) -> Result<u64, SnapshotError> {
-    let bytes = take(8)?.try_into().map(u64::from_le_bytes);
-    bytes.map_err(|_| SnapshotError::Damaged("a short number"))
+/// How often something happened; one more is still a number.
+fn count(from: &mut Reader<impl Read>) -> Result<u32, SnapshotError> {
+    let count = from.u32()?;
+    within(u64::from(count), u64::from(u32::MAX) - 1)?;
+    Ok(count)
 }
 
-fn time(
-    take: &mut impl FnMut(usize) -> Result<Vec<u8>, SnapshotError>,
-) -> Result<Timestamp, SnapshotError> {
-    Ok(Timestamp::from_micros(number64(take)?.cast_signed()))
-}
-
-fn hits(
-    take: &mut impl FnMut(usize) -> Result<Vec<u8>, SnapshotError>,
-) -> Result<Hits, SnapshotError> {
-    Ok(Hits::from_thousandths(number64(take)?).min(Hits::MAX_USED))
+fn within(number: u64, most: u64) -> Result<u64, SnapshotError> {
+    if number <= most {
+        Ok(number)
+    } else {
+        Err(SnapshotError::Damaged("a number that cannot be"))
+    }
 }
