@@ -276,9 +276,9 @@ impl Said<'_> {
         }
     }
 
-    /// What is left, banned or not.
+    /// What is left, whether or not it is enough.
     pub fn left(&self) -> Hits {
-        if self.is_banned() {
+        if self.refuses() && !self.charged {
             return self.limit.capacity().saturating_sub(self.used);
         }
         self.remaining

@@ -118,6 +118,46 @@ fn the_document_and_the_routes_agree() {
     caller.refused(405, "PATCH", "/status", "");
 }
 
+/// Schemathesis makes calls that the document allows, and some that it does not, and holds the answers against it.
+#[test]
+fn what_the_document_says_holds_for_calls_that_nobody_thought_of() {
+    let tools = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/target/tools/schemathesis-4.32.5"
+    );
+    let tools = std::env::var("SCHEMATHESIS_DIR").unwrap_or(tools.to_owned());
+    let program = format!("{tools}/bin/schemathesis");
+    assert!(
+        std::path::Path::new(&program).exists(),
+        "no Schemathesis at {program}: run `tests/tools/install`"
+    );
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let server = Setup::rules(RULES).start_ready();
+    let base = format!("http://{}{PREFIX}", server.http);
+    let output = std::process::Command::new("python3")
+        .env("PYTHONPATH", &tools)
+        .current_dir(dir.path())
+        .args([
+            &program,
+            "run",
+            &format!("{base}/openapi.json"),
+            "--url",
+            &base,
+        ])
+        .args([
+            "--max-examples",
+            "15",
+            "--no-color",
+            "--suppress-health-check",
+            "all",
+        ])
+        .output()
+        .expect("python3 runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("Tested: 23"), "{text}");
+}
+
 #[tokio::test]
 async fn a_subject_is_read_reset_moved_and_given_more() {
     let server = Setup::rules(RULES).start_ready();

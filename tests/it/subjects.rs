@@ -128,6 +128,19 @@ async fn the_directory_moves_subjects_gives_them_numbers_and_grants() {
 }
 
 #[tokio::test]
+async fn a_message_with_nothing_to_say_is_tollgates_own() {
+    let service = Service::new(PLANS);
+    list(&service, List::Deny, "7", None).await;
+    let answer = service.ask(&["ip=7"]).await;
+    let body: serde_json::Value = serde_json::from_str(&answer.body.expect("a body")).unwrap();
+    assert_eq!(body["message"], json!("Requests are refused for now."));
+    // What is refused for its size has left the month as it was.
+    let answer = service.ask(&["user=a +21"]).await;
+    assert_eq!(answer.reason, Reason::NeverFits);
+    assert_eq!(header(&answer, "x-quota-monthly-remaining"), Some("20"));
+}
+
+#[tokio::test]
 async fn a_cost_multiplies_all_hits_and_none_exempts() {
     let service = Service::new(PLANS);
     assert_eq!(

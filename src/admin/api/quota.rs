@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Api, Problem, Query, answer, as_moment, moment, read, show};
+use super::{Answer, Api, Problem, Query, answer, as_moment, moment, read, show, whole_second};
 use crate::directory::follow::LOOK_WITHIN;
 use crate::directory::standing::MAX_GRANTS;
 use crate::directory::{Grant, Standing};
@@ -90,7 +90,7 @@ pub(super) async fn quota(
             value["used"] = show::hits(used.used);
             value["remaining"] = show::hits(used.left);
             value["reset_seconds"] = json!(used.reset.ceil_secs());
-            value["reset_at"] = json!(as_moment((now + used.reset).as_micros()));
+            value["reset_at"] = json!(whole_second((now + used.reset).as_micros()));
             value
         });
         json!({

@@ -3,28 +3,33 @@
 //! A reader goes on after the `id` of the last line that it has dealt with. A subject that uses more is there again with a new
 //! `id`; its last line is the truth.
 
+use std::ops::RangeInclusive;
+
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
 use super::{Answer, Api, Problem, Query, as_moment, show};
-use crate::limit::Hits;
+use crate::limit::{Hits, MAX_EXACT};
 use crate::store::usage::{MAX_ROWS, Numbered};
 use crate::time::Timestamp;
 
 pub(super) async fn usage(State(api): State<Api>, query: Query) -> Answer {
-    let number = |name: &str, default: u64| match query.get(name) {
-        None => Ok(default),
-        Some(text) => text
-            .parse()
-            .map_err(|_| Problem::bad(format!("`{name}` is a whole number, not `{text}`"))),
+    let number = |name: &str, default: u64, range: RangeInclusive<u64>| {
+        let Some(text) = query.get(name) else {
+            return Ok(default);
+        };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let (least, most) = range.into_inner();
+            Problem::bad(format!(
+                "`{name}` is a whole number from {least} to {most}, not `{text}`"
+            ))
+        })
     };
-    let after = number("after", 0)?;
-    let most = number("limit", MAX_ROWS as u64)?;
-    if most == 0 {
-        return Err(Problem::bad("`limit` must be above 0"));
-    }
+    let after = number("after", 0, 0..=MAX_EXACT)?;
+    let most = number("limit", MAX_ROWS as u64, 1..=MAX_ROWS as u64)?;
     let most = usize::try_from(most).unwrap_or(MAX_ROWS);
     let engine = &api.admin.engine;
     let rows = engine.usage_after(after, most).await?;

@@ -102,14 +102,14 @@ impl<'a> Told<'a> {
             MONTHLY => &templates.monthly_quota_exceeded,
             _ => &templates.rate_limit_exceeded,
         };
-        match template {
-            Some(template) => self.fill(template),
-            None => self.own_message(),
-        }
+        let filled = template.as_ref().and_then(|template| self.fill(template));
+        filled.unwrap_or_else(|| self.own_message())
     }
 
-    fn fill(&self, template: &str) -> String {
-        let number = |number: Option<u64>| number.map(|n| n.to_string()).unwrap_or_default();
+    /// None if the template names what this refusal does not have: a time, when waiting does not help.
+    fn fill(&self, template: &str) -> Option<String> {
+        let number = |number: Option<u64>| number.map(|number| number.to_string());
+        let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let mut text = String::with_capacity(template.len() + 32);
         let mut rest = template;
         while let Some((before, (name, after))) = rest
@@ -117,17 +117,17 @@ impl<'a> Told<'a> {
             .and_then(|(before, from)| Some((before, from.split_once('}')?)))
         {
             text.push_str(before);
-            match name {
-                "limit" => text.push_str(&number(self.limit.map(u64::from))),
-                "window" => text.push_str(&self.window),
-                "plan" => text.push_str(self.plan),
-                "retry_after" => text.push_str(&number(self.retry_after)),
-                "reset_at" => text.push_str(self.reset_at.as_deref().unwrap_or_default()),
-                _ => {}
-            }
+            text.push_str(&match name {
+                "limit" => number(self.limit.map(u64::from))?,
+                "window" => known(&self.window)?,
+                "plan" => known(self.plan)?,
+                "retry_after" => number(self.retry_after)?,
+                "reset_at" => self.reset_at.clone()?,
+                _ => String::new(),
+            });
             rest = after;
         }
-        text + rest
+        Some(text + rest)
     }
 
     fn own_message(&self) -> String {

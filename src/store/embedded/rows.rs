@@ -58,6 +58,15 @@ impl Rows {
         self.0.lock().rows.values().cloned().collect()
     }
 
+    /// Gives numbers from here on that none had before `now`: those given since the rows were kept are not known, and a reader
+    /// that has seen them must not miss what comes.
+    pub(super) fn begin_after(&self, now: Timestamp) {
+        let mut table = self.0.lock();
+        table.number = table
+            .number
+            .max(u64::try_from(now.as_micros()).unwrap_or(0));
+    }
+
     /// Takes back a row that was kept elsewhere.
     pub(super) fn restore(&self, number: u64, row: Row) {
         self.0.lock().put(number, row);

@@ -111,6 +111,7 @@ impl Embedded {
             }
         }
         reader.end()?;
+        store.rows.begin_after(now);
         Ok(store)
     }
 
