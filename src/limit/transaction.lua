@@ -184,7 +184,8 @@ local function read(record, demand, now, readings)
     reading.reset = limit.algorithm.fresh_in(limit, slot, now)
   end
   demand.first = first
-  demand.counts = demand.ban and not fits and not banned and demand.kind == CHARGE and demand.role == ENFORCED
+  demand.fits = fits
+  demand.counts = demand.ban and not banned and demand.kind == CHARGE and demand.role == ENFORCED
   return fits
 end
 
@@ -198,19 +199,25 @@ local function charge_always(record, demand, now)
   end
 end
 
--- Counts that a demand with a ban has refused the request by itself; a refusal that begins the ban reads as banned.
-local function count_refusal(record, demand, now, readings)
+-- Counts a refusal, and tells how long the ban lasts that there is now.
+local function refuse(record, rule, now)
   now = advance_clock(record, now)
-  local rule = demand.ban
   local slot = slot_of(record, rule, now)
   rule.algorithm.refuse(rule, slot, now)
-  if slot.banned_until > now then
-    for i = demand.first + 1, demand.first + #demand do
-      readings[i].verdict, readings[i].wait = BANNED, slot.banned_until - now
-    end
-  end
   slot.expires = now + rule.algorithm.fresh_in(rule, slot, now)
   record.changed = true
+  return minus(slot.banned_until, now)
+end
+
+-- Counts for a demand with a ban that its request was refused. A refusal that begins the ban reads as banned, if it is this
+-- demand that refuses.
+local function count_refusal(record, demand, now, readings)
+  local wait = refuse(record, demand.ban, now)
+  if wait > 0 and not demand.fits then
+    for i = demand.first + 1, demand.first + #demand do
+      readings[i].verdict, readings[i].wait = BANNED, wait
+    end
+  end
 end
 
 local function take_ban()
@@ -273,7 +280,7 @@ local function transact(records, now, quotas_decide)
   return table.concat(reply)
 end
 
--- Undoes charges as far as they are still felt.
+-- Undoes charges as far as they are still felt, and counts the refusal for bans.
 local function give_back(records, now)
   local count
   count, cursor = unpack('<I2', request, cursor)
@@ -288,6 +295,12 @@ local function give_back(records, now)
       slot.expires = felt_at + limit.algorithm.fresh_in(limit, slot, felt_at)
       record.changed = true
     end
+  end
+  count, cursor = unpack('<I2', request, cursor)
+  for _ = 1, count do
+    local key
+    key, cursor = unpack('<I2', request, cursor)
+    refuse(records[key], take_ban(), now)
   end
   return pack('<BB', DONE, 1)
 end

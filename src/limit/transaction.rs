@@ -45,7 +45,7 @@ pub struct Demand<'a> {
     pub role: Role,
     /// The limits that must all have room.
     pub limits: SmallVec<[Bound<'a>; 2]>,
-    /// Counts the refusals of this demand, and refuses it while they were too many.
+    /// Counts the refusals of requests with this demand, and refuses them while they were too many.
     pub ban: Option<&'a Ban>,
 }
 
@@ -187,7 +187,29 @@ impl Amount {
     }
 }
 
+impl<'a> Demand<'a> {
+    /// The ban that a refusal of the request counts for, if any: not of what only asks or gives back, nor of what cannot refuse
+    /// by itself.
+    pub fn counted_ban(&self) -> Option<&'a Ban> {
+        let charges = matches!(self.amount, Amount::Charge(_));
+        self.ban.filter(|_| charges && self.role == Role::Enforced)
+    }
+}
+
 impl Record {
+    /// Counts a refusal, and tells how long the ban lasts that there is now.
+    pub fn refuse(&mut self, ban: &Ban, now: Timestamp) -> Option<Micros> {
+        let now = self.advance_clock(now);
+        let slot = self.slot_of(ban.tag(), now, || State::Ban(ban::State::fresh(ban, now)));
+        let State::Ban(state) = &mut slot.state else {
+            return None;
+        };
+        state.advance(ban, now);
+        state.refuse(ban, now);
+        slot.expires = now + state.fresh_in(ban, now);
+        state.banned(now)
+    }
+
     /// Forgets the limits and bans of these tags. Tells whether there were any.
     pub fn forget(&mut self, tags: &[Tag]) -> bool {
         let before = self.slots.len();
@@ -311,38 +333,28 @@ fn charge_always(record: &mut Record, demand: &Demand<'_>, now: Timestamp) -> bo
     changed
 }
 
-/// Counts that a demand with a ban has refused the request by itself; a refusal that begins the ban reads as banned. Nothing is
-/// counted while a ban lasts.
+/// Counts for a demand with a ban that its request was refused, by whichever demand. A refusal that begins the ban reads as
+/// banned, if it is this demand that refuses. Nothing is counted while a ban lasts.
 fn count_refusal(
     record: &mut Record,
     demand: &Demand<'_>,
     now: Timestamp,
     readings: &mut [Reading],
 ) -> bool {
-    let counts = matches!(demand.amount, Amount::Charge(_))
-        && demand.role == Role::Enforced
-        && readings
-            .iter()
-            .any(|reading| reading.verdict != Verdict::Allowed)
-        && !readings
-            .iter()
-            .any(|reading| matches!(reading.verdict, Verdict::Banned(_)));
-    let Some(ban) = demand.ban.filter(|_| counts) else {
+    let banned = |reading: &Reading| matches!(reading.verdict, Verdict::Banned(_));
+    let Some(ban) = demand
+        .counted_ban()
+        .filter(|_| !readings.iter().any(banned))
+    else {
         return false;
     };
-    let now = record.advance_clock(now);
-    let slot = record.slot_of(ban.tag(), now, || State::Ban(ban::State::fresh(ban, now)));
-    let State::Ban(state) = &mut slot.state else {
-        return false;
-    };
-    state.advance(ban, now);
-    state.refuse(ban, now);
-    if let Some(wait) = state.banned(now) {
+    let began = record.refuse(ban, now);
+    let refuses = |reading: &Reading| reading.verdict != Verdict::Allowed;
+    if let Some(wait) = began.filter(|_| readings.iter().any(refuses)) {
         readings
             .iter_mut()
             .for_each(|reading| reading.verdict = Verdict::Banned(wait));
     }
-    slot.expires = now + state.fresh_in(ban, now);
     true
 }
 

@@ -192,6 +192,26 @@ async fn refusals_ban_longer_each_time() {
 }
 
 #[tokio::test]
+async fn a_ban_counts_what_other_limits_refuse() {
+    let service = Service::new(
+        "
+domain: d
+descriptors:
+  - {key: user, rate_limit: {requests_per_unit: 1, unit: hour}}
+  - key: ip
+    rate_limit: {requests_per_unit: 100, unit: second}
+    ban: {after: 3, within: minute, for: 1h}
+",
+    );
+    assert_eq!(service.say(&["user=a", "ip=1"]).await, "ok 0, ok 99");
+    for _ in 0..3 {
+        assert_eq!(service.say(&["user=a", "ip=1"]).await, "over 3600, ok 99");
+    }
+    assert_eq!(service.say(&["user=b", "ip=1"]).await, "ok 1, over 3600");
+    assert_eq!(service.say(&["user=b", "ip=2"]).await, "ok 0, ok 99");
+}
+
+#[tokio::test]
 async fn lists_let_through_refuse_and_end() {
     let service = Service::new(PLANS);
     list(&service, List::Deny, "10.0.0.0/8", Some(30)).await;

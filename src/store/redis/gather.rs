@@ -22,6 +22,7 @@ use super::part::Part;
 use super::reply::{Decided, Reply};
 use super::request::{self, Asked, Charged};
 use super::script;
+use crate::limit::ban::Ban;
 use crate::limit::transaction::{Amount, Fold, Outcome, Readings, Role};
 use crate::limit::{Hits, Receipt, Verdict};
 use crate::store::{StoreError, Transaction};
@@ -44,7 +45,8 @@ pub(super) async fn transact(
 
     let admitted = admits(&held, &answers);
     if !matches!(admitted, Ok(true)) {
-        give_back(link, &held, &answers, now, deadline).await;
+        let refused = admitted.is_ok();
+        give_back(link, &held, &answers, refused, now, deadline).await;
     }
     let admitted = admitted?;
     let mut decided = answers.into_iter().collect::<Result<Vec<Decided>, _>>()?;
@@ -102,11 +104,12 @@ fn admits(
     Ok(fold.admitted())
 }
 
-/// Gives back what the parts that admitted have charged, in parallel, and waits for it no longer than until `deadline`.
+/// Gives back what the parts that admitted have charged, and counts the refusal there if it is one, in parallel, and waits for it no longer than until `deadline`.
 async fn give_back(
     link: &Arc<Link>,
     parts: &[Part<'_, '_>],
     answers: &[Result<Decided, StoreError>],
+    refused: bool,
     now: Option<Timestamp>,
     deadline: Instant,
 ) {
@@ -114,13 +117,18 @@ async fn give_back(
     for (part, answer) in parts.iter().zip(answers) {
         let Ok(decided) = answer else { continue };
         let charges = charges(part, decided);
-        if charges.is_empty() {
+        let bans = if refused {
+            bans(part, decided)
+        } else {
+            Vec::new()
+        };
+        if charges.is_empty() && bans.is_empty() {
             continue;
         }
         let call = Call {
             script: &script::DECIDE,
             keys: part.keys.clone(),
-            body: request::give_back(&charges, now),
+            body: request::give_back(&charges, &bans, now),
         };
         // A task, so that it is made even if nobody waits for it any longer.
         let (link, slot, count) = (Arc::clone(link), part.slot, charges.len());
@@ -134,6 +142,15 @@ async fn give_back(
     }
     // Late ones go on by themselves.
     let _ = tokio::time::timeout_at(deadline, join_all(returns)).await;
+}
+
+/// The bans that the refusal is counted for in a part that has not refused; one that has, has counted it.
+fn bans<'l>(part: &Part<'_, 'l>, decided: &Decided) -> Vec<(usize, &'l Ban)> {
+    if !decided.admitted {
+        return Vec::new();
+    }
+    let ban = |asked: &Asked<'_, 'l>| Some((asked.key, asked.demand.counted_ban()?));
+    part.demands.iter().filter_map(ban).collect()
 }
 
 /// What a part has charged and must not keep. What is charged always stays; a part that refused has charged nothing else.

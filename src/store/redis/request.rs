@@ -75,8 +75,13 @@ pub(super) fn transact(
     body.freeze()
 }
 
-/// Packs the return of charges. Calendar windows are described around the time of each charge.
-pub(super) fn give_back(charges: &[Charged<'_>], now: Option<Timestamp>) -> Bytes {
+/// Packs the return of charges, and the bans under their keys' places that a refusal is counted for. Calendar windows are
+/// described around the time of each charge.
+pub(super) fn give_back(
+    charges: &[Charged<'_>],
+    bans: &[(usize, &Ban)],
+    now: Option<Timestamp>,
+) -> Bytes {
     let mut body = start(GIVE_BACK, false, now);
     put(&mut body, charges.len() as u64, PLACE);
     for charged in charges {
@@ -85,6 +90,11 @@ pub(super) fn give_back(charges: &[Charged<'_>], now: Option<Timestamp>) -> Byte
         put_hits(&mut body, charged.receipt.used_before);
         put_hits(&mut body, charged.receipt.hits);
         put_limit(&mut body, charged.limit, false, charged.receipt.at);
+    }
+    put(&mut body, bans.len() as u64, PLACE);
+    for (key, ban) in bans {
+        put_place(&mut body, *key);
+        put_ban(&mut body, ban);
     }
     body.freeze()
 }

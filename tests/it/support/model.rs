@@ -130,7 +130,7 @@ impl Model {
             .any(|own| matches!(own.verdict, Verdict::Banned(_)));
         let charges = matches!(demand.amount, Amount::Charge(_));
         let Some(ban) = demand.ban else { return };
-        if !refused || banned || !charges || demand.role != Role::Enforced {
+        if banned || !charges || demand.role != Role::Enforced {
             return;
         }
         let now = self.time(key, now);
@@ -157,7 +157,7 @@ impl Model {
             }
         }
         let until = bans.until();
-        if until > now {
+        if refused && until > now {
             for own in own {
                 own.verdict = Verdict::Banned(Micros::new((until - now) as u64));
             }
