@@ -30,8 +30,9 @@ pub struct Directory {
     pub(crate) lists: ArcSwap<Lists>,
     /// The number of the last change that is in the cache and the lists; none before the first look.
     pub(super) seen: Mutex<Option<u64>>,
-    /// Grows with every change that is applied, so that what was asked for meanwhile is not kept.
-    pub(super) applied: AtomicU64,
+    /// Grows with every change that is applied, so that what was asked for meanwhile is not kept. Held while the cache is
+    /// changed: else what was asked for before a change could be kept just after it was applied.
+    pub(super) applied: parking_lot::Mutex<u64>,
     pub(super) clock: Clock,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -52,7 +53,7 @@ impl Directory {
             cache: Cache::new(MAX_CACHED),
             lists: ArcSwap::default(),
             seen: Mutex::default(),
-            applied: AtomicU64::default(),
+            applied: parking_lot::Mutex::default(),
             clock,
             hits: AtomicU64::default(),
             misses: AtomicU64::default(),
@@ -84,11 +85,12 @@ impl Directory {
         key: &Key,
         timeout: Duration,
     ) -> Result<Option<Arc<Standing>>, StoreError> {
-        let applied = self.applied.load(Ordering::SeqCst);
+        let before = *self.applied.lock();
         let text = store.text(key, timeout).await?;
         let standing = text.map(|text| parse(&text)).transpose()?.map(Arc::new);
         // What has changed since may be this one; it is then asked for again.
-        if applied == self.applied.load(Ordering::SeqCst) {
+        let applied = self.applied.lock();
+        if *applied == before {
             let known = Known {
                 standing: standing.clone(),
                 at: Instant::now(),

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,8 +69,10 @@ impl Directory {
                 let (number, items) = store.items(&self.shelf, timeout).await?;
                 let items = items.iter().filter_map(|(_, text)| read_item(text));
                 self.replace_lists(items.collect()).await;
-                self.applied.fetch_add(1, Ordering::SeqCst);
+                let mut applied = self.applied.lock();
+                *applied += 1;
                 self.cache.clear();
+                drop(applied);
                 *seen = Some(number);
             }
         }
@@ -100,16 +101,12 @@ impl Directory {
 
     async fn apply(&self, changes: Vec<Bytes>) {
         let mut items: Option<HashMap<String, Item>> = None;
-        self.applied.fetch_add(1, Ordering::SeqCst);
+        let changes = changes
+            .iter()
+            .filter_map(|change| std::str::from_utf8(change).ok());
+        self.forget(changes.clone());
         for change in changes {
-            let Ok(change) = std::str::from_utf8(&change) else {
-                continue;
-            };
-            if let Some(key) = change.strip_prefix('s') {
-                self.cache.remove(key);
-            } else if let Some((id, text)) =
-                change.strip_prefix('i').and_then(|c| c.split_once('\0'))
-            {
+            if let Some((id, text)) = change.strip_prefix('i').and_then(|c| c.split_once('\0')) {
                 let all = || self.lists().items().map(|i| (i.id(), i.clone())).collect();
                 let items = items.get_or_insert_with(all);
                 match read_item(text.as_bytes()) {
@@ -120,6 +117,15 @@ impl Directory {
         }
         if let Some(items) = items {
             self.replace_lists(items.into_values().collect()).await;
+        }
+    }
+
+    /// Takes the subjects that have changed out of the cache.
+    fn forget<'c>(&self, changes: impl Iterator<Item = &'c str>) {
+        let mut applied = self.applied.lock();
+        *applied += 1;
+        for key in changes.filter_map(|change| change.strip_prefix('s')) {
+            self.cache.remove(key);
         }
     }
 

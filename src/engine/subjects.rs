@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use super::charges::{Charges, Found};
 use super::fold::{Apart, Ruling, Spoken};
 use super::{Engine, Rejection, Request, key};
@@ -23,10 +25,10 @@ impl Engine {
         domain: &'r Domain,
         request: &Request<'_>,
         answers_by: Instant,
-    ) -> Result<Vec<Found<'r>>, Rejection> {
+    ) -> Result<SmallVec<[Found<'r>; 4]>, Rejection> {
         let of = |(place, descriptor)| Found::of(domain, descriptor, place);
-        let found: Result<Vec<_>, _> = request.descriptors.iter().enumerate().map(of).collect();
-        let mut found = found?;
+        let found = request.descriptors.iter().enumerate().map(of);
+        let mut found = found.collect::<Result<SmallVec<[Found<'r>; 4]>, _>>()?;
         let mut answers = true;
         for (found, descriptor) in found.iter_mut().zip(&request.descriptors) {
             let choice = found.rule.and_then(|rule| rule.plan.as_ref());
