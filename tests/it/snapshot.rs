@@ -318,6 +318,22 @@ async fn a_service_that_is_ended_or_killed_forgets_nothing_that_was_written() {
 }
 
 #[test]
+fn a_second_service_does_not_take_the_file_of_the_first() {
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("snapshot");
+    let file = path.to_str().expect("text");
+    let _first = Setup::rules(RULES)
+        .env("EMBEDDED_SNAPSHOT", file)
+        .start_ready();
+    let mut second = crate::support::server::binary();
+    let second = second.arg("serve").env("EMBEDDED_SNAPSHOT", file);
+    let output = second.output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("is another service's"), "{text}");
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_a_clear_line() {
     use crate::support::server::binary;
     let dir = TempDir::new().expect("a directory");

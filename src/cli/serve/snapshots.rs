@@ -1,7 +1,9 @@
 //! The file of the embedded store: read at the start, written on a period and at the end.
 
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -23,8 +25,12 @@ pub(super) struct Snapshots {
     writing: Mutex<()>,
 }
 
+/// Held until the process ends, so that no other writes to the same file.
+static LOCK: OnceLock<File> = OnceLock::new();
+
 /// The store as the file has it, or an empty one if there is none.
 pub(super) fn restore(path: &Path, max_keys: usize) -> Result<Embedded, String> {
+    lock(path)?;
     let store = match Embedded::load(path, max_keys, Clock::System) {
         Ok(store) => {
             info!("restored {} keys from {}", store.len(), path.display());
@@ -50,6 +56,33 @@ pub(super) fn restore(path: &Path, max_keys: usize) -> Result<Embedded, String> 
         )
     })?;
     Ok(store)
+}
+
+/// A file beside it is locked, since the file itself is replaced at each write.
+fn lock(path: &Path) -> Result<(), String> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let shown = path.display();
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(name)
+        .map_err(|error| format!("EMBEDDED_SNAPSHOT={shown} cannot be written: {error}"))?;
+    match file.try_lock() {
+        Ok(()) => {
+            // A process has one such file, and locks it once.
+            let _ = LOCK.set(file);
+            Ok(())
+        }
+        Err(TryLockError::WouldBlock) => Err(format!(
+            "EMBEDDED_SNAPSHOT={shown} is another service's; give each a file of its own, or let them share a Redis"
+        )),
+        Err(TryLockError::Error(error)) => Err(format!(
+            "EMBEDDED_SNAPSHOT={shown} cannot be locked: {error}"
+        )),
+    }
 }
 
 impl Snapshots {
