@@ -177,6 +177,9 @@ pub struct Grpc {
     /// A unix socket in place of the port
     #[arg(long, env, value_name = "PATH")]
     pub grpc_uds: Option<PathBuf>,
+    /// How many threads serve the port; 0 for one a core
+    #[arg(long, env, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u16).range(..=1024))]
+    pub grpc_threads: u16,
     /// How old a connection may be, ±10 %
     #[arg(long, env, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub grpc_max_connection_age: Span,

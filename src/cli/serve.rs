@@ -59,9 +59,13 @@ struct Signals {
     hup: Signal,
 }
 
+/// How many threads do what is beside the requests of the gRPC port, which has its own: reloads, the HTTP ports, exports.
+const ASIDE: usize = 2;
+
 /// Exit code 0 after a signal, 1 if the service cannot run, 2 if a setting is wrong.
 pub fn run(settings: Settings) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(ASIDE)
         .enable_all()
         .build()
     {

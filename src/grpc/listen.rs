@@ -1,4 +1,7 @@
 //! Sockets, and the connections that they accept.
+//!
+//! One loop accepts for all threads and deals the connections out in turn. Envoy has few and long-lived ones, one or two a
+//! worker, which the kernel's own choice among several listeners (`SO_REUSEPORT`, by hash) would spread unevenly.
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,7 +42,14 @@ enum Bound {
     Unix(UnixListener),
 }
 
-/// An accepted connection.
+/// A connection that no thread waits on yet.
+#[derive(Debug)]
+pub(super) enum Loose {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// An accepted connection, on the thread that serves it.
 #[derive(Debug)]
 pub enum Accepted {
     /// In clear.
@@ -88,42 +98,26 @@ impl Listener {
         }
     }
 
-    /// Accepts connections and deals them out in turn, until `shutdown`.
+    /// What its connections begin with, if anything.
+    pub(super) fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
+    }
+
+    /// Accepts connections and deals them out to `threads` in turn, until `shutdown`.
     pub(super) async fn accept_into(
         self,
-        lanes: Vec<mpsc::Sender<io::Result<Accepted>>>,
+        threads: Vec<mpsc::Sender<Loose>>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-        for lane in lanes.iter().cycle() {
+        for thread in threads.iter().cycle() {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 _ = shutdown.wait_for(|down| *down) => return,
             };
-            match (accepted, &self.tls) {
-                (Ok(Accepted::Tcp(stream)), Some(tls)) => {
-                    let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-                        return;
-                    };
-                    let (tls, lane) = (Arc::clone(tls), lane.clone());
-                    tokio::spawn(async move {
-                        let stream =
-                            tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
-                        drop(permit);
-                        match stream {
-                            Ok(Ok(stream)) => {
-                                // A lane that is gone has been shut down.
-                                let _ = lane.send(Ok(Accepted::Tls(Box::new(stream)))).await;
-                            }
-                            Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
-                            Err(_) => debug!("a TLS handshake took too long"),
-                        }
-                    });
-                }
-                (Ok(stream), _) => {
-                    let _ = lane.send(Ok(stream)).await;
-                }
-                (Err(error), _) => {
+            match accepted {
+                // A thread that is gone has been shut down.
+                Ok(connection) => drop(thread.send(connection).await),
+                Err(error) => {
                     warn!("a connection cannot be accepted: {error}");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -132,15 +126,60 @@ impl Listener {
     }
 }
 
+/// Takes connections over to this thread and deals them out to `lanes` in turn, after a handshake if there is to be one.
+pub(super) async fn settle(
+    mut connections: mpsc::Receiver<Loose>,
+    lanes: Vec<mpsc::Sender<io::Result<Accepted>>>,
+    tls: Option<Arc<Tls>>,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    for lane in lanes.iter().cycle() {
+        let Some(connection) = connections.recv().await else {
+            return;
+        };
+        match (connection.settle(), &tls) {
+            (Ok(Accepted::Tcp(stream)), Some(tls)) => {
+                let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+                    return;
+                };
+                let (tls, lane) = (Arc::clone(tls), lane.clone());
+                tokio::spawn(async move {
+                    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
+                    drop(permit);
+                    match stream {
+                        // A lane that is gone has been shut down.
+                        Ok(Ok(stream)) => {
+                            drop(lane.send(Ok(Accepted::Tls(Box::new(stream)))).await);
+                        }
+                        Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
+                        Err(_) => debug!("a TLS handshake took too long"),
+                    }
+                });
+            }
+            (Ok(stream), _) => drop(lane.send(Ok(stream)).await),
+            (Err(error), _) => warn!("a connection cannot be taken over: {error}"),
+        }
+    }
+}
+
+impl Loose {
+    fn settle(self) -> io::Result<Accepted> {
+        match self {
+            Loose::Tcp(stream) => TcpStream::from_std(stream).map(Accepted::Tcp),
+            Loose::Unix(stream) => UnixStream::from_std(stream).map(Accepted::Unix),
+        }
+    }
+}
+
 impl Bound {
-    async fn accept(&self) -> io::Result<Accepted> {
+    async fn accept(&self) -> io::Result<Loose> {
         match self {
             Bound::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Accepted::Tcp(stream))
+                stream.into_std().map(Loose::Tcp)
             }
-            Bound::Unix(socket) => Ok(Accepted::Unix(socket.accept().await?.0)),
+            Bound::Unix(socket) => socket.accept().await?.0.into_std().map(Loose::Unix),
         }
     }
 }
