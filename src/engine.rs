@@ -29,6 +29,7 @@ use crate::limit::Tag;
 use crate::limit::transaction::Outcome;
 use crate::rules::{Domain, RuleSet};
 use crate::store::embedded::Embedded;
+use crate::store::redis::Redis;
 use crate::store::{Key, Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
@@ -229,31 +230,34 @@ impl Engine {
         }
     }
 
-    /// Decides a request and charges it. `deadline` is the caller's: the answer leaves before it, or within the store's
-    /// timeout, whatever the store does.
+    /// Decides a request that came at `begun`, and charges it. `deadline` is the caller's: the answer leaves before it, or
+    /// within the store's timeout, whatever the store does.
     pub async fn check(
         &self,
         request: &Request<'_>,
+        begun: Instant,
         deadline: Option<Instant>,
     ) -> Result<Answer, Rejection> {
-        self.decide(request, deadline, false)
-            .await
-            .inspect_err(|_| self.metrics.service_error())
+        let answers_by = self.answers_by(begun, deadline);
+        let decided = self.decide(request, answers_by, false).await;
+        decided.inspect_err(|_| self.metrics.service_error())
     }
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer, Rejection> {
-        self.decide(request, None, true).await
+        let answers_by = self.answers_by(Instant::now(), None);
+        self.decide(request, answers_by, true).await
     }
 
     async fn decide(
         &self,
         request: &Request<'_>,
-        deadline: Option<Instant>,
+        answers_by: Instant,
         rehearsal: bool,
     ) -> Result<Answer, Rejection> {
         charges::check_bounds(request)?;
-        let live = self.live.load_full().ok_or(Rejection::NoRules)?;
+        let live = self.live.load();
+        let live = live.as_ref().ok_or(Rejection::NoRules)?;
         let Some(domain) = live.rules.domains.get(request.domain) else {
             if !rehearsal {
                 self.metrics.domain_not_found(request.domain);
@@ -261,13 +265,12 @@ impl Engine {
             }
             return Ok(answer::unruled(request));
         };
-        let answers_by = Instant::now() + self.budget(deadline);
         let found = self.find(domain, request, answers_by).await?;
         let cost = domain.costs.of(&request.descriptors);
         if let Some(apart) = self.apart(domain, request, cost) {
             let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
             let told = (None, rehearsal);
-            return Ok(self.conclude(&live, domain, request, &ruling, told));
+            return Ok(self.conclude(live, domain, request, &ruling, told));
         }
         let mut charges = charges::Charges::new(&self.settings, domain, request, &found, cost)?;
         if rehearsal {
@@ -281,7 +284,7 @@ impl Engine {
         if ruling.admitted && fallback.is_none() {
             self.meter(domain, request, &charges, &outcome);
         }
-        Ok(self.conclude(&live, domain, request, &ruling, (fallback, rehearsal)))
+        Ok(self.conclude(live, domain, request, &ruling, (fallback, rehearsal)))
     }
 
     /// Counts, traces and answers; `told` is why the store did not decide, and whether it is a rehearsal.
@@ -301,7 +304,8 @@ impl Engine {
                 .record(&self.metrics, settings, request, ruling, reason);
             spans::record(|say| trace(request, ruling, reason, say));
         }
-        answer::answer(settings, domain, request, ruling, reason, self.clock.now())
+        let now = || self.clock.now();
+        answer::answer(settings, domain, request, ruling, reason, now)
     }
 
     /// What the store says, or what is said in its place and why.
@@ -317,34 +321,52 @@ impl Engine {
         }
         let now = self.given_time();
         let with_meters = charges.with_meters();
+        let begun = Instant::now();
         let transaction = Transaction {
             keys: &charges.keys,
             demands: with_meters.as_deref().unwrap_or(&charges.demands),
             now,
-            timeout: answers_by.saturating_duration_since(Instant::now()),
+            timeout: answers_by.saturating_duration_since(begun),
         };
-        let begun = Instant::now();
-        let span = spans::store_call(self.store.name(), charges.keys.len());
-        let result = self
-            .store
-            .transact(&transaction)
-            .instrument(span.clone())
-            .await;
-        let said = result.as_ref().map_or_else(StoreError::kind, |_| "ok");
-        self.metrics
-            .store_call(self.store.name(), said, begun.elapsed());
-        if result.is_err() {
-            spans::failed(&span, said);
-        }
+        let result = match &*self.store {
+            // It need not be waited for, nor kept in a future.
+            Store::Embedded(store) => {
+                let span = spans::store_call(self.store.name(), charges.keys.len());
+                Ok(span.in_scope(|| store.transact(&transaction)))
+            }
+            Store::Redis(store) => Box::pin(self.ask_redis(store, &transaction)).await,
+        };
+        let (store, took) = (self.store.name(), begun.elapsed());
         match result {
-            Ok(outcome) => (outcome, None),
-            Err(_) => {
+            Ok(outcome) => {
+                self.metrics.store_answered(store, took);
+                (outcome, None)
+            }
+            Err(error) => {
+                self.metrics.store_failed(store, error.kind(), took);
                 let instances = self.settings.instances;
                 let (outcome, reason) = fallback::decide(charges, &self.local, instances, now);
                 self.metrics.fallback(reason.name());
                 (outcome, Some(reason))
             }
         }
+    }
+
+    async fn ask_redis(
+        &self,
+        store: &Redis,
+        transaction: &Transaction<'_, '_>,
+    ) -> Result<Outcome, StoreError> {
+        let span = spans::store_call(self.store.name(), transaction.keys.len());
+        if span.is_none() {
+            return store.transact(transaction).await;
+        }
+        let answering = store.transact(transaction);
+        let result = answering.instrument(span.clone()).await;
+        if let Err(error) = &result {
+            spans::failed(&span, error.kind());
+        }
+        result
     }
 
     /// The time that a manual clock shows; otherwise the store has its own.
@@ -355,14 +377,11 @@ impl Engine {
         }
     }
 
-    fn budget(&self, deadline: Option<Instant>) -> Duration {
-        let left = deadline.map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            left.saturating_sub(DEADLINE_MARGIN)
-        });
-        left.map_or(self.settings.store_timeout, |left| {
-            left.min(self.settings.store_timeout)
-        })
+    /// When the answer to a request leaves that came at `begun`.
+    fn answers_by(&self, begun: Instant, deadline: Option<Instant>) -> Instant {
+        let by = begun + self.settings.store_timeout;
+        let deadline = deadline.map(|deadline| deadline.checked_sub(DEADLINE_MARGIN));
+        deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by))
     }
 }
 

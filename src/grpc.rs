@@ -69,7 +69,7 @@ pub async fn serve(
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let readiness = engine.readiness();
-    let service = rls::service(engine, metrics, tracing, settings.max_message_size);
+    let service = rls::Rls::new(engine, metrics, tracing, settings.max_message_size);
     let (health, health_service) = tonic_health::server::health_reporter();
     let now = *readiness.borrow();
     report(&health, &now, settings.needs_domain).await;

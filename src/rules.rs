@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use smallvec::SmallVec;
 
 use crate::limit::ban::Ban;
 use crate::limit::period::Zone;
@@ -42,7 +43,7 @@ pub struct RuleId(pub u32);
 #[derive(Debug)]
 pub struct Domain {
     /// Its name, never empty.
-    pub name: String,
+    pub name: Arc<str>,
     /// Where days and longer windows begin.
     pub time_zone: Zone,
     /// The entry keys whose value places a descriptor's key, first present first.
@@ -156,7 +157,7 @@ pub struct Rule {
     /// Its place in the YAML, such as `descriptors[0].descriptors[2]`.
     pub path: String,
     /// The rule's name in metrics, but for the values of `detailed_metric` and `value_to_metric`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Whether such values are in the name; see [`Rule::metric_name`].
     pub named_by_values: bool,
     /// The keys and values from the first level down to this rule, as written.
@@ -213,7 +214,7 @@ pub struct RuleLimit {
     /// The limit.
     pub limit: Limit,
     /// Answered as `current_limit.name`; what others may replace.
-    pub name: Option<String>,
+    pub name: Option<Arc<str>>,
     /// The names of the limits that this one replaces.
     pub replaces: Vec<String>,
     /// `charge: always` or `charge: admitted`; none for the service's default.
@@ -231,11 +232,14 @@ pub struct Entry<'a> {
     pub value: &'a str,
 }
 
+/// The entries of a descriptor; most have few.
+pub type Entries<'a> = SmallVec<[Entry<'a>; 3]>;
+
 /// A descriptor as the request brings it.
 #[derive(Clone, Debug, Default)]
 pub struct Descriptor<'a> {
     /// In the request's order; may be empty.
-    pub entries: Vec<Entry<'a>>,
+    pub entries: Entries<'a>,
     /// Its own hits: `Some(0)` is a peek, none takes the request's.
     pub hits_addend: Option<u64>,
     /// The hits are given back instead.
@@ -292,7 +296,7 @@ impl Domain {
     /// A domain that says nothing yet.
     pub fn named(name: &str) -> Self {
         Self {
-            name: name.to_owned(),
+            name: name.into(),
             time_zone: Zone::utc(),
             partition_by: Vec::new(),
             sensitive: Vec::new(),

@@ -1,6 +1,7 @@
 //! `/json`: a `RateLimitRequest` in, a `RateLimitResponse` out, in proto3's JSON.
 
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -10,7 +11,8 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
 use super::Admin;
-use crate::grpc::wire::{RateLimitRequest, RateLimitResponse};
+use crate::engine::{self, Answer};
+use crate::grpc::wire::{self, RateLimitRequest};
 use crate::grpc::{DESCRIPTORS, rls};
 
 /// The two messages, by name; none if the descriptors are not what `proto/` compiles to.
@@ -36,15 +38,15 @@ pub(super) async fn handle(State(admin): State<Admin>, body: Bytes) -> Response 
     let Some(request) = read(messages, &body) else {
         return error(StatusCode::BAD_REQUEST, "Bad Request\n");
     };
-    let Ok(response) = rls::decide(&admin.engine, &request, None).await else {
+    let Ok(answer) = rls::decide(&admin.engine, &request, Instant::now(), None).await else {
         return error(StatusCode::BAD_REQUEST, "Bad Request\n");
     };
-    let code = if rls::is_refusal(&response) {
+    let code = if answer.overall == engine::Code::OverLimit {
         StatusCode::TOO_MANY_REQUESTS
     } else {
         StatusCode::OK
     };
-    match write(messages, &response) {
+    match write(messages, &answer) {
         Some(text) => (code, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         None => error(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error\n"),
     }
@@ -64,9 +66,8 @@ fn read(messages: &Messages, body: &[u8]) -> Option<RateLimitRequest> {
     RateLimitRequest::decode(message.encode_to_vec().as_slice()).ok()
 }
 
-fn write(messages: &Messages, response: &RateLimitResponse) -> Option<String> {
-    let bytes = response.encode_to_vec();
-    let message = DynamicMessage::decode(messages.response.clone(), bytes.as_slice()).ok()?;
+fn write(messages: &Messages, answer: &Answer) -> Option<String> {
+    let message = DynamicMessage::decode(messages.response.clone(), wire::bytes(answer)).ok()?;
     serde_json::to_string(&message).ok()
 }
 

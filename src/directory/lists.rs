@@ -142,15 +142,16 @@ impl Lists {
         self.items.get(id)
     }
 
-    /// What the lists say of a request at `now`; `name` makes of an entry what items have as its value.
+    /// What the lists say of a request at `now()`; `name` makes of an entry what items have as its value.
     pub fn judge(
         &self,
         domain: &Domain,
         descriptors: &[Descriptor<'_>],
-        now: Timestamp,
+        now: impl FnOnce() -> Timestamp,
         name: impl Fn(Entry<'_>) -> String,
     ) -> Option<Listed> {
-        let keys = self.domains.get(&domain.name)?;
+        let keys = self.domains.get(&*domain.name)?;
+        let now = now();
         let mut first: Option<Listed> = None;
         for (descriptor, entries) in descriptors.iter().enumerate() {
             for entry in &entries.entries {
@@ -207,14 +208,14 @@ mod tests {
         );
         let domain = crate::rules::Domain::named("d");
         let judge = |value: &str, now| {
-            let entries = vec![Entry { key: "ip", value }];
+            let entries = smallvec::smallvec![Entry { key: "ip", value }];
             let descriptor = Descriptor {
                 entries,
                 ..Descriptor::default()
             };
             let name = |entry: Entry<'_>| entry.value.to_owned();
             lists
-                .judge(&domain, &[descriptor], now, name)
+                .judge(&domain, &[descriptor], || now, name)
                 .map(|listed| listed.list)
         };
         assert_eq!(judge("10.0.0.1", now), Some(List::Allow));

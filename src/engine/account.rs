@@ -1,6 +1,6 @@
 //! What is counted of each decision, with the meaning that the reference gives its statistics.
 
-use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use crate::engine::answer::metadata::metric_name;
@@ -8,13 +8,15 @@ use crate::engine::fold::{Ruling, Said, Spoken};
 use crate::engine::{Reason, Request, Settings};
 use crate::limit::transaction::Amount;
 use crate::rules::{Entry, Rule, RuleSet};
-use crate::telemetry::metrics::{Metrics, RuleCounters, RuleHits, straddle};
+use crate::telemetry::metrics::{Counter, Metrics, RuleCounters, RuleHits, straddle};
 
 /// The counters of each limit of each rule, at hand without a search once they have been used.
 #[derive(Debug)]
 pub struct Accounts {
     /// By rule, then by limit.
     rules: Vec<Vec<OnceLock<RuleCounters>>>,
+    /// By domain, then by reason.
+    decisions: HashMap<Arc<str>, [OnceLock<Counter>; Reason::COUNT]>,
 }
 
 impl Accounts {
@@ -31,6 +33,11 @@ impl Accounts {
         };
         Self {
             rules: rules.rules.iter().map(of_rule).collect(),
+            decisions: rules
+                .domains
+                .values()
+                .map(|domain| (Arc::clone(&domain.name), Default::default()))
+                .collect(),
         }
     }
 
@@ -43,7 +50,10 @@ impl Accounts {
         ruling: &Ruling<'_>,
         reason: Reason,
     ) {
-        metrics.decision(request.domain, reason.name());
+        if let Some(decisions) = self.decisions.get(request.domain) {
+            let count = || metrics.decisions(request.domain, reason.name());
+            decisions[reason as usize].get_or_init(count).inc();
+        }
         if settings.shadow_mode && !ruling.admitted {
             metrics.global_shadow_mode();
         }
@@ -68,13 +78,13 @@ impl Accounts {
         add: impl FnOnce(&RuleCounters),
     ) {
         let name = || limit_name(spoken, place, entries);
-        let static_rule = spoken
+        let cached = spoken
             .rule
-            .filter(|rule| matches!(rule.metric_name(entries), Cow::Borrowed(_)));
-        let cached = static_rule.and_then(|rule| {
-            let of_rule = self.rules.get(rule.id.0 as usize)?;
-            of_rule.get(spoken.limits[place].place)
-        });
+            .filter(|rule| !rule.named_by_values)
+            .and_then(|rule| {
+                let of_rule = self.rules.get(rule.id.0 as usize)?;
+                of_rule.get(spoken.limits[place].place)
+            });
         match cached {
             Some(cell) => add(cell.get_or_init(|| metrics.rule(domain, &name()))),
             None => add(&metrics.rule_by_request(domain, &name())),
@@ -84,19 +94,20 @@ impl Accounts {
 
 /// The rule's name; of several limits of a rule each adds its own name, or its plan and its window.
 fn limit_name(spoken: &Spoken<'_>, place: usize, entries: &[Entry<'_>]) -> String {
-    let mut rule = metric_name(spoken.rule, entries);
+    let rule = metric_name(spoken.rule, entries);
     if spoken.rule.is_none_or(|rule| rule.limits.len() == 1) {
-        return rule;
-    }
-    if let (Some(plan), "") = (spoken.plan, spoken.limits[place].name) {
-        rule = format!("{rule}.{plan}");
+        return rule.to_string();
     }
     let said = &spoken.limits[place];
+    if let Some(name) = said.name {
+        return format!("{rule}.{name}");
+    }
+    let plan = spoken.plan.map(|plan| format!(".{plan}"));
+    let plan = plan.unwrap_or_default();
     let unit = said.limit.unit().name();
-    match (said.name, said.limit.multiplier()) {
-        ("", 1) => format!("{rule}.{unit}"),
-        ("", multiplier) => format!("{rule}.{multiplier}{unit}"),
-        (name, _) => format!("{rule}.{name}"),
+    match said.limit.multiplier() {
+        1 => format!("{rule}{plan}.{unit}"),
+        multiplier => format!("{rule}{plan}.{multiplier}{unit}"),
     }
 }
 

@@ -47,6 +47,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// How many there are.
+    pub const COUNT: usize = Reason::FallbackLocal as usize + 1;
+
     /// As it stands in metrics, traces and metadata.
     pub const fn name(self) -> &'static str {
         match self {
@@ -108,14 +111,14 @@ impl Reason {
     }
 }
 
-/// Writes the answer to `request`, decided at about `now`.
+/// Writes the answer to `request`, decided at about `now()`, which is only asked where it is told.
 pub fn answer(
     settings: &Settings,
     domain: &Domain,
     request: &Request<'_>,
     ruling: &Ruling<'_>,
     reason: Reason,
-    now: Timestamp,
+    now: impl FnOnce() -> Timestamp,
 ) -> Answer {
     let refused = !ruling.admitted && !settings.shadow_mode;
     let mut answer = Answer {
@@ -126,7 +129,7 @@ pub fn answer(
         ..Answer::default()
     };
     if refused {
-        let body = body::body(domain, ruling, now);
+        let body = body::body(domain, ruling, now());
         answer
             .headers
             .extend(body.as_ref().map(|body| body.content_type()));
@@ -143,7 +146,7 @@ pub fn answer(
 /// The statuses of a request without rules.
 pub fn unruled(request: &Request<'_>) -> Answer {
     Answer {
-        statuses: vec![Status::default(); request.descriptors.len()],
+        statuses: smallvec::smallvec![Status::default(); request.descriptors.len()],
         ..Answer::default()
     }
 }

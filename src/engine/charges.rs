@@ -1,6 +1,7 @@
 //! Request to charges: which rule each descriptor matches, and what is asked of which key.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -23,11 +24,11 @@ pub const MAX_VALUE: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub struct Charges<'a> {
     /// The keys that are charged, each once.
-    pub keys: Vec<Key>,
+    pub keys: SmallVec<[Key; 2]>,
     /// What is asked of them.
-    pub demands: Vec<Demand<'a>>,
+    pub demands: SmallVec<[Demand<'a>; 2]>,
     /// One per descriptor, in order.
-    pub items: Vec<Item<'a>>,
+    pub items: SmallVec<[Item<'a>; 2]>,
     /// What is counted for billing beside the demands, if the request passes.
     pub meters: Vec<Meter<'a>>,
 }
@@ -74,8 +75,8 @@ pub struct Limited<'a> {
 /// What a rule says of a limit beside its numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
-    /// Its name; empty if it has none.
-    pub name: &'a str,
+    /// Its name, if it has one.
+    pub name: Option<&'a Arc<str>>,
     /// Its place among the limits of its rule, or of all plans of the domain.
     pub place: usize,
     /// What to answer when the store does not.
@@ -382,7 +383,7 @@ fn bounds<'a>(
         let brought = own(0).map(|limit| {
             let always = default;
             let terms = Terms {
-                name: "",
+                name: None,
                 place: 0,
                 failure_mode: domain.failure_mode,
             };
@@ -401,7 +402,7 @@ fn bounds<'a>(
             always: limit.charge_always.unwrap_or(default),
         };
         let terms = Terms {
-            name: limit.name.as_deref().unwrap_or_default(),
+            name: limit.name.as_ref(),
             place: first + place,
             failure_mode: limit.failure_mode.unwrap_or(domain.failure_mode),
         };

@@ -1,8 +1,12 @@
 //! What goes into the engine and what comes out.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::Reason;
+use super::answer::metadata::Metadata;
 use crate::limit::Unit;
 use crate::rules::Descriptor;
 
@@ -14,7 +18,7 @@ pub struct Request<'a> {
     /// The hits of descriptors without their own; 0 means 1.
     pub hits_addend: u32,
     /// What the rules are matched against.
-    pub descriptors: Vec<Descriptor<'a>>,
+    pub descriptors: SmallVec<[Descriptor<'a>; 2]>,
 }
 
 /// The answer to a request.
@@ -23,15 +27,15 @@ pub struct Answer {
     /// Whether the request may pass.
     pub overall: Code,
     /// One per descriptor, in order.
-    pub statuses: Vec<Status>,
+    pub statuses: SmallVec<[Status; 2]>,
     /// For the client, appended by Envoy.
-    pub headers: Vec<Header>,
+    pub headers: SmallVec<[Header; 3]>,
     /// The body of a refusal.
     pub body: Option<String>,
     /// Why.
     pub reason: Reason,
     /// The decision for Envoy's access log and reply mappers.
-    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    pub metadata: Option<Metadata>,
 }
 
 /// A response header.
@@ -75,8 +79,8 @@ pub struct CurrentLimit {
     pub unit: Unit,
     /// Units per window.
     pub unit_multiplier: u32,
-    /// The limit's name; empty if it has none.
-    pub name: String,
+    /// The limit's name, if it has one.
+    pub name: Option<Arc<str>>,
 }
 
 /// Why a request is not decided: nothing is charged.

@@ -1,5 +1,7 @@
 //! Outcome to ruling: what each descriptor is told, and which limit decides for the request.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::charges::{Charges, Item, Limited};
@@ -78,8 +80,8 @@ pub struct Spoken<'a> {
 pub struct Said<'a> {
     /// The limit.
     pub limit: &'a Limit,
-    /// Its name; empty if it has none.
-    pub name: &'a str,
+    /// Its name, if it has one.
+    pub name: Option<&'a Arc<str>>,
     /// Its place among the limits of its rule, or of all plans of the domain.
     pub place: usize,
     /// Whether the hits fit.
@@ -233,7 +235,7 @@ impl Spoken<'_> {
                 requests_per_unit: said.limit.requests_per_unit(),
                 unit: said.limit.unit(),
                 unit_multiplier: said.limit.multiplier(),
-                name: said.name.to_owned(),
+                name: said.name.cloned(),
             }),
             remaining: said.whole_remaining(),
             reset_secs: Some(said.reset.ceil_secs()),

@@ -108,7 +108,7 @@ fn escaped(to: &mut String, byte: u8) {
 /// The first half of the SHA-256 of a text; `of`, the key that it is the value of, keeps equal values of two keys apart.
 fn hashed(to: &mut String, domain: &Domain, of: &str, text: &str) {
     let mut context = Context::new(&SHA256);
-    for part in [domain.name.as_str(), of, text] {
+    for part in [&*domain.name, of, text] {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part.as_bytes());
     }

@@ -11,7 +11,7 @@ use super::fold::{Judged, Ruling};
 use super::{Engine, Rejection, Request, key};
 use crate::directory::follow::LOOK_WITHIN;
 use crate::limit::{Hits, Limit, Shape, Tag, Verdict};
-use crate::rules::{Descriptor, Domain, Entry, PlanSource, Rule, RuleSet};
+use crate::rules::{Descriptor, Domain, Entries, Entry, PlanSource, Rule, RuleSet};
 use crate::store::{Key, StoreError, Transaction};
 use crate::time::Micros;
 
@@ -95,7 +95,7 @@ impl Engine {
         let request = Request {
             domain: &domain.name,
             hits_addend: 0,
-            descriptors,
+            descriptors: descriptors.into(),
         };
         let answers_by = Instant::now() + LOOK_WITHIN;
         let found = self.find(domain, &request, answers_by).await?;
@@ -132,7 +132,7 @@ impl Engine {
         let rule = found.rule?;
         let prefix = &self.settings.key_prefix;
         let mut account = Account {
-            rule: rule.name.clone(),
+            rule: rule.name.to_string(),
             path: rule.path.clone(),
             plan: found.plan.map(|(name, _)| name.to_owned()),
             unlimited: false,
@@ -149,7 +149,10 @@ impl Engine {
                         account.banned_for = Some(wait);
                     }
                     account.limits.push(Used {
-                        label: label(said.name, said.limit),
+                        label: match said.name {
+                            Some(name) => name.to_string(),
+                            None => said.limit.unit().name().to_owned(),
+                        },
                         limit: said.limit.clone(),
                         used: said.used,
                         left: said.limit.capacity().saturating_sub(said.used),
@@ -160,14 +163,6 @@ impl Engine {
             Judged::Free | Judged::Refused(_) => return None,
         }
         Some(account)
-    }
-}
-
-fn label(name: &str, limit: &Limit) -> String {
-    if name.is_empty() {
-        limit.unit().name().to_owned()
-    } else {
-        name.to_owned()
     }
 }
 
@@ -208,7 +203,7 @@ fn entries<'a>(
     rule: &'a Rule,
     subject: Entry<'a>,
     others: &'a HashMap<String, String>,
-) -> Option<Vec<Entry<'a>>> {
+) -> Option<Entries<'a>> {
     let at = rule
         .levels
         .iter()

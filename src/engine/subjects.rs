@@ -109,7 +109,7 @@ impl Engine {
     fn listed(&self, domain: &Domain, descriptors: &[Descriptor<'_>]) -> Option<Listed> {
         let value = |entry: Entry<'_>| value(domain, entry);
         let lists = self.directory.lists.load();
-        lists.judge(domain, descriptors, self.clock.now(), value)
+        lists.judge(domain, descriptors, || self.clock.now(), value)
     }
 
     /// Makes known who is banned, unless it is known.
@@ -155,14 +155,14 @@ impl Engine {
         let key = &charges.keys[charges.demands[spoken.demand].key];
         Some(Item {
             list: List::Ban,
-            domain: domain.name.clone(),
+            domain: domain.name.to_string(),
             key: subject.key.to_owned(),
             value: value(domain, *subject),
             network: false,
             until: Some((self.clock.now() + wait).as_micros()),
             note: spoken
                 .rule
-                .map(|rule| rule.name.clone())
+                .map(|rule| rule.name.to_string())
                 .unwrap_or_default(),
             counter: Some(key.as_str().to_owned()),
         })

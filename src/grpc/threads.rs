@@ -20,7 +20,6 @@ use super::bounded::Bounded;
 use super::listen::{Accepted, Loose, settle};
 use super::rls::Rls;
 use super::tls::Tls;
-use super::wire::server::RateLimitServiceServer;
 use super::{DESCRIPTORS, Settings};
 
 /// A connection's age is bounded by one of at least so many jittered ages, so that those of a restart do not all end at once.
@@ -31,7 +30,7 @@ const WAITING: usize = 64;
 
 /// What each thread serves.
 pub(super) struct Share<H: Health> {
-    pub(super) service: RateLimitServiceServer<Rls>,
+    pub(super) service: Rls,
     pub(super) health: HealthServer<H>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) settings: Settings,

@@ -1,19 +1,72 @@
 //! Messages to requests, answers to messages: the only file that names generated types.
 
-use envoy_types::pb::envoy::config::core::v3::HeaderValue;
+use bytes::{Bytes, BytesMut};
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
     RateLimitDescriptor, rate_limit_descriptor,
 };
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response as response;
-use envoy_types::pb::google::protobuf::{self, value::Kind};
-use serde_json::{Map, Value};
+use prost::Message;
+use tonic::Status;
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use crate::engine::{Answer, Code, CurrentLimit, Header, Rejection, Request, Status};
+use crate::engine::{Answer, Code, Rejection, Request};
 use crate::limit::Unit;
 use crate::rules::{Descriptor, Entry, Override};
 
-pub use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server as server;
+mod answer;
+
 pub use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+
+/// Requests off the wire, answers onto it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Codec;
+
+/// What an answer takes, nearly always, in bytes.
+const USUAL_ANSWER: usize = 1024;
+
+impl tonic::codec::Codec for Codec {
+    type Encode = Answer;
+    type Decode = RateLimitRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Codec {
+    type Item = Answer;
+    type Error = Status;
+
+    fn encode(&mut self, answer: Answer, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        answer::write(&answer, to);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(USUAL_ANSWER, USUAL_ANSWER)
+    }
+}
+
+impl Decoder for Codec {
+    type Item = RateLimitRequest;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<RateLimitRequest>, Status> {
+        let request = RateLimitRequest::decode(from);
+        let wrong = |error: prost::DecodeError| Status::internal(error.to_string());
+        request.map(Some).map_err(wrong)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(USUAL_ANSWER, USUAL_ANSWER)
+    }
+}
 
 /// The number of the code of a refusal.
 pub const OVER_LIMIT: i32 = response::Code::OverLimit as i32;
@@ -47,16 +100,10 @@ pub fn request(message: &RateLimitRequest) -> Result<Request<'_>, Rejection> {
 }
 
 /// An answer as it is sent.
-pub fn response(answer: Answer) -> RateLimitResponse {
-    RateLimitResponse {
-        overall_code: code(answer.overall).into(),
-        statuses: answer.statuses.into_iter().map(status).collect(),
-        response_headers_to_add: answer.headers.into_iter().map(header).collect(),
-        request_headers_to_add: Vec::new(),
-        raw_body: answer.body.map(String::into_bytes).unwrap_or_default(),
-        dynamic_metadata: answer.metadata.map(structure),
-        quota: None,
-    }
+pub fn bytes(answer: &Answer) -> Bytes {
+    let mut bytes = BytesMut::new();
+    answer::write(answer, &mut bytes);
+    bytes.freeze()
 }
 
 fn descriptor(
@@ -102,21 +149,8 @@ fn code(code: Code) -> response::Code {
     }
 }
 
-fn status(status: Status) -> response::DescriptorStatus {
-    response::DescriptorStatus {
-        code: code(status.code).into(),
-        current_limit: status.limit.map(current_limit),
-        limit_remaining: status.remaining,
-        duration_until_reset: status.reset_secs.map(|secs| protobuf::Duration {
-            seconds: i64::try_from(secs).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
-        ..response::DescriptorStatus::default()
-    }
-}
-
-fn current_limit(limit: CurrentLimit) -> response::RateLimit {
-    let unit = match limit.unit {
+fn unit_number(unit: Unit) -> response::rate_limit::Unit {
+    match unit {
         Unit::Second => response::rate_limit::Unit::Second,
         Unit::Minute => response::rate_limit::Unit::Minute,
         Unit::Hour => response::rate_limit::Unit::Hour,
@@ -124,41 +158,5 @@ fn current_limit(limit: CurrentLimit) -> response::RateLimit {
         Unit::Week => response::rate_limit::Unit::Week,
         Unit::Month => response::rate_limit::Unit::Month,
         Unit::Year => response::rate_limit::Unit::Year,
-    };
-    response::RateLimit {
-        name: limit.name,
-        requests_per_unit: limit.requests_per_unit,
-        unit: unit.into(),
     }
-}
-
-fn header(header: Header) -> HeaderValue {
-    HeaderValue {
-        key: header.name.into_owned(),
-        value: header.value,
-        ..HeaderValue::default()
-    }
-}
-
-fn structure(map: Map<String, Value>) -> protobuf::Struct {
-    protobuf::Struct {
-        fields: map
-            .into_iter()
-            .map(|(key, value)| (key, self::value(value)))
-            .collect(),
-    }
-}
-
-fn value(value: Value) -> protobuf::Value {
-    let kind = match value {
-        Value::Null => Kind::NullValue(0),
-        Value::Bool(flag) => Kind::BoolValue(flag),
-        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Value::String(text) => Kind::StringValue(text),
-        Value::Array(values) => Kind::ListValue(protobuf::ListValue {
-            values: values.into_iter().map(self::value).collect(),
-        }),
-        Value::Object(map) => Kind::StructValue(structure(map)),
-    };
-    protobuf::Value { kind: Some(kind) }
 }

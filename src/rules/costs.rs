@@ -88,7 +88,7 @@ mod tests {
         costs.add("path", exact("/late"), Hits::whole(9));
         let of = |entries: &[(&'static str, &'static str)]| {
             let descriptor = |&(key, value)| Descriptor {
-                entries: vec![Entry { key, value }],
+                entries: smallvec::smallvec![Entry { key, value }],
                 ..Descriptor::default()
             };
             let descriptors: Vec<_> = entries.iter().map(descriptor).collect();

@@ -10,7 +10,7 @@
 //! - [`mod@straddle`]: which hits are near a limit, and which over it
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -45,6 +45,9 @@ pub struct Metrics {
     registry: Registry,
     series: Series,
     rules: Arc<Rules>,
+    /// What every request counts, at hand without a search once it has been used.
+    calls: OnceLock<(Counter, Latency)>,
+    store_answers: OnceLock<Latency>,
     /// The domains without rules that are counted by name.
     known_unknowns: Mutex<HashSet<String>>,
 }
@@ -60,6 +63,8 @@ impl Metrics {
             registry,
             series,
             rules,
+            calls: OnceLock::new(),
+            store_answers: OnceLock::new(),
             known_unknowns: Mutex::default(),
         })
     }
@@ -130,40 +135,44 @@ impl Metrics {
             .inc();
     }
 
-    /// A gRPC call, and how long it took.
-    pub fn call(&self, grpc_method: &'static str, took: Duration) {
-        let label = MethodLabel { grpc_method };
-        self.series.requests.get_or_create(&label).inc();
-        self.series
-            .response_time
-            .get_or_create(&label)
-            .observe(took);
+    /// A call of `ShouldRateLimit`, and how long it took.
+    pub fn call(&self, took: Duration) {
+        let (requests, response_time) = self.calls.get_or_init(|| {
+            let grpc_method = "ShouldRateLimit";
+            let label = MethodLabel { grpc_method };
+            (
+                self.series.requests.get_or_create(&label).clone(),
+                self.series.response_time.get_or_create(&label).clone(),
+            )
+        });
+        requests.inc();
+        response_time.observe(took);
     }
 
-    /// A decision, of a domain that has rules.
-    pub fn decision(&self, domain: &str, reason: &'static str) {
+    /// The counter of the decisions on a domain that has rules, for one reason of a closed set.
+    pub fn decisions(&self, domain: &str, reason: &'static str) -> Counter {
         let domain = domain.to_owned();
-        self.series
-            .decisions
-            .get_or_create(&DecisionLabel { domain, reason })
-            .inc();
+        let label = DecisionLabel { domain, reason };
+        self.series.decisions.get_or_create(&label).clone()
     }
 
-    /// A call to the store, how long it took, and `ok` or the kind of error.
-    pub fn store_call(&self, store: &'static str, outcome: &'static str, took: Duration) {
+    /// A call to the store that was answered, and how long it took.
+    pub fn store_answered(&self, store: &'static str, took: Duration) {
+        let outcome = "ok";
+        let label = StoreLabel { store, outcome };
+        let of_store = || self.series.store_calls.get_or_create(&label).clone();
+        self.store_answers.get_or_init(of_store).observe(took);
+    }
+
+    /// A call to the store that was not answered, how long it took, and the kind of error.
+    pub fn store_failed(&self, store: &'static str, outcome: &'static str, took: Duration) {
         let label = StoreLabel { store, outcome };
         self.series.store_calls.get_or_create(&label).observe(took);
-        if outcome != "ok" {
-            let err_type = "redis_error";
-            self.series
-                .errors
-                .get_or_create(&ErrorLabel { err_type })
-                .inc();
-            self.series
-                .store_errors
-                .get_or_create(&KindLabel { kind: outcome })
-                .inc();
-        }
+        let err_type = "redis_error";
+        let errors = &self.series.errors;
+        errors.get_or_create(&ErrorLabel { err_type }).inc();
+        let kind = KindLabel { kind: outcome };
+        self.series.store_errors.get_or_create(&kind).inc();
     }
 
     /// The embedded store was written to its file at `at_secs` since the epoch; or it could not be.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_yaml::Value;
 use tollgate::engine::{self, Answer, Code, Engine, ReferenceHeaders, Rejection, Request};
@@ -190,7 +191,7 @@ impl Play {
             hits_addend: request["hits_addend"].as_u64().unwrap_or(0) as u32,
             descriptors: descriptors.iter().map(descriptor).collect(),
         };
-        self.engine.check(&request, None).await
+        self.engine.check(&request, Instant::now(), None).await
     }
 
     fn compare(&self, place: &str, expect: &Value, answer: Result<Answer, Rejection>, turn: i64) {
@@ -299,7 +300,7 @@ fn compare_limit(place: &str, wanted: &Value, found: Option<&engine::CurrentLimi
         assert!(found.unit.name().eq_ignore_ascii_case(unit), "{place}");
     }
     if let Some(name) = limit["name"].as_str() {
-        assert_eq!(found.name, name, "{place}");
+        assert_eq!(found.name.as_deref().unwrap_or_default(), name, "{place}");
     }
 }
 

@@ -97,7 +97,7 @@ descriptors:
         answer.statuses[0]
             .limit
             .as_ref()
-            .map(|limit| limit.name.as_str()),
+            .map(|limit| limit.name.as_deref().unwrap_or_default()),
         Some("fast"),
         "the least remaining"
     );
@@ -115,7 +115,7 @@ descriptors:
         answer.statuses[0]
             .limit
             .as_ref()
-            .map(|limit| limit.name.as_str()),
+            .map(|limit| limit.name.as_deref().unwrap_or_default()),
         Some("slow")
     );
     assert_eq!(answer.statuses[0].reset_secs, Some(3599));
@@ -273,7 +273,7 @@ descriptors:
         body["retry_after"].to_string(),
         header(&answer, "retry-after").expect("seconds")
     );
-    let metadata = answer.metadata.expect("metadata");
+    let metadata = json!(answer.metadata.expect("metadata"));
     assert_eq!(metadata["reason"], json!("over_limit"));
     assert_eq!(metadata["rule"], json!("a"));
 

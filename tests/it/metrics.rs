@@ -86,9 +86,9 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.rule("d", "r").add(total(Hits::ONE));
     metrics.domain_not_found("unknown");
     metrics.service_error();
-    metrics.call("ShouldRateLimit", Duration::from_millis(1));
-    metrics.decision("d", "within_limit");
-    metrics.store_call("redis", "timeout", Duration::from_millis(1));
+    metrics.call(Duration::from_millis(1));
+    metrics.decisions("d", "within_limit").inc();
+    metrics.store_failed("redis", "timeout", Duration::from_millis(1));
     metrics.fallback("fallback_local");
     metrics.directory_error("timeout");
     metrics.snapshot(None);
@@ -134,7 +134,7 @@ fn a_rule_is_counted_by_its_name_and_first_two_levels() {
 fn a_histogram_counts_up_to_and_with_the_end_of_each_bucket() {
     let metrics = Metrics::new();
     for us in [1, 50, 51, 1_000_000, 1_000_001] {
-        metrics.store_call("redis", "ok", Duration::from_micros(us));
+        metrics.store_answered("redis", Duration::from_micros(us));
     }
     let read = read(&metrics.encode());
     let labels = "store=\"redis\",outcome=\"ok\"";

@@ -341,7 +341,7 @@ impl Subject {
                 return Err(Problem::absent("a subject is KEY=VALUE"));
             }
             Ok(Self {
-                domain: domain.name.clone(),
+                domain: domain.name.to_string(),
                 key,
                 value: value.to_owned(),
             })

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::ops::Range;
+
+use smallvec::SmallVec;
 
 use crate::engine::fold::{Judged, Ruling, Said, Spoken};
 use crate::engine::{Header, Settings};
@@ -25,8 +28,8 @@ pub fn headers(
     domain: &Domain,
     ruling: &Ruling<'_>,
     refused: bool,
-) -> Vec<Header> {
-    let mut headers = Vec::new();
+) -> SmallVec<[Header; 3]> {
+    let mut headers = SmallVec::new();
     if let Some(names) = &settings.reference_headers
         && let Some(spoken) = reference_choice(ruling)
     {
@@ -95,61 +98,82 @@ fn reference_choice<'r, 'a>(ruling: &'r Ruling<'a>) -> Option<&'r Spoken<'a>> {
 /// run into.
 fn ietf(ruling: &Ruling<'_>) -> Option<[Header; 2]> {
     let open = ruling.spoken().filter(|spoken| !spoken.shadow);
-    let all: Vec<(String, &Said<'_>)> = open
-        .flat_map(|spoken| {
-            spoken
-                .limits
-                .iter()
-                .map(|said| (policy_name(spoken, said), said))
-        })
-        .collect();
-    if all.is_empty() {
-        return None;
-    }
+    let all = open.flat_map(|spoken| spoken.limits.iter().map(move |said| (spoken, said)));
     let (mut policy, mut state) = (String::new(), String::new());
-    for (i, (name, said)) in all.iter().enumerate() {
-        let before = all[..i].iter().filter(|(other, _)| other == name).count();
-        let nth = if before == 0 {
-            String::new()
+    let mut names: SmallVec<[Range<usize>; 4]> = SmallVec::new();
+    for (spoken, said) in all {
+        if policy.is_empty() {
+            policy.reserve(USUAL);
+            state.reserve(USUAL);
         } else {
-            format!("-{}", before + 1)
-        };
-        let separator = if i == 0 { "" } else { ", " };
+            policy.push_str(", ");
+            state.push_str(", ");
+        }
+        policy.push('"');
+        let begin = policy.len();
+        put_name(&mut policy, spoken, said);
+        let name = begin..policy.len();
+        let same = |other: &&Range<usize>| policy[(*other).clone()] == policy[name.clone()];
+        let before = names.iter().filter(same).count();
         let (quota, window) = (
             said.limit.requests_per_unit(),
             said.limit.window().ceil_secs(),
         );
         let (remaining, reset) = (said.whole_remaining(), said.reset.ceil_secs());
+        state.push('"');
+        state.push_str(&policy[name.clone()]);
         // Writing to a String cannot fail.
-        let _ = write!(policy, "{separator}\"{name}{nth}\";q={quota};w={window}");
-        let _ = write!(state, "{separator}\"{name}{nth}\";r={remaining};t={reset}");
+        if before > 0 {
+            let _ = write!(policy, "-{}", before + 1);
+            let _ = write!(state, "-{}", before + 1);
+        }
+        let _ = write!(policy, "\";q={quota};w={window}");
+        let _ = write!(state, "\";r={remaining};t={reset}");
+        names.push(name);
+    }
+    if policy.is_empty() {
+        return None;
     }
     Some([
-        header("ratelimit-policy", policy),
-        header("ratelimit", state),
+        Header {
+            name: "ratelimit-policy".into(),
+            value: policy,
+        },
+        Header {
+            name: "ratelimit".into(),
+            value: state,
+        },
     ])
 }
 
-/// The limit's name, or the last key of its rule and the window: what stays inside the quotes of a structured field.
-fn policy_name(spoken: &Spoken<'_>, said: &Said<'_>) -> String {
-    if !said.name.is_empty() {
-        return visible(said.name);
+/// What one limit takes in either header, in bytes.
+const USUAL: usize = 64;
+
+/// The limit's name, or the last key of its rule and the window.
+fn put_name(to: &mut String, spoken: &Spoken<'_>, said: &Said<'_>) {
+    if let Some(name) = said.name {
+        put_visible(to, name);
+        return;
     }
     let key = spoken.rule.and_then(|rule| rule.levels.last());
-    let key = key.map_or("limit", |level| level.key.as_str());
-    let multiplier = match said.limit.multiplier() {
-        1 => String::new(),
-        n => n.to_string(),
-    };
-    visible(&format!("{key}_{multiplier}{}", said.limit.unit().name()))
+    put_visible(to, key.map_or("limit", |level| level.key.as_str()));
+    to.push('_');
+    if said.limit.multiplier() > 1 {
+        let _ = write!(to, "{}", said.limit.multiplier());
+    }
+    to.push_str(said.limit.unit().name());
 }
 
-/// What stays inside the quotes of a structured field.
+/// Adds what stays inside the quotes of a structured field.
+fn put_visible(to: &mut String, text: &str) {
+    let kept = |c: char| (c.is_ascii_graphic() && c != '"' && c != '\\') || c == ' ';
+    to.extend(text.chars().map(|c| if kept(c) { c } else { '_' }));
+}
+
 fn visible(text: &str) -> String {
-    let kept = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
-    text.chars()
-        .map(|c| if kept(c) || c == ' ' { c } else { '_' })
-        .collect()
+    let mut visible = String::with_capacity(text.len());
+    put_visible(&mut visible, text);
+    visible
 }
 
 fn header(name: impl Into<Cow<'static, str>>, value: impl ToString) -> Header {

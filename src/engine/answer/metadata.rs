@@ -1,5 +1,9 @@
 //! The dynamic metadata of an answer, a `google.protobuf.Struct` in JSON's form.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::Reason;
@@ -7,40 +11,61 @@ use crate::engine::Request;
 use crate::engine::fold::Ruling;
 use crate::rules::{Domain, Entry, Rule};
 
+/// The fields of the struct, each once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata(pub Vec<(Cow<'static, str>, Field)>);
+
+/// The value of a field: shared with the rules where it stands there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Field {
+    /// A number.
+    Number(u64),
+    /// A word of ours.
+    Word(&'static str),
+    /// A text of the rules.
+    Text(Arc<str>),
+    /// Anything.
+    Json(Value),
+}
+
+/// How many fields [`decision`] has at most.
+const FIELDS: usize = 7;
+
 /// The decision, for access logs and reply mappers.
 pub fn decision(
     domain: &Domain,
     request: &Request<'_>,
     ruling: &Ruling<'_>,
     reason: Reason,
-) -> Map<String, Value> {
-    let mut map = Map::new();
-    map.insert("domain".to_owned(), json!(domain.name));
-    map.insert("reason".to_owned(), json!(reason.name()));
+) -> Metadata {
+    let mut fields = Vec::with_capacity(FIELDS);
+    let mut add = |name: &'static str, field: Field| fields.push((name.into(), field));
+    add("domain", Field::Text(Arc::clone(&domain.name)));
+    add("reason", Field::Word(reason.name()));
     if let Some(spoken) = ruling.deciding() {
         let said = spoken.decisive();
-        let limit = if said.name.is_empty() {
-            json!(said.limit.requests_per_unit())
-        } else {
-            json!(said.name)
-        };
+        add(
+            "limit",
+            match said.name {
+                Some(name) => Field::Text(Arc::clone(name)),
+                None => Field::Number(said.limit.requests_per_unit().into()),
+            },
+        );
         let entries = &request.descriptors[spoken.descriptor].entries;
-        let rule = metric_name(spoken.rule, entries);
-        map.insert("limit".to_owned(), limit);
-        map.insert("rule".to_owned(), json!(rule));
-        map.insert("remaining".to_owned(), json!(said.whole_remaining()));
+        add("rule", Field::Text(metric_name(spoken.rule, entries)));
+        add("remaining", Field::Number(said.whole_remaining().into()));
         if let Some(plan) = spoken.plan {
-            map.insert("plan".to_owned(), json!(plan));
+            add("plan", Field::Text(plan.into()));
         }
     }
     if let Some(wait) = ruling.retry_after() {
-        map.insert("retry_after".to_owned(), json!(wait.ceil_secs().max(1)));
+        add("retry_after", Field::Number(wait.ceil_secs().max(1)));
     }
-    map
+    Metadata(fields)
 }
 
 /// The reference's shape (`RESPONSE_DYNAMIC_METADATA`): the request, and the merged metadata of the rules that passed.
-pub fn reference(request: &Request<'_>, ruling: &Ruling<'_>) -> Map<String, Value> {
+pub fn reference(request: &Request<'_>, ruling: &Ruling<'_>) -> Metadata {
     let descriptors = request.descriptors.iter().map(|descriptor| {
         let entries = descriptor.entries.iter();
         let entries: Vec<String> = entries.map(|e| format!("{}={}", e.key, e.value)).collect();
@@ -74,7 +99,12 @@ pub fn reference(request: &Request<'_>, ruling: &Ruling<'_>) -> Map<String, Valu
     if !merged.is_null() {
         map.insert("metadata".to_owned(), merged);
     }
-    map
+    let fields = map.into_iter();
+    Metadata(
+        fields
+            .map(|(name, value)| (name.into(), Field::Json(value)))
+            .collect(),
+    )
 }
 
 /// Adds to `into` what it does not have; the first of two values stays.
@@ -91,9 +121,34 @@ fn merge(into: &mut Value, from: &Value) {
 }
 
 /// The rule's name in metrics, traces and metadata.
-pub fn metric_name(rule: Option<&Rule>, entries: &[Entry<'_>]) -> String {
+pub fn metric_name(rule: Option<&Rule>, entries: &[Entry<'_>]) -> Arc<str> {
     match rule {
-        Some(rule) => rule.metric_name(entries).into_owned(),
-        None => "override".to_owned(),
+        Some(rule) => rule.metric_name(entries),
+        None => "override".into(),
+    }
+}
+
+impl Metadata {
+    /// The field of a name.
+    pub fn get(&self, name: &str) -> Option<&Field> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, field)| field)
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, field)| (name, field)))
+    }
+}
+
+impl Serialize for Field {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Field::Number(number) => serializer.serialize_u64(*number),
+            Field::Word(text) => serializer.serialize_str(text),
+            Field::Text(text) => serializer.serialize_str(text),
+            Field::Json(value) => value.serialize(serializer),
+        }
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn read_level(scope: &Scope<'_>, list: &[Yaml], draft: &mut Draft, ru
     let mut root = std::mem::take(&mut domain.root);
     let mut reader = Reader {
         domain,
-        name: domain.name.as_str().into(),
+        name: Arc::clone(&domain.name),
         rules,
         levels: Vec::new(),
     };
@@ -134,7 +134,7 @@ impl Reader<'_> {
                 line: fields.own_span().line,
             },
             path: fields.scope.path.clone(),
-            name: name::written(&self.levels),
+            name: name::written(&self.levels).into(),
             named_by_values: by_values,
             levels: self.levels.clone(),
             unlimited,

@@ -59,7 +59,7 @@ impl Drafts {
     pub(super) fn finish(self) -> HashMap<String, Domain> {
         let domains = self.list.into_iter().map(|draft| draft.domain);
         domains
-            .map(|domain| (domain.name.clone(), domain))
+            .map(|domain| (domain.name.to_string(), domain))
             .collect()
     }
 

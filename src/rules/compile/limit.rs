@@ -64,7 +64,7 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node, domain: &Domain) -> Option<Fo
     )?;
     let limit = RuleLimit {
         limit,
-        name,
+        name: name.map(Into::into),
         replaces,
         charge_always,
         failure_mode,

@@ -1,6 +1,7 @@
 //! An engine with a hand-moved clock, asked in a few words.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tollgate::engine::{Answer, Code, Engine, Rejection, Request, Settings};
 use tollgate::rules::{Descriptor, Entry};
@@ -95,7 +96,7 @@ impl Service {
             hits_addend: 0,
             descriptors: descriptors.iter().map(|text| descriptor(text)).collect(),
         };
-        self.engine.check(&request, None).await
+        self.engine.check(&request, Instant::now(), None).await
     }
 
     /// What the statuses say in short: `ok 3` or `over 60`, the remaining of those that pass and the wait of those that

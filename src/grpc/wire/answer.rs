@@ -1,0 +1,157 @@
+//! An answer as the bytes of a `RateLimitResponse`.
+//!
+//! Written straight from the answer: building the generated messages first, with a string and a map for each part of them, would
+//! cost more than the decision. The field numbers are those of `rls.proto`, `base.proto` and `struct.proto`.
+
+use bytes::BufMut;
+use prost::encoding::WireType;
+use serde_json::Value;
+use smallvec::SmallVec;
+
+use super::{USUAL_ANSWER, code, unit_number};
+use crate::engine::answer::metadata::Field;
+use crate::engine::{Answer, CurrentLimit, Header, Status};
+
+/// Writes `answer`.
+pub(crate) fn write(answer: &Answer, to: &mut impl BufMut) {
+    let mut message = Message::default();
+    message.number(1, code(answer.overall) as u64);
+    for status in &answer.statuses {
+        message.nested(2, |message| self::status(message, status));
+    }
+    for header in &answer.headers {
+        message.nested(3, |message| self::header(message, header));
+    }
+    message.text(5, answer.body.as_deref().unwrap_or_default());
+    if let Some(metadata) = &answer.metadata {
+        message.nested(6, |message| {
+            for (name, field) in &metadata.0 {
+                message.nested(1, |message| {
+                    message.text(1, name);
+                    message.nested(2, |message| self::field(message, field));
+                });
+            }
+        });
+    }
+    to.put_slice(&message.0);
+}
+
+fn status(message: &mut Message, status: &Status) {
+    message.number(1, code(status.code) as u64);
+    if let Some(limit) = &status.limit {
+        message.nested(2, |message| self::limit(message, limit));
+    }
+    message.number(3, status.remaining.into());
+    if let Some(secs) = status.reset_secs {
+        // A `google.protobuf.Duration`, which has a sign.
+        let secs = secs.min(i64::MAX.unsigned_abs());
+        message.nested(4, |message| message.number(1, secs));
+    }
+}
+
+fn limit(message: &mut Message, limit: &CurrentLimit) {
+    message.number(1, limit.requests_per_unit.into());
+    message.number(2, unit_number(limit.unit) as u64);
+    message.text(3, limit.name.as_deref().unwrap_or_default());
+}
+
+fn header(message: &mut Message, header: &Header) {
+    message.text(1, &header.name);
+    message.text(2, &header.value);
+}
+
+/// A `google.protobuf.Value`: one of several fields, which is written even when it is zero or empty.
+fn field(message: &mut Message, field: &Field) {
+    match field {
+        Field::Number(number) => message.double(2, *number as f64),
+        Field::Word(text) => message.bytes(3, text.as_bytes()),
+        Field::Text(text) => message.bytes(3, text.as_bytes()),
+        Field::Json(value) => self::value(message, value),
+    }
+}
+
+fn value(message: &mut Message, value: &Value) {
+    match value {
+        Value::Null => message.present(1, 0),
+        Value::Number(number) => message.double(2, number.as_f64().unwrap_or_default()),
+        Value::String(text) => message.bytes(3, text.as_bytes()),
+        Value::Bool(flag) => message.present(4, u64::from(*flag)),
+        Value::Object(map) => message.nested(5, |message| {
+            for (name, value) in map {
+                message.nested(1, |message| {
+                    message.text(1, name);
+                    message.nested(2, |message| self::value(message, value));
+                });
+            }
+        }),
+        Value::Array(values) => message.nested(6, |message| {
+            for value in values {
+                message.nested(1, |message| self::value(message, value));
+            }
+        }),
+    }
+}
+
+/// The fields of a message, in the order in which they are written.
+#[derive(Default)]
+struct Message(SmallVec<[u8; USUAL_ANSWER]>);
+
+impl Message {
+    /// A number; zero is what a field reads that is not there.
+    fn number(&mut self, tag: u32, number: u64) {
+        if number != 0 {
+            self.present(tag, number);
+        }
+    }
+
+    fn present(&mut self, tag: u32, number: u64) {
+        self.key(tag, WireType::Varint);
+        self.varint(number);
+    }
+
+    fn double(&mut self, tag: u32, number: f64) {
+        self.key(tag, WireType::SixtyFourBit);
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    /// A text; an empty one is what a field reads that is not there.
+    fn text(&mut self, tag: u32, text: &str) {
+        if !text.is_empty() {
+            self.bytes(tag, text.as_bytes());
+        }
+    }
+
+    fn bytes(&mut self, tag: u32, bytes: &[u8]) {
+        self.key(tag, WireType::LengthDelimited);
+        self.varint(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// A message within this one. Its length stands before it, and is known after it: one byte is held free, which nearly
+    /// always is enough.
+    fn nested(&mut self, tag: u32, write: impl FnOnce(&mut Self)) {
+        self.key(tag, WireType::LengthDelimited);
+        let at = self.0.len();
+        self.0.push(0);
+        write(self);
+        let length = self.0.len() - at - 1;
+        let mut digits = Message::default();
+        digits.varint(length as u64);
+        self.0[at] = digits.0[0];
+        if digits.0.len() > 1 {
+            self.0.insert_from_slice(at + 1, &digits.0[1..]);
+        }
+    }
+
+    fn key(&mut self, tag: u32, wire_type: WireType) {
+        self.varint(u64::from(tag) << 3 | wire_type as u64);
+    }
+
+    fn varint(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+}
