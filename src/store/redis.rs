@@ -9,7 +9,7 @@
 //! - `gather`: many calls as one transaction
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
-//! - `node`, `cluster`: connections
+//! - `node`, `cluster`: connections; `pipe`: those that carry nothing but script calls
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +35,7 @@ mod frames;
 mod gather;
 mod node;
 mod part;
+mod pipe;
 mod reply;
 mod request;
 mod script;

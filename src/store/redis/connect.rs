@@ -1,10 +1,11 @@
 //! From settings to the client library's configuration.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use fred::types::config::{Config, Server, ServerConfig, TlsConfig, TlsConnector};
 
 use super::node::Node;
+use super::pipe::{Endpoint, Greeting};
 use super::settings::{Address, Servers, Settings, SettingsError};
 use super::tls;
 
@@ -12,7 +13,7 @@ use super::tls;
 #[derive(Clone)]
 pub(super) struct Connector {
     config: Config,
-    connect_timeout: Duration,
+    greeting: Arc<Greeting>,
 }
 
 impl Connector {
@@ -21,6 +22,14 @@ impl Connector {
         let connector: Option<TlsConnector> =
             settings.tls.as_ref().map(tls::connector).transpose()?;
         let credentials = &settings.credentials;
+        let greeting = Greeting {
+            credentials: credentials.clone(),
+            database: settings.database,
+            tls: connector
+                .clone()
+                .map(|TlsConnector::Rustls(connector)| connector),
+            timeout: settings.connect_timeout,
+        };
         let config = Config {
             // The first connection is tried for ever, like every later one.
             fail_fast: false,
@@ -32,14 +41,15 @@ impl Connector {
         };
         Ok(Self {
             config,
-            connect_timeout: settings.connect_timeout,
+            greeting: Arc::new(greeting),
         })
     }
 
     /// A connection to one server over TCP.
     pub(super) fn node(&self, address: &Address) -> Result<Node, SettingsError> {
         let server = ServerConfig::new_centralized(address.host.clone(), address.port);
-        self.start(server, address.to_string())
+        let at = Endpoint::Tcp(address.clone());
+        self.start(server, Some(at), address.to_string())
     }
 
     /// A connection to the one server of `servers`; to a cluster there is none.
@@ -48,7 +58,8 @@ impl Connector {
             Servers::Single(address) => self.node(address),
             Servers::Unix(path) => {
                 let server = ServerConfig::Unix { path: path.clone() };
-                self.start(server, path.display().to_string())
+                let at = Endpoint::Unix(path.clone());
+                self.start(server, Some(at), path.display().to_string())
             }
             Servers::Sentinel {
                 master,
@@ -61,18 +72,23 @@ impl Connector {
                     username: credentials.user.clone(),
                     password: credentials.password.clone(),
                 };
-                self.start(server, format!("the master {master}"))
+                self.start(server, None, format!("the master {master}"))
             }
             Servers::Cluster(_) => Err(SettingsError::Addresses),
         }
     }
 
-    fn start(&self, server: ServerConfig, name: String) -> Result<Node, SettingsError> {
+    fn start(
+        &self,
+        server: ServerConfig,
+        at: Option<Endpoint>,
+        name: String,
+    ) -> Result<Node, SettingsError> {
         let config = Config {
             server,
             ..self.config.clone()
         };
-        Node::start(config, self.connect_timeout, name)
+        Node::start(config, at, Arc::clone(&self.greeting), name)
     }
 }
 

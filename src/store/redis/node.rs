@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fred::clients::{Client, Pipeline, WithOptions};
 use fred::error::{Error, ErrorKind};
@@ -23,13 +24,16 @@ use fred::types::config::{Config, Options, ReconnectPolicy, Server, Unresponsive
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::runtime::{self, Handle, RuntimeFlavor};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::pipe::{Endpoint, Greeting, Pipe, Trouble};
 use super::script::Script;
-use super::settings::SettingsError;
+use super::settings::{Address, SettingsError};
 use crate::store::StoreError;
 use crate::telemetry::tracing as spans;
 
@@ -57,7 +61,16 @@ pub(super) struct Node {
     trouble: Arc<Mutex<Option<String>>>,
     /// Whether the server has been found to be a replica and is being left for the new master.
     leaving: Arc<AtomicBool>,
+    pipes: Pipes,
     _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+/// The pipes of all threads that serve requests, by their runtimes.
+struct Pipes {
+    started: ArcSwap<Vec<(runtime::Id, Arc<Pipe>)>>,
+    /// Where the library has found the server.
+    at: watch::Receiver<Option<Endpoint>>,
+    greeting: Arc<Greeting>,
 }
 
 /// One call of a script, and what it is given.
@@ -98,11 +111,15 @@ impl NoAnswer {
 
 impl Node {
     /// Begins to connect, and keeps at it until dropped.
+    ///
+    /// Its address is `at`; without one it is where the library finds the server.
     pub(super) fn start(
         config: Config,
-        connect_timeout: Duration,
+        at: Option<Endpoint>,
+        greeting: Arc<Greeting>,
         name: String,
     ) -> Result<Self, SettingsError> {
+        let connect_timeout = greeting.timeout;
         let (first, longest, jitter) = RECONNECT_MS;
         let mut policy = ReconnectPolicy::new_exponential(0, first, longest, 2);
         policy.set_jitter(jitter);
@@ -123,13 +140,20 @@ impl Node {
         let trouble = Arc::new(Mutex::new(Some("not connected yet".to_owned())));
         // Listens from before the first attempt on.
         let events = (client.reconnect_rx(), client.error_rx());
-        let watching = watch(events, name.clone(), Arc::clone(&trouble));
+        let (found, is_at) = watch::channel(None);
+        let found = Finding { fixed: at, found };
+        let watching = watch(events, name.clone(), Arc::clone(&trouble), found);
         let connecting = keep_connected(client.clone());
         Ok(Self {
             client,
             name,
             trouble,
             leaving: Arc::default(),
+            pipes: Pipes {
+                started: ArcSwap::default(),
+                at: is_at,
+                greeting,
+            },
             _tasks: [
                 AbortOnDropHandle::new(tokio::spawn(watching)),
                 AbortOnDropHandle::new(tokio::spawn(connecting)),
@@ -169,6 +193,9 @@ impl Node {
         asking: bool,
         timeout: Duration,
     ) -> Result<Bytes, NoAnswer> {
+        if let Some(pipe) = self.pipes.here() {
+            return self.call(&pipe, call, asking, timeout).await;
+        }
         let sent = match self.send(call, asking, timeout, false).await {
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 self.send(call, asking, timeout, true).await
@@ -178,12 +205,39 @@ impl Node {
         match sent {
             Ok(Value::Bytes(answer)) => Ok(answer),
             Ok(Value::String(answer)) => Ok(answer.into_inner()),
-            Ok(other) => Err(NoAnswer::Failed(StoreError::Corrupt(format!(
-                "the script answered with {:?}",
-                other.kind()
-            )))),
+            Ok(other) => Err(NoAnswer::Failed(strange(&format!("{:?}", other.kind())))),
             Err(error) => Err(self.explain(&error)),
         }
+    }
+
+    async fn call(
+        &self,
+        pipe: &Pipe,
+        call: &Call,
+        asking: bool,
+        timeout: Duration,
+    ) -> Result<Bytes, NoAnswer> {
+        let calling = async {
+            match pipe.call(call, asking, false).await {
+                Err(Trouble::Said(text)) if text.starts_with("NOSCRIPT") => {
+                    pipe.call(call, asking, true).await
+                }
+                answer => answer,
+            }
+        };
+        let Ok(answer) = tokio::time::timeout(timeout, calling).await else {
+            return Err(NoAnswer::Failed(StoreError::Timeout));
+        };
+        answer.map_err(|trouble| match trouble {
+            Trouble::Closed => NoAnswer::Failed(self.unreachable()),
+            Trouble::Lost => NoAnswer::Failed(StoreError::Timeout),
+            Trouble::Strange(what) => NoAnswer::Failed(strange(what)),
+            Trouble::Said(text) => {
+                let refused = || StoreError::Refused(text.chars().take(MAX_ERROR).collect());
+                self.understand(&text)
+                    .unwrap_or_else(|| NoAnswer::Failed(refused()))
+            }
+        })
     }
 
     /// Asks for a sign of life.
@@ -230,32 +284,44 @@ impl Node {
     }
 
     fn explain(&self, error: &Error) -> NoAnswer {
-        let text = error.details();
-        let word = text.split_whitespace().next().unwrap_or_default();
-        let address = || {
-            text.split_whitespace()
-                .nth(2)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        match word {
-            "MOVED" => return NoAnswer::Moved(address()),
-            "ASK" => return NoAnswer::Ask(address()),
-            "TRYAGAIN" => return NoAnswer::TryAgain,
-            "READONLY" => self.leave(),
-            _ => {}
+        if let Some(understood) = self.understand(error.details()) {
+            return understood;
         }
-        NoAnswer::Failed(match word {
-            "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" => StoreError::Unreachable(text_of(error)),
-            _ if !self.is_connected() && *error.kind() == ErrorKind::Canceled => {
-                let trouble = self.trouble.lock().clone();
-                let reason = trouble.unwrap_or_else(|| "not connected".to_owned());
-                StoreError::Unreachable(format!("{}: {reason}", self.name))
+        NoAnswer::Failed(match error.kind() {
+            ErrorKind::Canceled if !self.is_connected() => self.unreachable(),
+            _ if error.details().starts_with("Failed to route") => {
+                StoreError::Unreachable(self.name.clone())
             }
-            _ if text.starts_with("Failed to route") => StoreError::Unreachable(self.name.clone()),
             _ if is_lost(error) => StoreError::Timeout,
             _ => StoreError::Refused(text_of(error)),
         })
+    }
+
+    /// What an error of the server means, if it is one of those that are not about the call.
+    fn understand(&self, text: &str) -> Option<NoAnswer> {
+        let mut words = text.split_whitespace();
+        let word = words.next()?;
+        let mut address = || words.nth(1).unwrap_or_default().to_owned();
+        match word {
+            "MOVED" => Some(NoAnswer::Moved(address())),
+            "ASK" => Some(NoAnswer::Ask(address())),
+            "TRYAGAIN" => Some(NoAnswer::TryAgain),
+            "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" => {
+                let text = text.chars().take(MAX_ERROR).collect();
+                Some(NoAnswer::Failed(StoreError::Unreachable(text)))
+            }
+            "READONLY" => {
+                self.leave();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn unreachable(&self) -> StoreError {
+        let trouble = self.trouble.lock().clone();
+        let reason = trouble.unwrap_or_else(|| "not connected".to_owned());
+        StoreError::Unreachable(format!("{}: {reason}", self.name))
     }
 
     /// Connects anew, since Sentinel may by now name another server as the master.
@@ -278,13 +344,72 @@ impl std::fmt::Debug for Node {
     }
 }
 
+impl Call {
+    /// The command that runs the script, and what it names it by: its name, or all of it.
+    pub(super) fn command(&self, whole: bool) -> (&'static str, &'static str) {
+        if whole {
+            ("EVAL", self.script.source)
+        } else {
+            ("EVALSHA", self.script.sha1.as_str())
+        }
+    }
+}
+
+impl Pipes {
+    /// The open pipe of this runtime, begun if need be. Only a runtime that serves requests has one: it is all of its thread.
+    fn here(&self) -> Option<Arc<Pipe>> {
+        let runtime = Handle::try_current().ok()?;
+        if runtime.runtime_flavor() != RuntimeFlavor::CurrentThread {
+            return None;
+        }
+        let id = runtime.id();
+        let started = self.started.load();
+        match started.iter().find(|(of, _)| *of == id) {
+            Some((_, pipe)) => pipe.is_open().then(|| Arc::clone(pipe)),
+            None => {
+                let pipe = Pipe::start(self.at.clone(), Arc::clone(&self.greeting));
+                let pipe = Arc::new(pipe);
+                self.started.rcu(|before| {
+                    let alive = before.iter().filter(|(_, pipe)| !pipe.is_over());
+                    let new = (id, Arc::clone(&pipe));
+                    alive.cloned().chain([new]).collect::<Vec<_>>()
+                });
+                None
+            }
+        }
+    }
+}
+
+/// Tells where the library has found the server.
+struct Finding {
+    /// Where it is in any case.
+    fixed: Option<Endpoint>,
+    found: watch::Sender<Option<Endpoint>>,
+}
+
+impl Finding {
+    fn tell(&self, server: &Server) {
+        let address = || Address {
+            host: server.host.to_string(),
+            port: server.port,
+        };
+        let at = self.fixed.clone();
+        let at = at.unwrap_or_else(|| Endpoint::Tcp(address()));
+        self.found.send_if_modified(|before| {
+            let is_new = before.as_ref() != Some(&at);
+            *before = Some(at);
+            is_new
+        });
+    }
+}
+
+fn strange(answer: &str) -> StoreError {
+    StoreError::Corrupt(format!("the script answered with {answer}"))
+}
+
 /// Sends the script by its name, or `whole`.
 async fn evaluate<C: ClientLike>(client: &C, call: &Call, whole: bool) -> Result<Value, Error> {
-    let (command, script) = if whole {
-        ("EVAL", call.script.source)
-    } else {
-        ("EVALSHA", call.script.sha1.as_str())
-    };
+    let (command, script) = call.command(whole);
     let mut arguments: Vec<Value> = Vec::with_capacity(3 + call.keys.len());
     arguments.push(Value::from_static_str(script));
     arguments.push(Value::Integer(call.keys.len() as i64));
@@ -337,12 +462,16 @@ async fn watch(
     (mut connected, mut errors): (Receiver<Server>, Receiver<(Error, Option<Server>)>),
     name: String,
     trouble: Arc<Mutex<Option<String>>>,
+    found: Finding,
 ) {
     loop {
         tokio::select! {
             event = connected.recv() => match event {
                 Err(RecvError::Closed) => return,
                 Ok(_) | Err(RecvError::Lagged(_)) => {
+                    if let Ok(server) = &event {
+                        found.tell(server);
+                    }
                     if trouble.lock().take().is_some() {
                         tracing::info!(server = %name, "connected to redis");
                     }

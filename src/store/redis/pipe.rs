@@ -1,0 +1,358 @@
+//! A connection for script calls alone: one of each serving thread to each server.
+//!
+//! The client library writes a few commands at a time to its socket, which costs this process and Redis more than the calls
+//! themselves. Here a call is put into a buffer, and the connection's task, which runs after those that are ready, writes what
+//! all of them have put there: many at once under load, one at once without. The library finds the server, and is what calls
+//! go through while there is no pipe.
+//!
+//! - A call is sent at most once. What was under way when a connection ends is lost, and counts as charged.
+//! - Redis answers in the order of the calls, so the calls that wait are a queue.
+//! - `socket`: connecting, and the greeting
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+use rand::Rng;
+use redis_protocol::resp2::decode::decode_bytes_mut;
+use redis_protocol::resp2::types::BytesFrame;
+use tokio::io::AsyncWrite;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, Interval};
+use tokio_util::io::poll_read_buf;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::socket::Stream;
+use super::node::Call;
+
+pub(super) mod socket;
+
+pub(super) use socket::{Endpoint, Greeting};
+
+/// Between attempts to connect: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// After this many looks without an answer to what waits, a connection is given up.
+const LOOKS: u32 = 8;
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What is read at once, at least, in bytes.
+const READ: usize = 16 * 1024;
+
+/// What is written at once, at most, beside what one caller adds.
+const KEEP: usize = 256 * 1024;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    queue: Arc<Queue>,
+    task: AbortOnDropHandle<()>,
+}
+
+/// Why a call has no answer of the script.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It was not sent.
+    Closed,
+    /// It was sent, and the connection has ended.
+    Lost,
+    /// Redis says so: `NOSCRIPT …`.
+    Said(String),
+    /// What Redis says is not what a script of ours answers.
+    Strange(&'static str),
+}
+
+/// What callers and the task share.
+#[derive(Debug, Default)]
+struct Queue {
+    calls: Mutex<Calls>,
+    task: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    is_open: bool,
+    /// Whether the task knows that there is something to write.
+    is_told: bool,
+    out: BytesMut,
+    /// Whoever waits for the next answer, and so on; nobody does for that to `ASKING`.
+    waiting: VecDeque<Option<Caller>>,
+}
+
+type Caller = oneshot::Sender<BytesFrame>;
+
+impl Pipe {
+    /// Begins to connect to wherever the server is, and keeps at it until dropped. Runs on this runtime.
+    pub(super) fn start(at: watch::Receiver<Option<Endpoint>>, greeting: Arc<Greeting>) -> Self {
+        let queue = Arc::new(Queue::default());
+        let task = tokio::spawn(keep_up(Arc::clone(&queue), at, greeting));
+        Self {
+            queue,
+            task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// Whether calls can be made now.
+    pub(super) fn is_open(&self) -> bool {
+        self.queue.calls.lock().is_open
+    }
+
+    /// Whether its runtime has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Calls the script, by its name or `whole`; `asking` also for keys that are only on their way to this server.
+    pub(super) async fn call(
+        &self,
+        call: &Call,
+        asking: bool,
+        whole: bool,
+    ) -> Result<Bytes, Trouble> {
+        let (caller, answer) = oneshot::channel();
+        let tell = {
+            let mut calls = self.queue.calls.lock();
+            if !calls.is_open {
+                return Err(Trouble::Closed);
+            }
+            if asking {
+                calls.out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
+                calls.waiting.push_back(None);
+            }
+            put(&mut calls.out, call, whole);
+            calls.waiting.push_back(Some(caller));
+            !std::mem::replace(&mut calls.is_told, true)
+        };
+        if tell {
+            self.queue.task.wake();
+        }
+        match answer.await {
+            Ok(BytesFrame::BulkString(answer)) => Ok(answer),
+            Ok(BytesFrame::Error(text)) => Err(Trouble::Said(text.to_string())),
+            Ok(BytesFrame::SimpleString(_)) => Err(Trouble::Strange("a simple string")),
+            Ok(BytesFrame::Integer(_)) => Err(Trouble::Strange("a number")),
+            Ok(BytesFrame::Array(_)) => Err(Trouble::Strange("an array")),
+            Ok(BytesFrame::Null) => Err(Trouble::Strange("nothing")),
+            Err(_) => Err(Trouble::Lost),
+        }
+    }
+}
+
+/// Adds a call to what is to be written.
+fn put(out: &mut BytesMut, call: &Call, whole: bool) {
+    // The command, the script, the number of keys, the keys, the body.
+    put_number(out, b'*', 4 + call.keys.len());
+    let (command, script) = call.command(whole);
+    put_bytes(out, command.as_bytes());
+    put_bytes(out, script.as_bytes());
+    put_bytes(out, call.keys.len().to_string().as_bytes());
+    call.keys.iter().for_each(|key| put_bytes(out, key));
+    put_bytes(out, &call.body);
+}
+
+/// Adds a command of these words.
+fn put_command(out: &mut BytesMut, words: &[&[u8]]) {
+    put_number(out, b'*', words.len());
+    words.iter().for_each(|word| put_bytes(out, word));
+}
+
+/// Adds an argument.
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    put_number(out, b'$', bytes.len());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_number(out: &mut BytesMut, mark: u8, number: usize) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut left = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&[mark]);
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(b"\r\n");
+}
+
+impl Queue {
+    fn open(&self) {
+        self.calls.lock().is_open = true;
+    }
+
+    /// Whoever waits is told that the answer is lost.
+    fn close(&self) {
+        let closed = std::mem::take(&mut *self.calls.lock());
+        drop(closed);
+    }
+}
+
+/// Closes the queue when the task ends, however it does.
+struct Closing(Arc<Queue>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+async fn keep_up(
+    queue: Arc<Queue>,
+    mut at: watch::Receiver<Option<Endpoint>>,
+    greeting: Arc<Greeting>,
+) {
+    let (first, longest) = PAUSE;
+    let mut pause = first;
+    loop {
+        // The library says why there is no server.
+        let Ok(endpoint) = at.wait_for(Option::is_some).await.map(|at| at.clone()) else {
+            return;
+        };
+        let Some(endpoint) = endpoint else { continue };
+        at.mark_unchanged();
+        match socket::connect(&endpoint, &greeting).await {
+            Ok(stream) => {
+                let closing = Closing(Arc::clone(&queue));
+                queue.open();
+                pause = first;
+                let carrying = Carrying::new(stream, Arc::clone(&queue));
+                let ended = tokio::select! {
+                    error = carrying => Some(error),
+                    moved = at.changed() => moved.err().map(io::Error::other),
+                };
+                drop(closing);
+                if let Some(error) = ended {
+                    tracing::debug!(%endpoint, %error, "a pipe to redis has ended");
+                }
+            }
+            Err(error) => tracing::debug!(%endpoint, %error, "no pipe to redis"),
+        }
+        let jitter = rand::rng().random_range(0.8..1.2);
+        tokio::time::sleep(pause.mul_f64(jitter)).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// An open connection at work; ends with an error.
+struct Carrying {
+    stream: Stream,
+    queue: Arc<Queue>,
+    writing: BytesMut,
+    reading: BytesMut,
+    answered: Vec<(Caller, BytesFrame)>,
+    looks: Interval,
+    /// How many looks have found calls that wait, and no answer since the one before.
+    silent: u32,
+    has_read: bool,
+}
+
+impl Carrying {
+    fn new(stream: Stream, queue: Arc<Queue>) -> Self {
+        Self {
+            stream,
+            queue,
+            writing: BytesMut::new(),
+            reading: BytesMut::with_capacity(READ),
+            answered: Vec::new(),
+            looks: tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY),
+            silent: 0,
+            has_read: false,
+        }
+    }
+
+    /// Reads what there is, and hands the answers out.
+    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            self.reading.reserve(READ);
+            let stream = Pin::new(&mut self.stream);
+            match poll_read_buf(stream, cx, &mut self.reading)? {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(_) => self.has_read = true,
+            }
+            self.hand_out()?;
+        }
+    }
+
+    fn hand_out(&mut self) -> io::Result<()> {
+        {
+            let mut calls = self.queue.calls.lock();
+            while let Some((frame, ..)) =
+                decode_bytes_mut(&mut self.reading).map_err(io::Error::other)?
+            {
+                let caller = calls.waiting.pop_front();
+                let caller = caller.ok_or_else(|| io::Error::other("an answer to no call"))?;
+                self.answered.extend(caller.map(|caller| (caller, frame)));
+            }
+        }
+        for (caller, frame) in self.answered.drain(..) {
+            // Whoever waits no longer has given up.
+            let _ = caller.send(frame);
+        }
+        Ok(())
+    }
+
+    /// Writes all that callers have put into the buffer.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            if self.writing.is_empty() {
+                let mut calls = self.queue.calls.lock();
+                calls.is_told = false;
+                if calls.out.is_empty() {
+                    drop(calls);
+                    let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+                    return Ok(());
+                }
+                if self.writing.capacity() > KEEP {
+                    self.writing = BytesMut::new();
+                }
+                std::mem::swap(&mut self.writing, &mut calls.out);
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, &self.writing)? {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(written) => self.writing.advance(written),
+            }
+        }
+    }
+
+    /// Gives up on a server that has said nothing for too long to those who wait.
+    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.looks.poll_tick(cx).is_ready() {
+            let waits = !self.queue.calls.lock().waiting.is_empty();
+            let is_silent = waits && !std::mem::take(&mut self.has_read);
+            self.silent = if is_silent { self.silent + 1 } else { 0 };
+            if self.silent >= LOOKS {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Future for Carrying {
+    type Output = io::Error;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let this = &mut *self;
+        this.queue.task.register(cx.waker());
+        let done = this
+            .read(cx)
+            .and_then(|()| this.write(cx))
+            .and_then(|()| this.look(cx));
+        match done {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
+    }
+}
