@@ -287,13 +287,15 @@ impl Node {
         if let Some(understood) = self.understand(error.details()) {
             return understood;
         }
-        NoAnswer::Failed(match error.kind() {
-            ErrorKind::Canceled if !self.is_connected() => self.unreachable(),
-            _ if error.details().starts_with("Failed to route") => {
-                StoreError::Unreachable(self.name.clone())
-            }
-            _ if is_lost(error) => StoreError::Timeout,
-            _ => StoreError::Refused(text_of(error)),
+        let unsent = *error.kind() == ErrorKind::Canceled && !self.is_connected();
+        NoAnswer::Failed(if unsent {
+            self.unreachable()
+        } else if error.details().starts_with("Failed to route") {
+            StoreError::Unreachable(self.name.clone())
+        } else if is_lost(error) {
+            StoreError::Timeout
+        } else {
+            StoreError::Refused(text_of(error))
         })
     }
 

@@ -30,6 +30,7 @@ pub(super) static USAGE: Script = Script {
 };
 
 const DECIDE_SOURCE: &str = concat!(
+    include_str!("script.lua"),
     include_str!("../../limit.lua"),
     include_str!("../../limit/fixed_window.lua"),
     include_str!("../../limit/token_bucket.lua"),
