@@ -543,6 +543,11 @@ impl Tag {
         Self((MAX_MULTIPLIER + 1) * 32 + 8 + unit as u32)
     }
 
+    /// Which algorithm's state it names: 0 a ban's, 1 a fixed window's, 2 a token bucket's, 3 a sliding window's.
+    pub const fn algorithm(self) -> u32 {
+        self.0 % 32 / 8
+    }
+
     /// The tag that was stored as this number.
     pub const fn from_stored(number: u32) -> Self {
         Self(number)

@@ -5,8 +5,8 @@
 
 local VERSION = 1
 local MAX_SLOTS = 16
-local DONE, RETIME, FOREIGN = 0, 1, 2
-local GIVE_BACK, FORGET = 2, 3
+local DONE, RETIME, FOREIGN, BEFORE = 0, 1, 2, 3
+local GIVE_BACK, FORGET, USUAL = 2, 3, 4
 local CHARGE, REFUND = 0, 2
 local ENFORCED, QUOTA = 0, 1
 
@@ -77,19 +77,25 @@ local function read_records()
   return records
 end
 
+local function encode(record)
+  local parts = { pack('<BI7', VERSION, record.seen) }
+  for i = 1, #record do
+    parts[i + 1] = algorithm_of(record[i].tag).encode(record[i])
+  end
+  return table.concat(parts)
+end
+
 local function write_record(key, record, now, time_passed_in)
   if #record == 0 then
     call('DEL', key)
     return
   end
-  local expires, parts = now, { pack('<BI7', VERSION, record.seen) }
+  local expires = now
   for i = 1, #record do
-    local slot = record[i]
-    expires = max(expires, slot.expires)
-    parts[i + 1] = algorithm_of(slot.tag).encode(slot)
+    expires = max(expires, record[i].expires)
   end
   local ttl = max(div_ceil(expires - now, 1000), time_passed_in and PASSED_TIME_TTL_MS or 1)
-  call('SET', key, table.concat(parts), 'PX', ttl)
+  call('SET', key, encode(record), 'PX', ttl)
 end
 
 -- At the bound, forgets what is as good as fresh, or else what will be so soonest.
@@ -238,14 +244,15 @@ local function take_demand()
   return demand
 end
 
--- Quota demands refuse only if all of the request's are here.
-local function transact(records, now, quotas_decide)
+-- Quota demands refuse only if all of the request's are here. Also tells whether it is admitted.
+local function transact(records, now, quotas_decide, hits)
   local count, any_writes, refused, quotas, quotas_refused = nil, false, false, 0, 0
   count, cursor = unpack('<I2', request, cursor)
   local demands, readings = {}, {}
   for i = 1, count do
     local demand = take_demand()
     demands[i] = demand
+    demand.hits = hits or demand.hits
     local fits = read(records[demand.key], demand, now, readings)
     any_writes = any_writes or demand.any_always or demand.counts
     if demand.role == ENFORCED then
@@ -276,6 +283,35 @@ local function transact(records, now, quotas_decide)
   for i = 1, #readings do
     local reading = readings[i]
     reply[i + 1] = pack('<BI7I7I7I7', reading.verdict, reading.wait, reading.used, reading.reset, reading.at)
+  end
+  return table.concat(reply), admitted
+end
+
+-- A call that might have been usual, and is not for what stands under its keys: see script.lua.
+local function answer_usual(records, now)
+  local reply, runs, begin = { pack('<BI7', BEFORE, now) }, nil, nil
+  for i = 1, #records do
+    local value = records[i].value or ''
+    reply[i + 1] = pack('<I2', #value) .. value
+  end
+  runs, cursor = unpack('<I2', request, cursor)
+  local first_run = cursor
+  begin = cursor + 9 * runs
+  cursor = begin
+  if runs == 0 then
+    transact(records, now, 1)
+  end
+  for i = 0, runs - 1 do
+    local many, hits = unpack('<I2I7', request, first_run + 9 * i)
+    for _ = 1, many do
+      local kept, changed = #records[1] > 0 and encode(records[1]) or false, records[1].changed
+      cursor = begin
+      local _, admitted = transact(records, now, 1, hits)
+      if not admitted then
+        records[1] = decode(kept)
+        records[1].changed = changed
+      end
+    end
   end
   return table.concat(reply)
 end
@@ -332,7 +368,7 @@ local records, foreign = read_records()
 if not records then
   return pack('<BI7', FOREIGN, foreign)
 end
-local decide = operation == GIVE_BACK and give_back or operation == FORGET and forget or transact
+local decide = ({ [GIVE_BACK] = give_back, [FORGET] = forget, [USUAL] = answer_usual })[operation] or transact
 local reply = decide(records, now, quotas_decide)
 if retime then
   return pack('<BI7', RETIME, retime)

@@ -4,7 +4,7 @@
 //! cluster it is one call per hash slot, and what was charged is given back if any of them refuses.
 //!
 //! In reading order:
-//! - `script`, `request`, `reply`: the scripts, what is said to the one that decides, what it says
+//! - `script`, `request`, `reply`: the scripts, what is said to the one that decides, what it says; `value`: what it keeps
 //! - `part`: a transaction cut into calls
 //! - `gather`: many calls as one transaction
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
@@ -25,7 +25,7 @@ use self::part::Part;
 use self::reply::{Decided, Reply};
 use self::settings::{Servers, Settings, SettingsError};
 use super::{StoreError, Transaction};
-use crate::limit::transaction::Outcome;
+use crate::limit::transaction::{Outcome, Role};
 use crate::time::{Clock, Timestamp};
 
 mod book;
@@ -42,6 +42,7 @@ mod script;
 pub mod settings;
 mod tls;
 mod usage;
+mod value;
 
 /// The most calls under way at a time; beyond it a transaction fails at once.
 pub const MAX_IN_FLIGHT: usize = 8192;
@@ -151,21 +152,35 @@ impl Link {
     ) -> Result<Decided, StoreError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut around = now.unwrap_or_else(|| self.clock.now());
+        let quotas = || {
+            part.demands
+                .iter()
+                .any(|asked| asked.demand.role == Role::Quota)
+        };
+        let is_usual = request::is_usual(&part.demands) && (quotas_decide || !quotas());
         for _ in 0..=MAX_RETIMES {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let body = if is_usual {
+                request::usual(&part.demands, &[], now, around)
+            } else {
+                request::transact(&part.demands, quotas_decide, now, around)
+            };
             let call = Call {
                 script: &script::DECIDE,
                 keys: part.keys.clone(),
-                body: request::transact(&part.demands, quotas_decide, now, around),
+                body,
             };
             let answer = self.run(part.slot, &call, left).await?;
             match Reply::parse(answer) {
+                Some(Reply::Before(at, values)) if values.len() == part.keys.len() => {
+                    return part.read(values, at);
+                }
                 Some(Reply::Done(decided)) if decided.readings.len() == part.limits() => {
                     return Ok(decided);
                 }
                 Some(Reply::Retime(at)) => around = at,
                 Some(Reply::Foreign(place)) => return Err(part.foreign(place)),
-                Some(Reply::Done(_)) | None => {
+                Some(Reply::Done(_) | Reply::Before(..)) | None => {
                     let reason = "an answer of the script cannot be read".to_owned();
                     return Err(StoreError::Corrupt(reason));
                 }

@@ -24,7 +24,7 @@ use fred::types::config::{Config, Options, ReconnectPolicy, Server, Unresponsive
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::runtime::{self, Handle, RuntimeFlavor};
+use tokio::runtime::{self, Handle};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
@@ -65,7 +65,7 @@ pub(super) struct Node {
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
-/// The pipes of all threads that serve requests, by their runtimes.
+/// The pipes of all threads that serve requests, by their runtimes; those that share a runtime share its pipe.
 struct Pipes {
     started: ArcSwap<Vec<(runtime::Id, Arc<Pipe>)>>,
     /// Where the library has found the server.
@@ -358,13 +358,9 @@ impl Call {
 }
 
 impl Pipes {
-    /// The open pipe of this runtime, begun if need be. Only a runtime that serves requests has one: it is all of its thread.
+    /// The open pipe of this runtime, begun if need be.
     fn here(&self) -> Option<Arc<Pipe>> {
-        let runtime = Handle::try_current().ok()?;
-        if runtime.runtime_flavor() != RuntimeFlavor::CurrentThread {
-            return None;
-        }
-        let id = runtime.id();
+        let id = Handle::try_current().ok()?.id();
         let started = self.started.load();
         match started.iter().find(|(of, _)| *of == id) {
             Some((_, pipe)) => pipe.is_open().then(|| Arc::clone(pipe)),

@@ -3,9 +3,14 @@
 use bytes::Bytes;
 use fred::util::redis_keyslot;
 
+use smallvec::SmallVec;
+
+use super::reply::Decided;
 use super::request::Asked;
-use crate::limit::transaction::Demand;
+use super::value;
+use crate::limit::transaction::{Demand, Record, transact};
 use crate::store::{StoreError, Transaction};
+use crate::time::Timestamp;
 
 /// What of a transaction goes into one call.
 #[derive(Debug)]
@@ -80,6 +85,37 @@ impl<'a, 'l> Part<'a, 'l> {
     pub(super) fn limits(&self) -> usize {
         let limits = self.demands.iter().map(|asked| asked.demand.limits.len());
         limits.sum()
+    }
+
+    /// What the demands come to, given what stood under the keys.
+    pub(super) fn read(
+        &self,
+        values: impl IntoIterator<Item = Bytes>,
+        at: Timestamp,
+    ) -> Result<Decided, StoreError> {
+        let mut records: SmallVec<[(Record, bool); 1]> = SmallVec::new();
+        for (place, value) in values.into_iter().enumerate() {
+            let record = value::decode(value).ok_or_else(|| self.foreign(place))?;
+            records.push((record, false));
+        }
+        let demand = |asked: &Asked<'a, 'l>| Demand {
+            key: asked.key,
+            amount: asked.amount,
+            ..asked.demand.clone()
+        };
+        let demands: SmallVec<[Demand<'l>; 1]> = self.demands.iter().map(demand).collect();
+        let times: SmallVec<[Timestamp; 1]> = records
+            .iter()
+            .map(|(record, _)| record.seen.max(at))
+            .collect();
+        let outcome = transact(&mut records, &demands, at);
+        let times = demands
+            .iter()
+            .flat_map(|demand| demand.limits.iter().map(|_| times[demand.key]));
+        Ok(Decided {
+            admitted: outcome.admitted,
+            readings: outcome.readings.into_iter().zip(times).collect(),
+        })
     }
 
     /// The error of a value that is not ours.

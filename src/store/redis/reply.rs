@@ -12,6 +12,8 @@ use crate::time::{Micros, Timestamp};
 pub(super) enum Reply {
     /// It was decided.
     Done(Decided),
+    /// It was decided: what stood under the keys before, empty for nothing, and the time.
+    Before(Timestamp, SmallVec<[Bytes; 1]>),
     /// Nothing was written: calendar windows are needed around this moment.
     Retime(Timestamp),
     /// Nothing was written: the value under the key at this place is not ours.
@@ -40,6 +42,18 @@ impl Reply {
             2 => {
                 let place = usize::try_from(take(&mut answer)?).ok()?;
                 place.checked_sub(1).map(Reply::Foreign)
+            }
+            3 => {
+                let at = moment(take(&mut answer)?);
+                let mut values = SmallVec::new();
+                while answer.has_remaining() {
+                    let size = answer.try_get_u16_le().ok()?.into();
+                    if size > answer.remaining() {
+                        return None;
+                    }
+                    values.push(answer.split_to(size));
+                }
+                Some(Reply::Before(at, values))
             }
             _ => None,
         }

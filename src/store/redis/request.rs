@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::limit::ban::Ban;
 use crate::limit::fixed_window::Windows;
-use crate::limit::transaction::{Amount, Demand, Role};
+use crate::limit::transaction::{Amount, Bound, Demand, Role};
 use crate::limit::{Hits, Limit, Receipt, Shape, Tag};
 use crate::time::Timestamp;
 
@@ -38,6 +38,7 @@ const PLACE: usize = 2;
 const TRANSACT: u8 = 1;
 const GIVE_BACK: u8 = 2;
 const FORGET: u8 = 3;
+const USUAL: u8 = 4;
 
 /// Packs a transaction. Its quota demands can refuse it only if `quotas_decide`. Calendar windows are described around the
 /// moment `around`.
@@ -48,9 +49,47 @@ pub(super) fn transact(
     around: Timestamp,
 ) -> Bytes {
     let mut body = start(TRANSACT, quotas_decide, now);
-    put(&mut body, demands.len() as u64, PLACE);
+    put_demands(&mut body, demands, around);
+    body.freeze()
+}
+
+/// Packs a usual transaction: see [`is_usual`]. With `runs` it stands for as many, one after the other, with so many hits each; it
+/// then has one demand.
+pub(super) fn usual(
+    demands: &[Asked<'_, '_>],
+    runs: &[(u16, Hits)],
+    now: Option<Timestamp>,
+    around: Timestamp,
+) -> Bytes {
+    let mut body = start(USUAL, true, now);
+    put(&mut body, runs.len() as u64, PLACE);
+    for (many, hits) in runs {
+        put(&mut body, u64::from(*many), PLACE);
+        put_hits(&mut body, *hits);
+    }
+    put_demands(&mut body, demands, around);
+    body.freeze()
+}
+
+/// Whether the script runs these demands straight through: each under a key of its own, charging or peeking at fixed windows and
+/// token buckets, and nothing written when the request is refused.
+pub(super) fn is_usual(demands: &[Asked<'_, '_>]) -> bool {
+    demands.iter().enumerate().all(|(place, asked)| {
+        let plain = |bound: &Bound<'_>| {
+            let stored_whole = !matches!(bound.limit.shape(), Shape::SlidingWindow(_));
+            stored_whole && !bound.always
+        };
+        asked.key == place
+            && !matches!(asked.amount, Amount::Refund(_))
+            && asked.demand.ban.is_none()
+            && asked.demand.limits.iter().all(plain)
+    })
+}
+
+fn put_demands(body: &mut BytesMut, demands: &[Asked<'_, '_>], around: Timestamp) {
+    put(body, demands.len() as u64, PLACE);
     for asked in demands {
-        put_place(&mut body, asked.key);
+        put_place(body, asked.key);
         let (kind, hits) = match asked.amount {
             Amount::Charge(hits) => (0, hits),
             Amount::Peek(hits) => (1, hits),
@@ -62,17 +101,16 @@ pub(super) fn transact(
             Role::Quota => 1,
             Role::Shadow => 2,
         });
-        put_hits(&mut body, hits);
-        put(&mut body, asked.demand.limits.len() as u64, 1);
+        put_hits(body, hits);
+        put(body, asked.demand.limits.len() as u64, 1);
         body.put_u8(u8::from(asked.demand.ban.is_some()));
         if let Some(ban) = asked.demand.ban {
-            put_ban(&mut body, ban);
+            put_ban(body, ban);
         }
         for bound in &asked.demand.limits {
-            put_limit(&mut body, bound.limit, bound.always, around);
+            put_limit(body, bound.limit, bound.always, around);
         }
     }
-    body.freeze()
 }
 
 /// Packs the return of charges, and the bans under their keys' places that a refusal is counted for. Calendar windows are

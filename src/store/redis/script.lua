@@ -1,13 +1,20 @@
--- The usual call, straight through: nearly all calls charge or peek, each demand under a key of its own, at fixed windows and
--- token buckets, and find under each key the slots of just these limits, or nothing. It takes the request, and writes the
--- replies, as transaction.lua does, at a quarter of the cost, since it makes hardly a function or a table. Whatever is not usual
--- it leaves to the scripts below, before anything is written. The parity tests hold both against the same twins.
+-- The usual call, straight through: nearly all calls charge or peek at fixed windows and token buckets, each demand under a key
+-- of its own, and find under each key the slots of just these limits, or nothing. What stood under the keys, and the time, is
+-- all that is answered: the caller reads the outcome off it with the twins. So hardly a function or a table is made, at a
+-- quarter of the cost. Whatever is not usual is left to the scripts below, before anything is written.
 
 local function usual()
-  local pack, unpack, byte, fmod, call = struct.pack, struct.unpack, string.byte, math.fmod, redis.call
+  local spread, pack, unpack = unpack, struct.pack, struct.unpack
+  local byte, fmod, call = string.byte, math.fmod, redis.call
   local request, MAX_USED = ARGV[1], 2 ^ 50
-  local operation, passed, quotas_decide, now, count, cursor = unpack('<BBBI7I2', request)
-  if operation ~= 1 or count ~= #KEYS then
+  local operation, passed, now, runs, cursor = unpack('<BBxI7I2', request)
+  if operation ~= 4 then
+    return nil
+  end
+  local first_run = cursor
+  local count = unpack('<I2', request, cursor + 9 * runs)
+  cursor = cursor + 9 * runs + 2
+  if count ~= #KEYS then
     return nil
   end
   if passed == 0 then
@@ -15,7 +22,7 @@ local function usual()
     now = time[1] * 1000000 + time[2]
   end
 
-  local refused, quotas, quotas_refused, replies = false, 0, 0, ''
+  local refused, quotas, quotas_refused, before = false, 0, 0, ''
   -- What is to be written, if the request passes: keys and values; and when they expire.
   local writes, expiries = nil, nil
   for place = 1, count do
@@ -34,19 +41,21 @@ local function usual()
       if seen < now then
         seen = now
       end
+      before = before .. pack('<I2', size) .. value
+    else
+      before = before .. pack('<I2', 0)
     end
 
-    local fits, yes, no, slots, latest = true, '', '', '', now
-    for _ = 1, limits do
-      local always, calendar, tag, capacity, length, cost
+    -- Each limit as it is now: what it names, how much room it has, and what of it is stored.
+    local room, slots = MAX_USED, limits > 1 and {} or nil
+    local tag, ends, used, grains, capacity, length, cost
+    for i = 1, limits do
+      local always, calendar, algorithm, found
       always, calendar, tag, capacity, length, cost, cursor = unpack('<BBI4I7I7I7', request, cursor)
-      local algorithm = tag % 32 - tag % 8
-      if always == 1 or algorithm > 16 or algorithm < 8 then
+      algorithm, found, used, grains = tag % 32 - tag % 8, tag, 0, nil
+      if always == 1 then
         return nil
-      end
-      local room, verdict, wait, found = capacity - hits, 0, 0, tag
-      if algorithm == 8 then
-        local ends, used = 0, 0
+      elseif algorithm == 8 then
         if calendar == 0 then
           ends = seen - fmod(seen, length) + length
         else
@@ -61,37 +70,22 @@ local function usual()
           if at + 24 > size then
             return nil
           end
-          local before
-          found, before, used, at = unpack('<I4xxxxxxxI7I7', value, at)
-          if before <= seen then
+          local ended
+          found, ended, used, at = unpack('<I4xxxxxxxI7I7', value, at)
+          if ended <= seen then
             used = 0
           end
         end
-        if used > room then
-          fits = false
-          if hits > capacity then
-            verdict = 2
-          else
-            verdict, wait = 1, ends - seen
-          end
-        end
-        local reading = pack('<BI7I7I7I7', verdict, wait, used, ends - seen, seen)
-        yes, no = yes .. reading, no .. reading
-        used = used + hits
-        slots = slots .. pack('<I4I7I7I7', tag, ends, ends, used < MAX_USED and used or MAX_USED)
-        if ends > latest then
-          latest = ends
-        end
-      else
-        local used, grains, most = 0, 0, capacity + capacity
+      elseif algorithm == 16 then
+        grains = 0
         if value then
           if at + 31 > size then
             return nil
           end
           local since
           found, used, grains, since, at = unpack('<I4xxxxxxxI7I7I7', value, at)
-          if used > most then
-            used = most
+          if used > capacity + capacity then
+            used = capacity + capacity
           end
           if grains >= cost then
             grains = cost - 1
@@ -105,68 +99,88 @@ local function usual()
             used = used - (inflow - grains) / cost
           end
         end
-        if used > room then
-          fits = false
-          if hits > capacity then
-            verdict = 2
-          else
-            wait = (used - room) * cost - grains
-            local rest = fmod(wait, length)
-            verdict, wait = 1, rest == 0 and wait / length or (wait - rest) / length + 1
-          end
-        end
-        local missing = used * cost - grains
-        local rest = fmod(missing, length)
-        local reset = rest == 0 and missing / length or (missing - rest) / length + 1
-        no = no .. pack('<BI7I7I7I7', verdict, wait, used, reset, seen)
-        local after = used + hits
-        if after > most then
-          after = most
-        end
-        missing = after * cost - grains
-        rest = fmod(missing, length)
-        local later = rest == 0 and missing / length or (missing - rest) / length + 1
-        yes = yes .. pack('<BI7I7I7I7', 0, 0, used, kind == 0 and later or reset, seen)
-        later = seen + later
-        slots = slots .. pack('<I4I7I7I7I7', tag, later, after, grains, seen)
-        if later > latest then
-          latest = later
-        end
+      else
+        return nil
       end
       if found ~= tag then
         return nil
+      end
+      -- What counts without end always has room.
+      if capacity - used < room and capacity < MAX_USED then
+        room = capacity - used
+      end
+      if slots then
+        slots[i] = { tag, ends, used, grains, capacity, length, cost }
       end
     end
     if value and at ~= size + 1 then
       return nil
     end
 
+    -- Of each run of equal requests those that still have room, which are the first of it.
+    local charged, fits = 0, hits <= room
+    if runs > 0 then
+      fits = false
+      for i = 0, runs - 1 do
+        local many, each = unpack('<I2I7', request, first_run + 9 * i)
+        if many * each > room then
+          many = (room - fmod(room, each)) / each
+          if room < each then
+            many = 0
+          end
+        end
+        charged, room, fits = charged + many * each, room - many * each, fits or many > 0
+      end
+    elseif fits and kind == 0 then
+      charged = hits
+    end
     if role == 0 then
       refused = refused or not fits
     elseif role == 1 then
       quotas = quotas + 1
       quotas_refused = quotas_refused + (fits and 0 or 1)
     end
-    replies = replies .. (fits and yes or no)
+
     if fits and kind == 0 and limits > 0 then
+      local latest, stored = now, pack('<BI7', 1, seen)
+      for i = 1, limits do
+        if slots then
+          tag, ends, used, grains, capacity, length, cost = spread(slots[i])
+        end
+        used = used + charged
+        local expires
+        if grains then
+          if used > capacity + capacity then
+            used = capacity + capacity
+          end
+          local missing = used * cost - grains
+          local rest = fmod(missing, length)
+          expires = seen + (rest == 0 and missing / length or (missing - rest) / length + 1)
+          stored = stored .. pack('<I4I7I7I7I7', tag, expires, used, grains, seen)
+        else
+          expires = ends
+          stored = stored .. pack('<I4I7I7I7', tag, ends, ends, used < MAX_USED and used or MAX_USED)
+        end
+        if expires > latest then
+          latest = expires
+        end
+      end
       writes, expiries = writes or {}, expiries or {}
       writes[#writes + 1] = KEYS[place]
-      writes[#writes + 1] = pack('<BI7', 1, seen) .. slots
+      writes[#writes + 1] = stored
       expiries[#expiries + 1] = latest
     end
   end
 
-  if refused or (quotas_decide == 1 and quotas > 0 and quotas_refused == quotas) then
-    return pack('<BB', 0, 0) .. replies
-  end
-  for i = 1, expiries and #expiries or 0 do
+  local pass = not refused and not (quotas > 0 and quotas_refused == quotas)
+  for i = 1, pass and expiries and #expiries or 0 do
     local left = expiries[i] - now
     local rest = fmod(left, 1000)
     local ttl = rest == 0 and left / 1000 or (left - rest) / 1000 + 1
     local least = passed == 1 and 60000 or 1
     call('SET', writes[2 * i - 1], writes[2 * i], 'PX', ttl > least and ttl or least)
   end
-  return pack('<BB', 0, 1) .. replies
+  return pack('<BI7', 3, now) .. before
 end
 
 local reply = usual()

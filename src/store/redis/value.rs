@@ -1,0 +1,79 @@
+//! What stands under a key: a version, the moment it was last seen, and its slots, as the `.lua` twins encode them.
+
+use bytes::{Buf, Bytes};
+
+use crate::limit::transaction::{MAX_SLOTS, Record, Slot};
+use crate::limit::{Hits, State, Tag, ban, fixed_window, sliding_window, token_bucket};
+use crate::time::Timestamp;
+
+const VERSION: u8 = 1;
+const NUMBER: usize = 7;
+
+/// Reads the record under a key, an empty one if nothing stands there; none if it is not one of ours.
+pub(super) fn decode(mut value: Bytes) -> Option<Record> {
+    let mut record = Record::default();
+    if value.is_empty() {
+        return Some(record);
+    }
+    if value.get_u8() != VERSION {
+        return None;
+    }
+    record.seen = take_time(&mut value)?;
+    while value.has_remaining() {
+        let tag = Tag::from_stored(value.try_get_u32_le().ok()?);
+        let expires = take_time(&mut value)?;
+        let state = state(tag, &mut value)?;
+        record.slots.push(Slot {
+            tag,
+            expires,
+            state,
+        });
+    }
+    (record.slots.len() <= MAX_SLOTS).then_some(record)
+}
+
+fn state(tag: Tag, value: &mut Bytes) -> Option<State> {
+    Some(match tag.algorithm() {
+        0 => State::Ban(ban::State {
+            end: take_time(value)?,
+            refusals: value.try_get_u32_le().ok()?,
+            until: take_time(value)?,
+            times: value.try_get_u8().ok()?.into(),
+        }),
+        1 => State::FixedWindow(fixed_window::State {
+            end: take_time(value)?,
+            used: take_hits(value)?,
+        }),
+        2 => State::TokenBucket(token_bucket::State {
+            used: take_hits(value)?,
+            grains: take(value, NUMBER)?,
+            at: take_time(value)?,
+        }),
+        _ => {
+            let newest = i64::try_from(take(value, NUMBER)?).ok()?;
+            let stored = usize::from(value.try_get_u8().ok()?);
+            let width = usize::from(value.try_get_u8().ok()?);
+            let mut counts = [Hits::ZERO; sliding_window::REMEMBERED];
+            if width == 0 || width > NUMBER {
+                return None;
+            }
+            for count in counts.get_mut(..stored)? {
+                *count = Hits::from_thousandths(take(value, width)?);
+            }
+            State::SlidingWindow(Box::new(sliding_window::State { newest, counts }))
+        }
+    })
+}
+
+fn take_time(value: &mut Bytes) -> Option<Timestamp> {
+    let micros = i64::try_from(take(value, NUMBER)?).ok()?;
+    Some(Timestamp::from_micros(micros))
+}
+
+fn take_hits(value: &mut Bytes) -> Option<Hits> {
+    take(value, NUMBER).map(Hits::from_thousandths)
+}
+
+fn take(value: &mut Bytes, width: usize) -> Option<u64> {
+    (value.remaining() >= width).then(|| value.get_uint_le(width))
+}
