@@ -6,23 +6,27 @@
 //! In reading order:
 //! - `script`, `request`, `reply`: the scripts, what is said to the one that decides, what it says; `value`: what it keeps
 //! - `part`: a transaction cut into calls
-//! - `gather`: many calls as one transaction
+//! - `gather`: many calls as one transaction; `combine`: many transactions as one call
+//! - `refusals`: transactions without a call
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
 //! - `node`, `cluster`: connections; `pipe`: those that carry nothing but script calls
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use self::cluster::Cluster;
+use self::combine::{Asking, Entered, Hot, Turn};
 use self::connect::Connector;
 use self::node::{Call, NoAnswer, Node};
 use self::part::Part;
+use self::refusals::{Heard, Refusals};
 use self::reply::{Decided, Reply};
+use self::request::Asked;
 use self::settings::{Servers, Settings, SettingsError};
 use super::{StoreError, Transaction};
 use crate::limit::transaction::{Outcome, Role};
@@ -30,12 +34,14 @@ use crate::time::{Clock, Timestamp};
 
 mod book;
 mod cluster;
+mod combine;
 mod connect;
 mod frames;
 mod gather;
 mod node;
 mod part;
 mod pipe;
+mod refusals;
 mod reply;
 mod request;
 mod script;
@@ -69,6 +75,8 @@ struct Link {
     timeout: Duration,
     permits: Semaphore,
     lost_give_backs: AtomicU64,
+    hot: Hot,
+    refusals: Arc<Refusals>,
     /// Only for a guess at the store's time, which says which calendar borders to send.
     clock: Clock,
 }
@@ -83,7 +91,8 @@ impl Redis {
     /// Begins to connect and returns at once; the connection is kept up for ever. Must be called within a tokio runtime,
     /// which then carries the connections: with a runtime per core, a store per core is fastest.
     pub fn connect(settings: &Settings) -> Result<Self, SettingsError> {
-        let connector = Connector::new(settings)?;
+        let refusals = Arc::new(Refusals::new());
+        let connector = Connector::new(settings, Arc::clone(&refusals))?;
         let servers = match &settings.servers {
             Servers::Cluster(seeds) => Connected::Cluster(Cluster::start(connector, seeds)?),
             one @ (Servers::Single(_) | Servers::Unix(_) | Servers::Sentinel { .. }) => {
@@ -96,6 +105,8 @@ impl Redis {
                 timeout: settings.timeout,
                 permits: Semaphore::new(MAX_IN_FLIGHT),
                 lost_give_backs: AtomicU64::new(0),
+                hot: Hot::new(),
+                refusals,
                 clock: Clock::System,
             }),
         })
@@ -111,15 +122,11 @@ impl Redis {
         let parts = part::split(transaction, in_cluster);
         match parts.as_slice() {
             [only] => {
-                let (now, timeout) = (transaction.now, transaction.timeout);
-                let decided = self.link.decide(only, true, now, timeout).await?;
+                let decided = self.link.transact(only, transaction).await?;
+                let readings = decided.readings.into_iter();
                 Ok(Outcome {
                     admitted: decided.admitted,
-                    readings: decided
-                        .readings
-                        .into_iter()
-                        .map(|(reading, _)| reading)
-                        .collect(),
+                    readings: readings.map(|(reading, _)| reading).collect(),
                 })
             }
             parts => gather::transact(&self.link, parts, transaction).await,
@@ -134,6 +141,11 @@ impl Redis {
         }
     }
 
+    /// How many requests were refused from memory, and how many went to Redis together with others.
+    pub fn spared(&self) -> (u64, u64) {
+        (self.link.refusals.served(), self.link.hot.combined())
+    }
+
     /// How many charges should have been given back and may not have been: those limits are stricter than they should be,
     /// until their windows end.
     pub fn lost_give_backs(&self) -> u64 {
@@ -142,9 +154,63 @@ impl Redis {
 }
 
 impl Link {
+    /// Decides a transaction that is one call: from memory if it is sure to be refused, together with others if the key is hot.
+    async fn transact(
+        self: &Arc<Self>,
+        part: &Part<'_, '_>,
+        transaction: &Transaction<'_, '_>,
+    ) -> Result<Decided, StoreError> {
+        let (now, timeout) = (transaction.now, transaction.timeout);
+        // Who brings a time along is decided at that time, and not together with others.
+        if now.is_some() || !request::is_usual(&part.demands) {
+            return self.decide(part, true, now, timeout).await;
+        }
+        if let Some(refused) = self.refusals.refuse(part) {
+            return Ok(refused);
+        }
+        let Some((asked, hits)) = part.only_charge() else {
+            return self.decide(part, true, None, timeout).await;
+        };
+        let key = &part.keys[0];
+        let asking = || Asking {
+            slot: part.slot,
+            key: key.clone(),
+            demand: request::demand(asked, self.clock.now()),
+            hits,
+        };
+        let deadline = tokio::time::Instant::now() + timeout;
+        match combine::enter(self, key, asking) {
+            Entered::Alone(_leading) => self.decide(part, true, None, timeout).await,
+            Entered::Waits(turn) => {
+                let Ok(_permit) = self.permits.try_acquire() else {
+                    return Err(full());
+                };
+                let turn = tokio::time::timeout_at(deadline, turn).await;
+                match turn.map(|turn| turn.unwrap_or(Err(StoreError::Timeout))) {
+                    Err(_) => Err(StoreError::Timeout),
+                    Ok(Err(error)) => Err(error),
+                    Ok(Ok(Turn::Read {
+                        value,
+                        heard,
+                        before,
+                    })) => {
+                        let decided = part.decide_after(&before, part.records([value])?, heard.at);
+                        self.remember(part, &decided, heard);
+                        Ok(decided)
+                    }
+                    Ok(Ok(Turn::Alone)) => {
+                        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+                        self.decide(part, true, None, left).await
+                    }
+                }
+            }
+            Entered::Full => Err(full()),
+        }
+    }
+
     /// Runs the script on one part of a transaction.
     async fn decide(
-        &self,
+        self: &Arc<Self>,
         part: &Part<'_, '_>,
         quotas_decide: bool,
         now: Option<Timestamp>,
@@ -152,16 +218,14 @@ impl Link {
     ) -> Result<Decided, StoreError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut around = now.unwrap_or_else(|| self.clock.now());
-        let quotas = || {
-            part.demands
-                .iter()
-                .any(|asked| asked.demand.role == Role::Quota)
-        };
-        let is_usual = request::is_usual(&part.demands) && (quotas_decide || !quotas());
+        let is_quota = |asked: &Asked<'_, '_>| asked.demand.role == Role::Quota;
+        let is_usual = request::is_usual(&part.demands)
+            && (quotas_decide || !part.demands.iter().any(is_quota));
         for _ in 0..=MAX_RETIMES {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let asked = Instant::now();
+            let left = deadline.saturating_duration_since(asked.into());
             let body = if is_usual {
-                request::usual(&part.demands, &[], now, around)
+                request::usual(&part.demands, now, around)
             } else {
                 request::transact(&part.demands, quotas_decide, now, around)
             };
@@ -173,7 +237,12 @@ impl Link {
             let answer = self.run(part.slot, &call, left).await?;
             match Reply::parse(answer) {
                 Some(Reply::Before(at, values)) if values.len() == part.keys.len() => {
-                    return part.read(values, at);
+                    let decided = part.decide(part.records(values)?, at);
+                    if now.is_none() && !decided.admitted {
+                        let heard = Instant::now();
+                        self.remember(part, &decided, Heard { at, asked, heard });
+                    }
+                    return Ok(decided);
                 }
                 Some(Reply::Done(decided)) if decided.readings.len() == part.limits() => {
                     return Ok(decided);
@@ -190,10 +259,31 @@ impl Link {
         Err(StoreError::Refused(reason))
     }
 
+    /// Asks Redis for the records that have refused, and to tell when they change.
+    fn remember(self: &Arc<Self>, part: &Part<'_, '_>, decided: &Decided, heard: Heard) {
+        if decided.admitted || part.keys.len() > refusals::MOST_KEYS {
+            return;
+        }
+        for key in &part.keys {
+            let (link, key, slot) = (Arc::clone(self), key.clone(), part.slot);
+            tokio::spawn(async move {
+                let Some(learning) = link.refusals.learn(&key) else {
+                    return;
+                };
+                let value = match &link.servers {
+                    Connected::Cluster(cluster) => cluster.watch(slot, &key, link.timeout).await,
+                    Connected::One(node) => node.watch(&key, link.timeout).await,
+                };
+                if let Some(value) = value {
+                    learning.learnt(value, heard);
+                }
+            });
+        }
+    }
+
     async fn run(&self, slot: u16, call: &Call, timeout: Duration) -> Result<Bytes, StoreError> {
         let Ok(_permit) = self.permits.try_acquire() else {
-            let reason = format!("{MAX_IN_FLIGHT} calls are under way already");
-            return Err(StoreError::Unreachable(reason));
+            return Err(full());
         };
         match &self.servers {
             Connected::Cluster(cluster) => cluster.run(slot, call, timeout).await,
@@ -207,6 +297,10 @@ impl Link {
             },
         }
     }
+}
+
+fn full() -> StoreError {
+    StoreError::Unreachable(format!("{MAX_IN_FLIGHT} calls are under way already"))
 }
 
 /// Refuses what the packed form cannot say.

@@ -117,6 +117,12 @@ impl Cluster {
         Err(StoreError::Unreachable(reason))
     }
 
+    /// See [`Node::watch`].
+    pub(super) async fn watch(&self, slot: u16, key: &[u8], timeout: Duration) -> Option<Bytes> {
+        let node = self.shared.map.load().master(slot)?;
+        node.watch(key, timeout).await
+    }
+
     /// Asks every master for a sign of life.
     pub(super) async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
         let map = self.shared.map.load_full();

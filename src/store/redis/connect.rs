@@ -6,6 +6,7 @@ use fred::types::config::{Config, Server, ServerConfig, TlsConfig, TlsConnector}
 
 use super::node::Node;
 use super::pipe::{Endpoint, Greeting};
+use super::refusals::Refusals;
 use super::settings::{Address, Servers, Settings, SettingsError};
 use super::tls;
 
@@ -18,7 +19,7 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Reads the files that the settings name.
-    pub(super) fn new(settings: &Settings) -> Result<Self, SettingsError> {
+    pub(super) fn new(settings: &Settings, refusals: Arc<Refusals>) -> Result<Self, SettingsError> {
         let connector: Option<TlsConnector> =
             settings.tls.as_ref().map(tls::connector).transpose()?;
         let credentials = &settings.credentials;
@@ -29,6 +30,7 @@ impl Connector {
                 .clone()
                 .map(|TlsConnector::Rustls(connector)| connector),
             timeout: settings.connect_timeout,
+            refusals,
         };
         let config = Config {
             // The first connection is tried for ever, like every later one.

@@ -185,7 +185,7 @@ fn charges<'l>(part: &Part<'_, 'l>, decided: &Decided) -> Vec<Charged<'l>> {
 
 /// Makes the refunds that were held back, and puts what they read in place of what was read before.
 async fn refund(
-    link: &Link,
+    link: &Arc<Link>,
     parts: &[Part<'_, '_>],
     decided: &mut [Decided],
     now: Option<Timestamp>,

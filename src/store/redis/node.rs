@@ -231,13 +231,19 @@ impl Node {
         answer.map_err(|trouble| match trouble {
             Trouble::Closed => NoAnswer::Failed(self.unreachable()),
             Trouble::Lost => NoAnswer::Failed(StoreError::Timeout),
-            Trouble::Strange(what) => NoAnswer::Failed(strange(what)),
+            Trouble::Strange(what) => NoAnswer::Failed(strange(&what)),
             Trouble::Said(text) => {
                 let refused = || StoreError::Refused(text.chars().take(MAX_ERROR).collect());
                 self.understand(&text)
                     .unwrap_or_else(|| NoAnswer::Failed(refused()))
             }
         })
+    }
+
+    /// What stands under `key`; this instance is told when it changes. None if that cannot be had.
+    pub(super) async fn watch(&self, key: &[u8], timeout: Duration) -> Option<Bytes> {
+        let pipe = self.pipes.here()?;
+        tokio::time::timeout(timeout, pipe.watch(key)).await.ok()?
     }
 
     /// Asks for a sign of life.

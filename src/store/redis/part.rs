@@ -8,9 +8,13 @@ use smallvec::SmallVec;
 use super::reply::Decided;
 use super::request::Asked;
 use super::value;
-use crate::limit::transaction::{Demand, Record, transact};
+use crate::limit::Hits;
+use crate::limit::transaction::{Amount, Demand, Record, transact};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
+
+/// What stands under the keys of a call; the second place is of no use here.
+pub(super) type Records = SmallVec<[(Record, bool); 1]>;
 
 /// What of a transaction goes into one call.
 #[derive(Debug)]
@@ -87,22 +91,21 @@ impl<'a, 'l> Part<'a, 'l> {
         limits.sum()
     }
 
-    /// What the demands come to, given what stood under the keys.
-    pub(super) fn read(
+    /// What stood under the keys.
+    pub(super) fn records(
         &self,
         values: impl IntoIterator<Item = Bytes>,
-        at: Timestamp,
-    ) -> Result<Decided, StoreError> {
-        let mut records: SmallVec<[(Record, bool); 1]> = SmallVec::new();
-        for (place, value) in values.into_iter().enumerate() {
+    ) -> Result<Records, StoreError> {
+        let read = |(place, value)| {
             let record = value::decode(value).ok_or_else(|| self.foreign(place))?;
-            records.push((record, false));
-        }
-        let demand = |asked: &Asked<'a, 'l>| Demand {
-            key: asked.key,
-            amount: asked.amount,
-            ..asked.demand.clone()
+            Ok((record, false))
         };
+        values.into_iter().enumerate().map(read).collect()
+    }
+
+    /// What the demands come to at `at`, given what stood under the keys.
+    pub(super) fn decide(&self, mut records: Records, at: Timestamp) -> Decided {
+        let demand = |asked: &Asked<'a, 'l>| asked.demand(asked.amount);
         let demands: SmallVec<[Demand<'l>; 1]> = self.demands.iter().map(demand).collect();
         let times: SmallVec<[Timestamp; 1]> = records
             .iter()
@@ -112,10 +115,48 @@ impl<'a, 'l> Part<'a, 'l> {
         let times = demands
             .iter()
             .flat_map(|demand| demand.limits.iter().map(|_| times[demand.key]));
-        Ok(Decided {
+        Decided {
             admitted: outcome.admitted,
             readings: outcome.readings.into_iter().zip(times).collect(),
-        })
+        }
+    }
+
+    /// What the one demand comes to after those `before` it, each charged if there was room.
+    pub(super) fn decide_after(
+        &self,
+        before: &[(u16, Hits)],
+        mut records: Records,
+        at: Timestamp,
+    ) -> Decided {
+        if let Some(asked) = self.demands.first().filter(|_| !before.is_empty()) {
+            let mut ask = |amount| transact(&mut records, &[asked.demand(amount)], at);
+            let used = ask(Amount::Peek(Hits::ZERO)).readings;
+            let limits = asked.demand.limits.iter().zip(&used);
+            let rooms = limits
+                .filter(|(bound, _)| bound.limit.capacity() < Hits::MAX_USED)
+                .map(|(bound, read)| bound.limit.capacity().saturating_sub(read.used));
+            let mut room = rooms.min().unwrap_or(Hits::MAX_USED).thousandths();
+            let mut charged = 0;
+            for (many, each) in before {
+                let each = each.thousandths();
+                let fit = room.checked_div(each).unwrap_or(u64::MAX);
+                let taken = fit.min(u64::from(*many)) * each;
+                (room, charged) = (room - taken, charged + taken);
+            }
+            ask(Amount::Charge(Hits::from_thousandths(charged)));
+        }
+        self.decide(records, at)
+    }
+
+    /// The one demand, if it may go together with others like it.
+    pub(super) fn only_charge(&self) -> Option<(Asked<'a, 'l>, Hits)> {
+        match self.demands.as_slice() {
+            [only] if self.keys.len() == 1 => match only.amount {
+                Amount::Charge(hits) => Some((*only, hits)),
+                Amount::Peek(_) | Amount::Refund(_) => None,
+            },
+            _ => None,
+        }
     }
 
     /// The error of a value that is not ours.

@@ -6,7 +6,8 @@
 //! go through while there is no pipe.
 //!
 //! - A call is sent at most once. What was under way when a connection ends is lost, and counts as charged.
-//! - Redis answers in the order of the calls, so the calls that wait are a queue.
+//! - Redis answers in the order of the calls, so the calls that wait are a queue. Between the answers it tells what has changed of the
+//!   keys that are watched.
 //! - `socket`: connecting, and the greeting
 
 use std::collections::VecDeque;
@@ -20,8 +21,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use rand::Rng;
-use redis_protocol::resp2::decode::decode_bytes_mut;
-use redis_protocol::resp2::types::BytesFrame;
+use redis_protocol::resp3::decode::complete::decode_bytes_mut;
+use redis_protocol::resp3::types::{BytesFrame, Resp3Frame};
 use tokio::io::AsyncWrite;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Interval};
@@ -30,6 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::socket::Stream;
 use super::node::Call;
+use super::refusals::Refusals;
 
 pub(super) mod socket;
 
@@ -65,7 +67,7 @@ pub(super) enum Trouble {
     /// Redis says so: `NOSCRIPT …`.
     Said(String),
     /// What Redis says is not what a script of ours answers.
-    Strange(&'static str),
+    Strange(String),
 }
 
 /// What callers and the task share.
@@ -115,33 +117,64 @@ impl Pipe {
         asking: bool,
         whole: bool,
     ) -> Result<Bytes, Trouble> {
+        let answer = self.send(|calls| {
+            if asking {
+                put_command(&mut calls.out, &[b"ASKING"]);
+                calls.waiting.push_back(None);
+            }
+            put(&mut calls.out, call, whole);
+        });
+        match answer?.await {
+            Ok(BytesFrame::BlobString { data, .. }) => Ok(data),
+            Ok(frame) => Err(match said_error(&frame) {
+                Some(text) => Trouble::Said(text),
+                None => Trouble::Strange(format!("{:?}", frame.kind())),
+            }),
+            Err(_) => Err(Trouble::Lost),
+        }
+    }
+
+    /// What stands under `key`, if anything does. When it changes, the refusals are told.
+    pub(super) async fn watch(&self, key: &[u8]) -> Option<Bytes> {
+        let answer = self.send(|calls| {
+            put_command(&mut calls.out, &[b"CLIENT", b"CACHING", b"YES"]);
+            calls.waiting.push_back(None);
+            put_command(&mut calls.out, &[b"GET", key]);
+        });
+        let BytesFrame::BlobString { data, .. } = answer.ok()?.await.ok()? else {
+            return None;
+        };
+        Some(data)
+    }
+
+    /// Puts a command into the buffer, and whoever waits for its answer into the queue.
+    fn send(&self, put: impl FnOnce(&mut Calls)) -> Result<oneshot::Receiver<BytesFrame>, Trouble> {
         let (caller, answer) = oneshot::channel();
-        let tell = {
+        let was_told = {
             let mut calls = self.queue.calls.lock();
             if !calls.is_open {
                 return Err(Trouble::Closed);
             }
-            if asking {
-                calls.out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
-                calls.waiting.push_back(None);
-            }
-            put(&mut calls.out, call, whole);
+            put(&mut calls);
             calls.waiting.push_back(Some(caller));
-            !std::mem::replace(&mut calls.is_told, true)
+            std::mem::replace(&mut calls.is_told, true)
         };
-        if tell {
+        if !was_told {
             self.queue.task.wake();
         }
-        match answer.await {
-            Ok(BytesFrame::BulkString(answer)) => Ok(answer),
-            Ok(BytesFrame::Error(text)) => Err(Trouble::Said(text.to_string())),
-            Ok(BytesFrame::SimpleString(_)) => Err(Trouble::Strange("a simple string")),
-            Ok(BytesFrame::Integer(_)) => Err(Trouble::Strange("a number")),
-            Ok(BytesFrame::Array(_)) => Err(Trouble::Strange("an array")),
-            Ok(BytesFrame::Null) => Err(Trouble::Strange("nothing")),
-            Err(_) => Err(Trouble::Lost),
-        }
+        Ok(answer)
     }
+}
+
+/// The text of an error.
+fn said_error(frame: &BytesFrame) -> Option<String> {
+    if let BytesFrame::BlobError { data, .. } = frame {
+        return Some(String::from_utf8_lossy(data).into_owned());
+    }
+    let BytesFrame::SimpleError { data, .. } = frame else {
+        return None;
+    };
+    Some(data.to_string())
 }
 
 /// Adds a call to what is to be written.
@@ -198,12 +231,13 @@ impl Queue {
     }
 }
 
-/// Closes the queue when the task ends, however it does.
-struct Closing(Arc<Queue>);
+/// Closes the queue when the task ends, however it does; Redis then no longer tells what has changed.
+struct Closing(Arc<Queue>, Arc<Refusals>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
         self.0.close();
+        self.1.forget_all();
     }
 }
 
@@ -223,10 +257,11 @@ async fn keep_up(
         at.mark_unchanged();
         match socket::connect(&endpoint, &greeting).await {
             Ok(stream) => {
-                let closing = Closing(Arc::clone(&queue));
+                let closing = Closing(Arc::clone(&queue), Arc::clone(&greeting.refusals));
                 queue.open();
                 pause = first;
-                let carrying = Carrying::new(stream, Arc::clone(&queue));
+                let carrying =
+                    Carrying::new(stream, Arc::clone(&queue), Arc::clone(&greeting.refusals));
                 let ended = tokio::select! {
                     error = carrying => Some(error),
                     moved = at.changed() => moved.err().map(io::Error::other),
@@ -248,6 +283,7 @@ async fn keep_up(
 struct Carrying {
     stream: Stream,
     queue: Arc<Queue>,
+    refusals: Arc<Refusals>,
     writing: BytesMut,
     reading: BytesMut,
     answered: Vec<(Caller, BytesFrame)>,
@@ -258,10 +294,11 @@ struct Carrying {
 }
 
 impl Carrying {
-    fn new(stream: Stream, queue: Arc<Queue>) -> Self {
+    fn new(stream: Stream, queue: Arc<Queue>, refusals: Arc<Refusals>) -> Self {
         Self {
             stream,
             queue,
+            refusals,
             writing: BytesMut::new(),
             reading: BytesMut::with_capacity(READ),
             answered: Vec::new(),
@@ -291,6 +328,10 @@ impl Carrying {
             while let Some((frame, ..)) =
                 decode_bytes_mut(&mut self.reading).map_err(io::Error::other)?
             {
+                if let BytesFrame::Push { data, .. } = &frame {
+                    self.refusals.hear(data);
+                    continue;
+                }
                 let caller = calls.waiting.pop_front();
                 let caller = caller.ok_or_else(|| io::Error::other("an answer to no call"))?;
                 self.answered.extend(caller.map(|caller| (caller, frame)));

@@ -19,6 +19,17 @@ pub(super) struct Asked<'a, 'l> {
     pub(super) demand: &'a Demand<'l>,
 }
 
+impl<'l> Asked<'_, 'l> {
+    /// The demand, with other hits.
+    pub(super) fn demand(&self, amount: Amount) -> Demand<'l> {
+        Demand {
+            key: self.key,
+            amount,
+            ..self.demand.clone()
+        }
+    }
+}
+
 /// A charge to give back.
 #[derive(Debug)]
 pub(super) struct Charged<'l> {
@@ -53,21 +64,34 @@ pub(super) fn transact(
     body.freeze()
 }
 
-/// Packs a usual transaction: see [`is_usual`]. With `runs` it stands for as many, one after the other, with so many hits each; it
-/// then has one demand.
-pub(super) fn usual(
-    demands: &[Asked<'_, '_>],
-    runs: &[(u16, Hits)],
-    now: Option<Timestamp>,
-    around: Timestamp,
-) -> Bytes {
+/// Packs a usual transaction: see [`is_usual`].
+pub(super) fn usual(demands: &[Asked<'_, '_>], now: Option<Timestamp>, around: Timestamp) -> Bytes {
     let mut body = start(USUAL, true, now);
+    put(&mut body, 0, PLACE);
+    put_demands(&mut body, demands, around);
+    body.freeze()
+}
+
+/// Packs equal demands on one key, in the order of `runs`: how many, and the hits of each.
+pub(super) fn together(demand: &[u8], runs: &[(u16, Hits)]) -> Bytes {
+    let mut body = start(USUAL, true, None);
     put(&mut body, runs.len() as u64, PLACE);
     for (many, hits) in runs {
         put(&mut body, u64::from(*many), PLACE);
         put_hits(&mut body, *hits);
     }
-    put_demands(&mut body, demands, around);
+    body.put_slice(demand);
+    body.freeze()
+}
+
+/// Packs a demand for [`together`].
+pub(super) fn demand(asked: Asked<'_, '_>, around: Timestamp) -> Bytes {
+    let asked = Asked {
+        amount: Amount::Charge(Hits::ZERO),
+        ..asked
+    };
+    let mut body = BytesMut::with_capacity(64);
+    put_demands(&mut body, &[asked], around);
     body.freeze()
 }
 

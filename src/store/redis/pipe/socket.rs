@@ -4,19 +4,20 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use redis_protocol::resp2::decode::decode_bytes_mut;
-use redis_protocol::resp2::types::BytesFrame;
+use redis_protocol::resp3::decode::complete::decode_bytes_mut;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::put_command;
+use super::{put_command, said_error};
+use crate::store::redis::refusals::Refusals;
 use crate::store::redis::script;
 use crate::store::redis::settings::{Address, Credentials};
 
@@ -34,6 +35,8 @@ pub(in crate::store::redis) struct Greeting {
     pub(in crate::store::redis) database: Option<u8>,
     pub(in crate::store::redis) tls: Option<TlsConnector>,
     pub(in crate::store::redis) timeout: Duration,
+    /// Who is told what has changed.
+    pub(in crate::store::redis) refusals: Arc<Refusals>,
 }
 
 pub(super) enum Stream {
@@ -77,22 +80,32 @@ async fn greet(stream: &mut Stream, greeting: &Greeting) -> io::Result<()> {
         answers += 1;
     };
     let Credentials { user, password } = &greeting.credentials;
-    match (user, password) {
-        (Some(user), Some(password)) => say(&[b"AUTH", user.as_bytes(), password.as_bytes()]),
-        (None, Some(password)) => say(&[b"AUTH", password.as_bytes()]),
-        (_, None) => {}
+    let user = user.as_deref().unwrap_or("default");
+    match password {
+        Some(password) => say(&[
+            b"HELLO",
+            b"3",
+            b"AUTH",
+            user.as_bytes(),
+            password.as_bytes(),
+        ]),
+        None => say(&[b"HELLO", b"3"]),
     }
     if let Some(database) = greeting.database {
         say(&[b"SELECT", database.to_string().as_bytes()]);
     }
+    // Tells of changes to those keys alone that are asked for after `CLIENT CACHING YES`.
+    say(&[b"CLIENT", b"TRACKING", b"ON", b"OPTIN"]);
     say(&[b"SCRIPT", b"LOAD", script::DECIDE.source.as_bytes()]);
     stream.write_all(&said).await?;
     stream.flush().await?;
     let mut read = BytesMut::new();
     while answers > 0 {
         match decode_bytes_mut(&mut read).map_err(io::Error::other)? {
-            Some((BytesFrame::Error(text), ..)) => return Err(io::Error::other(text.to_string())),
-            Some(_) => answers -= 1,
+            Some((frame, ..)) => match said_error(&frame) {
+                Some(text) => return Err(io::Error::other(text)),
+                None => answers -= 1,
+            },
             None if stream.read_buf(&mut read).await? == 0 => {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
