@@ -156,7 +156,10 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 fn update_gauges(admin: &Admin) {
     match admin.engine.store() {
         Store::Embedded(store) => admin.metrics.embedded_keys(store.len()),
-        Store::Redis(store) => admin.metrics.lost_give_backs(store.lost_give_backs()),
+        Store::Redis(store) => {
+            admin.metrics.lost_give_backs(store.lost_give_backs());
+            admin.metrics.spared(store.spared());
+        }
     }
     let directory = admin.engine.directory().hits_and_misses();
     admin.metrics.directory(directory);

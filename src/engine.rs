@@ -222,6 +222,13 @@ impl Engine {
         self.store.forget(key, tags, timeout).await
     }
 
+    /// Keeps at hand what requests on this runtime need of the store, until the future is dropped.
+    pub async fn prepare(&self) {
+        if let Store::Redis(store) = &*self.store {
+            store.prepare().await;
+        }
+    }
+
     /// Removes expired keys from this instance's memory, a few at a time; to be called now and then.
     pub fn sweep(&self) {
         self.local.sweep();

@@ -63,6 +63,11 @@ impl Rls {
             max_message_size,
         }
     }
+
+    /// Who decides.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.parts.engine
+    }
 }
 
 impl NamedService for Rls {

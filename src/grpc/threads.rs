@@ -97,10 +97,13 @@ impl<H: Health> Share<H> {
                 let _ = shutdown.wait_for(|down| *down).await;
             }));
         }
+        let engine = Arc::clone(self.service.engine());
+        let preparing = tokio::spawn(async move { engine.prepare().await });
         let settling = tokio::spawn(settle(connections, lanes, self.tls));
         let ended: Result<Vec<()>, tonic::transport::Error> =
             join_all(servers).await.into_iter().collect();
         settling.abort();
+        preparing.abort();
         ended.map_err(io::Error::other).map(|_| ())
     }
 }

@@ -62,6 +62,9 @@ pub const MAX_LIMITS: usize = 255;
 /// How often a call may ask for other calendar borders: once for the store's time, once for a key that has seen a later one.
 const MAX_RETIMES: usize = 2;
 
+/// How often it is looked whether there are servers to connect to.
+const PREPARE_EVERY: Duration = Duration::from_millis(100);
+
 /// A store in Redis.
 #[derive(Debug)]
 pub struct Redis {
@@ -138,6 +141,17 @@ impl Redis {
         match &self.link.servers {
             Connected::One(node) => node.ping(self.link.timeout).await,
             Connected::Cluster(cluster) => cluster.ping(self.link.timeout).await,
+        }
+    }
+
+    /// Keeps connections for the calls of this runtime, until dropped: so that none of its calls is the first.
+    pub async fn prepare(&self) {
+        loop {
+            match &self.link.servers {
+                Connected::One(node) => node.prepare(),
+                Connected::Cluster(cluster) => cluster.prepare(),
+            }
+            tokio::time::sleep(PREPARE_EVERY).await;
         }
     }
 

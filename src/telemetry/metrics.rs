@@ -220,6 +220,12 @@ impl Metrics {
             .set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
+    /// How many requests were refused from memory, and how many went to the store together with others.
+    pub fn spared(&self, (remembered, combined): (u64, u64)) {
+        self.series.remembered.set(remembered);
+        self.series.combined.set(combined);
+    }
+
     /// How many charges of refused requests could not be given back.
     pub fn lost_give_backs(&self, count: u64) {
         self.series.lost_give_backs.set(count);

@@ -17,6 +17,7 @@ use crate::support::redis::CALL_TIMEOUT;
 mod atomic;
 mod connecting;
 mod failing;
+mod hot;
 mod moving;
 mod parity;
 mod values;

@@ -117,6 +117,16 @@ impl Cluster {
         Err(StoreError::Unreachable(reason))
     }
 
+    /// See [`Node::prepare`].
+    pub(super) fn prepare(&self) {
+        self.shared
+            .map
+            .load()
+            .0
+            .iter()
+            .for_each(|(_, _, node)| node.prepare());
+    }
+
     /// See [`Node::watch`].
     pub(super) async fn watch(&self, slot: u16, key: &[u8], timeout: Duration) -> Option<Bytes> {
         let node = self.shared.map.load().master(slot)?;

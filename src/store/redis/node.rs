@@ -246,6 +246,11 @@ impl Node {
         tokio::time::timeout(timeout, pipe.watch(key)).await.ok()?
     }
 
+    /// Begins what calls of this runtime go over, unless it is there.
+    pub(super) fn prepare(&self) {
+        self.pipes.here();
+    }
+
     /// Asks for a sign of life.
     pub(super) async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
         let pong: Result<Value, Error> = self.with_options(timeout).ping(None).await;

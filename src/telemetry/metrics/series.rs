@@ -26,6 +26,8 @@ pub(super) struct Series {
     pub(super) store_calls: Family<StoreLabel, Latency>,
     pub(super) store_errors: Family<KindLabel, Counter>,
     pub(super) lost_give_backs: Gauge<u64, AtomicU64>,
+    pub(super) remembered: Gauge<u64, AtomicU64>,
+    pub(super) combined: Gauge<u64, AtomicU64>,
     pub(super) directory_hits: Gauge<u64, AtomicU64>,
     pub(super) directory_misses: Gauge<u64, AtomicU64>,
     pub(super) directory_errors: Family<KindLabel, Counter>,
@@ -104,6 +106,16 @@ impl Series {
             lost_give_backs: adder.add(
                 "tollgate_store_lost_give_backs",
                 "Charges of refused requests that could not be given back: limits that are stricter until their windows end",
+                Gauge::default(),
+            ),
+            remembered: adder.add(
+                "tollgate_store_remembered",
+                "Requests refused from memory, without asking the store",
+                Gauge::default(),
+            ),
+            combined: adder.add(
+                "tollgate_store_combined",
+                "Requests that went to the store together with others for the same key",
                 Gauge::default(),
             ),
             directory_hits: adder.add(
