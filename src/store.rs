@@ -50,6 +50,9 @@ pub struct Key {
     tag_end: usize,
 }
 
+/// What nearly all keys have room in, in bytes.
+const USUAL_KEY: usize = 96;
+
 /// Where the counters are.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a process has one")]
@@ -80,8 +83,22 @@ pub enum StoreError {
 impl Key {
     /// The key `{tag}rest`. Neither part may contain `{` or `}`.
     pub fn new(prefix: &str, tag: &str, rest: &str) -> Self {
-        let text = format!("{prefix}{{{tag}}}{rest}");
-        let tag_end = prefix.len() + tag.len() + 2;
+        Self::build(prefix, |to| to.push_str(tag), |to| to.push_str(rest))
+    }
+
+    /// The same, with parts that are written in their place.
+    pub fn build(
+        prefix: &str,
+        tag: impl FnOnce(&mut String),
+        rest: impl FnOnce(&mut String),
+    ) -> Self {
+        let mut text = String::with_capacity(prefix.len() + USUAL_KEY);
+        text.push_str(prefix);
+        text.push('{');
+        tag(&mut text);
+        text.push('}');
+        let tag_end = text.len();
+        rest(&mut text);
         Self { text, tag_end }
     }
 

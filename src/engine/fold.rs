@@ -18,7 +18,7 @@ pub struct Ruling<'a> {
     /// Whether the rules let it pass; the global shadow mode is not in it.
     pub admitted: bool,
     /// One per descriptor, in order.
-    pub items: Vec<Judged<'a>>,
+    pub items: SmallVec<[Judged<'a>; 1]>,
     /// It was not decided by limits.
     pub apart: Option<Apart>,
 }

@@ -17,22 +17,25 @@ pub const LONGEST: usize = 64;
 
 /// The key of a descriptor; `rule` is the one that it matched, if any.
 pub fn key(prefix: &str, domain: &Domain, entries: &[Entry<'_>], rule: Option<&Rule>) -> Key {
-    let mut tag = String::with_capacity(64);
-    text(&mut tag, domain, "", &domain.name);
-    let Some(placing) = placing(domain, entries) else {
-        (0..entries.len()).for_each(|level| entry(&mut tag, domain, entries, level, rule));
-        return Key::new(prefix, &tag, "");
-    };
-    let mut rest = String::with_capacity(64);
-    for level in 0..entries.len() {
-        if level == placing {
-            entry(&mut tag, domain, entries, level, rule);
-            rest.push_str("|^");
-        } else {
-            entry(&mut rest, domain, entries, level, rule);
+    let placing = placing(domain, entries);
+    let tag = |to: &mut String| {
+        text(to, domain, "", &domain.name);
+        match placing {
+            Some(placing) => entry(to, domain, entries, placing, rule),
+            None => (0..entries.len()).for_each(|level| entry(to, domain, entries, level, rule)),
         }
-    }
-    Key::new(prefix, &tag, &rest)
+    };
+    let rest = |to: &mut String| {
+        let levels = 0..placing.map_or(0, |_| entries.len());
+        for level in levels {
+            if placing == Some(level) {
+                to.push_str("|^");
+            } else {
+                entry(to, domain, entries, level, rule);
+            }
+        }
+    };
+    Key::build(prefix, tag, rest)
 }
 
 /// Where the standing of a subject is kept: in the slot of those of its counters that it places.

@@ -15,6 +15,8 @@ use crate::rules::{Descriptor, Entry, Override};
 
 mod answer;
 
+pub use answer::write;
+
 pub use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
 /// Requests off the wire, answers onto it.
@@ -44,7 +46,7 @@ impl Encoder for Codec {
     type Error = Status;
 
     fn encode(&mut self, answer: Answer, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        answer::write(&answer, to);
+        write(&answer, to);
         Ok(())
     }
 
@@ -102,7 +104,7 @@ pub fn request(message: &RateLimitRequest) -> Result<Request<'_>, Rejection> {
 /// An answer as it is sent.
 pub fn bytes(answer: &Answer) -> Bytes {
     let mut bytes = BytesMut::new();
-    answer::write(answer, &mut bytes);
+    write(answer, &mut bytes);
     bytes.freeze()
 }
 

@@ -12,8 +12,8 @@ use super::{USUAL_ANSWER, code, unit_number};
 use crate::engine::answer::metadata::Field;
 use crate::engine::{Answer, CurrentLimit, Header, Status};
 
-/// Writes `answer`.
-pub(crate) fn write(answer: &Answer, to: &mut impl BufMut) {
+/// Writes `answer` as it is sent.
+pub fn write(answer: &Answer, to: &mut impl BufMut) {
     let mut message = Message::default();
     message.number(1, code(answer.overall) as u64);
     for status in &answer.statuses {

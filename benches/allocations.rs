@@ -1,0 +1,64 @@
+//! How many allocations a request costs between tonic's decoder and its encoder: the decision, and the bytes of the answer.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tollgate::engine::{Engine, Settings};
+use tollgate::grpc::wire;
+use tollgate::rules::compile::{Options, compile};
+use tollgate::rules::file::SourceFile;
+use tollgate::store::Store;
+use tollgate::store::embedded::Embedded;
+use tollgate::telemetry::metrics::Metrics;
+use tollgate::time::Clock;
+
+const TARGET: u64 = 5;
+
+const RULES: &str = "
+domain: bench
+descriptors:
+  - {key: user_id, rate_limit: {requests_per_unit: 100, unit: minute}}
+";
+
+#[expect(
+    clippy::print_stdout,
+    reason = "a benchmark speaks to the person who runs it"
+)]
+fn main() {
+    let files = [SourceFile {
+        name: "rules.yaml".to_owned(),
+        text: RULES.to_owned(),
+    }];
+    let Ok(rules) = compile(&files, Options::default()) else {
+        return;
+    };
+    let store = Store::Embedded(Embedded::new(1 << 20, Clock::System));
+    let engine = Engine::new(store, Settings::default(), Clock::System, Metrics::new());
+    engine.install(rules);
+    let entry = ("user_id".to_owned(), "alice".to_owned());
+    let message = wire::message("bench", 1, [vec![entry]]);
+    // tonic's own.
+    let mut buffer = BytesMut::with_capacity(1024);
+    let mut decide = || {
+        let Ok(request) = wire::request(&message) else {
+            return;
+        };
+        let answer = engine.check(&request, Instant::now(), None);
+        if let Some(Ok(answer)) = futures::FutureExt::now_or_never(answer) {
+            buffer.clear();
+            wire::write(&answer, &mut buffer);
+        }
+    };
+    // What is made once for all requests.
+    decide();
+    let counted = allocation_counter::measure(&mut decide);
+    let mark = if counted.count_total <= TARGET {
+        ""
+    } else {
+        "  FALLS SHORT"
+    };
+    println!(
+        "allocations per request: {} (target: at most {TARGET}){mark}",
+        counted.count_total
+    );
+}
