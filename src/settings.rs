@@ -126,7 +126,7 @@ pub struct Store {
     /// How often it is written; it also is at the end
     #[arg(long, env, value_name = "DURATION", default_value = "1m", value_parser = period)]
     pub embedded_snapshot_every: Span,
-    /// Accepted; refusals need no cache of their own in the embedded store
+    /// Accepted; refusals are remembered anyway, of up to 65,536 keys in Redis
     #[arg(long, env, value_name = "BYTES", default_value = "0")]
     pub local_cache_size_in_bytes: u64,
     /// host:port, a socket's path or a redis:// URL; for sentinel master,host:port,…; for cluster host:port,…
