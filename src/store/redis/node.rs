@@ -230,6 +230,10 @@ impl Node {
         };
         answer.map_err(|trouble| match trouble {
             Trouble::Closed => NoAnswer::Failed(self.unreachable()),
+            Trouble::Full => NoAnswer::Failed(StoreError::Unreachable(format!(
+                "{}: too many answers are waited for",
+                self.name
+            ))),
             Trouble::Lost => NoAnswer::Failed(StoreError::Timeout),
             Trouble::Strange(what) => NoAnswer::Failed(strange(&what)),
             Trouble::Said(text) => {
@@ -379,6 +383,9 @@ impl Pipes {
                 let pipe = Pipe::start(self.at.clone(), Arc::clone(&self.greeting));
                 let pipe = Arc::new(pipe);
                 self.started.rcu(|before| {
+                    if before.iter().any(|(of, _)| *of == id) {
+                        return before.to_vec();
+                    }
                     let alive = before.iter().filter(|(_, pipe)| !pipe.is_over());
                     let new = (id, Arc::clone(&pipe));
                     alive.cloned().chain([new]).collect::<Vec<_>>()

@@ -44,6 +44,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 const LOOKS: u32 = 8;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// The most answers that are waited for; whoever has given up leaves a place that is taken until the answer comes, or the end of
+/// the connection.
+const MOST_WAITING: usize = 16_384;
+
 /// What is read at once, at least, in bytes.
 const READ: usize = 16 * 1024;
 
@@ -60,8 +64,10 @@ pub(super) struct Pipe {
 /// Why a call has no answer of the script.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// It was not sent.
+    /// It was not sent: there is no connection.
     Closed,
+    /// It was not sent: too many answers are waited for.
+    Full,
     /// It was sent, and the connection has ended.
     Lost,
     /// Redis says so: `NOSCRIPT …`.
@@ -154,6 +160,9 @@ impl Pipe {
             let mut calls = self.queue.calls.lock();
             if !calls.is_open {
                 return Err(Trouble::Closed);
+            }
+            if calls.waiting.len() >= MOST_WAITING {
+                return Err(Trouble::Full);
             }
             put(&mut calls);
             calls.waiting.push_back(Some(caller));
