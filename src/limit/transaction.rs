@@ -105,33 +105,25 @@ pub struct Outcome {
 
 /// Decides `demands` on `records` at `now` and charges them.
 ///
-/// Each record is updated in place; `true` in the second place of a pair tells that it must be written back.
+/// Takes copies of the records: `true` in the second place of a pair tells that this one must be written back; else it may
+/// hold what a refusal undoes, and is to be dropped.
 pub fn transact(records: &mut [(Record, bool)], demands: &[Demand<'_>], now: Timestamp) -> Outcome {
-    let mut tentative: SmallVec<[Record; 2]> = records.iter().map(|(r, _)| r.clone()).collect();
+    // Most refusals write nothing, and need no records as they were.
+    let refusal_writes = demands.iter().any(Demand::is_written_when_refused);
+    let before = refusal_writes.then(|| records.iter().map(|(record, _)| record.clone()).collect());
     let mut readings = Readings::new();
     let mut fold = Fold::default();
-    let mut changed: SmallVec<[bool; 2]> = smallvec::smallvec![false; records.len()];
     for demand in demands {
-        let record = &mut tentative[demand.key];
+        let (record, changed) = &mut records[demand.key];
         let (fits, wrote) = read(record, demand, now, &mut readings);
         fold.add(demand.role, fits);
-        changed[demand.key] |= wrote;
+        *changed |= wrote;
     }
     let admitted = fold.admitted();
-    if admitted {
-        for ((place, new), changed) in records.iter_mut().zip(tentative).zip(changed) {
-            if changed {
-                *place = (new, true);
-            }
-        }
-    } else {
-        let mut of_demands = readings.as_mut_slice();
-        for demand in demands {
-            let (own, rest) = of_demands.split_at_mut(demand.limits.len());
-            of_demands = rest;
-            let place = &mut records[demand.key];
-            place.1 |= charge_always(&mut place.0, demand, now);
-            place.1 |= count_refusal(&mut place.0, demand, now, own);
+    if !admitted {
+        records.iter_mut().for_each(|(_, changed)| *changed = false);
+        if let Some(before) = before {
+            refuse(records, before, demands, now, &mut readings);
         }
     }
     Outcome { admitted, readings }
@@ -193,6 +185,11 @@ impl<'a> Demand<'a> {
     pub fn counted_ban(&self) -> Option<&'a Ban> {
         let charges = matches!(self.amount, Amount::Charge(_));
         self.ban.filter(|_| charges && self.role == Role::Enforced)
+    }
+
+    /// Whether a refusal of the request may leave something under the demand's key.
+    fn is_written_when_refused(&self) -> bool {
+        self.counted_ban().is_some() || self.limits.iter().any(|bound| bound.always)
     }
 }
 
@@ -320,6 +317,26 @@ fn read(
         reading.reset = bound.limit.fresh_in(&slot.state, now);
     }
     (fits, changed)
+}
+
+/// Writes what a refused request leaves, to the records as they were before it.
+fn refuse(
+    records: &mut [(Record, bool)],
+    before: SmallVec<[Record; 2]>,
+    demands: &[Demand<'_>],
+    now: Timestamp,
+    mut readings: &mut [Reading],
+) {
+    for ((record, _), before) in records.iter_mut().zip(before) {
+        *record = before;
+    }
+    for demand in demands {
+        let (own, rest) = readings.split_at_mut(demand.limits.len());
+        readings = rest;
+        let (record, changed) = &mut records[demand.key];
+        *changed |= charge_always(record, demand, now);
+        *changed |= count_refusal(record, demand, now, own);
+    }
 }
 
 /// Charges those limits of a refused request that are charged always.

@@ -5,27 +5,31 @@
 //! - The number of keys is bounded. A full shard forgets one of the next [`EVICT_AMONG`] keys, the one that is soonest as
 //!   good as fresh: a hostile flood of new keys can push out what matters least first, and never grows the process.
 //! - [`book`] has what is kept beside the counters, [`snapshot`] writes all of it to a file.
+//! - A shard is a `table` of `packed` records: a key with one fixed window or one token bucket costs 64 bytes.
 //! - Expired keys go as others come: each write looks at the next [`SWEEP`] keys, and [`Embedded::sweep`] does the same for
 //!   an idle process, so no lock is ever held for long.
 
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::Hasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use indexmap::IndexMap;
 use parking_lot::{Mutex, MutexGuard};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use self::book::Book;
+use self::packed::Packed;
 use self::rows::Rows;
+use self::table::Table;
 use super::{Key, Transaction};
 use crate::limit::Tag;
 use crate::limit::transaction::{Outcome, Record, transact};
 use crate::time::{Clock, Timestamp};
 
 pub mod book;
+mod packed;
 pub mod rows;
 pub mod snapshot;
+mod table;
 
 /// How many shards there are; a power of two.
 pub const SHARDS: usize = 1024;
@@ -55,14 +59,10 @@ pub struct Embedded {
 
 #[derive(Debug, Default)]
 struct Shard {
-    records: IndexMap<u128, Record, BuildHasherDefault<Fingerprint>>,
+    records: Table<Packed>,
     /// Where the next look for expired keys begins.
     hand: usize,
 }
-
-/// Passes on a fingerprint, which is random enough already.
-#[derive(Debug, Default)]
-struct Fingerprint(u64);
 
 /// The shards that a transaction has locked, in ascending order.
 type Locked<'a> = SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>;
@@ -92,17 +92,38 @@ impl Embedded {
         let prints: SmallVec<[u128; 2]> =
             transaction.keys.iter().map(|key| self.print(key)).collect();
         let mut locked = self.lock(&prints);
+        let places: SmallVec<[Option<usize>; 2]> = prints
+            .iter()
+            .map(|print| shard(&mut locked, *print).records.find(*print))
+            .collect();
         let mut records: SmallVec<[(Record, bool); 2]> = prints
             .iter()
-            .map(|print| (shard(&mut locked, *print).get(*print), false))
+            .zip(&places)
+            .map(|(print, place)| (shard(&mut locked, *print).get(*place), false))
             .collect();
         let outcome = transact(&mut records, transaction.demands, now);
-        for (print, (record, changed)) in prints.iter().zip(records) {
-            if changed {
-                let shard = shard(&mut locked, *print);
-                let change = shard.put(*print, record, self.most_per_shard, now);
-                self.count(change);
+        // Known keys first: they are where they are until one comes or goes.
+        let mut written: SmallVec<[(u128, Option<Packed>); 2]> = SmallVec::new();
+        for ((print, place), (record, changed)) in prints.iter().zip(places).zip(records) {
+            if !changed {
+                continue;
             }
+            let record = Packed::from(record);
+            written.push(match place {
+                Some(place) => {
+                    *shard(&mut locked, *print).records.at_mut(place) = record;
+                    (*print, None)
+                }
+                None => (*print, Some(record)),
+            });
+        }
+        for (print, new) in written {
+            let shard = shard(&mut locked, print);
+            let mut change = -shard.sweep(SWEEP, now);
+            if let Some(record) = new {
+                change += shard.put(print, record, self.most_per_shard);
+            }
+            self.count(change);
         }
         outcome
     }
@@ -111,8 +132,11 @@ impl Embedded {
     pub fn forget(&self, key: &Key, tags: &[Tag]) {
         let print = self.print(key);
         let mut locked = self.lock(&[print]);
-        if let Some(record) = shard(&mut locked, print).records.get_mut(&print) {
+        let records = &mut shard(&mut locked, print).records;
+        if let Some(place) = records.find(print) {
+            let mut record = records.at(place).unpack();
             record.forget(tags);
+            *records.at_mut(place) = record.into();
         }
     }
 
@@ -147,9 +171,9 @@ impl Embedded {
     }
 
     /// Puts a record in its place as it is.
-    fn put(&self, print: u128, record: Record, now: Timestamp) {
+    fn put(&self, print: u128, record: Record) {
         let mut locked = self.lock(&[print]);
-        let change = shard(&mut locked, print).put(print, record, self.most_per_shard, now);
+        let change = shard(&mut locked, print).put(print, record.into(), self.most_per_shard);
         self.count(change);
     }
 
@@ -179,21 +203,19 @@ impl Embedded {
 }
 
 impl Shard {
-    fn get(&self, print: u128) -> Record {
-        self.records.get(&print).cloned().unwrap_or_default()
+    fn get(&self, place: Option<usize>) -> Record {
+        place.map_or_else(Record::default, |place| self.records.at(place).unpack())
     }
 
     /// Writes a record, and tells by how much the number of keys has changed.
-    fn put(&mut self, print: u128, record: Record, most: usize, now: Timestamp) -> isize {
-        let mut change = -self.sweep(SWEEP, now);
-        if !self.records.contains_key(&print) && self.records.len() >= most {
+    fn put(&mut self, print: u128, record: Packed, most: usize) -> isize {
+        let mut change = 0;
+        if self.records.len() >= most && self.records.find(print).is_none() {
             self.evict();
             change -= 1;
         }
-        if self.records.insert(print, record).is_none() {
-            change += 1;
-        }
-        change
+        let known = self.records.insert(print, record);
+        change + isize::from(!known)
     }
 
     /// Removes the expired among the next `count` keys, and tells how many that were.
@@ -201,13 +223,9 @@ impl Shard {
         let mut removed = 0;
         for _ in 0..count.min(self.records.len()) {
             let index = self.advance_hand();
-            let expired = self
-                .records
-                .get_index(index)
-                .is_some_and(|(_, record)| record.expires() <= now);
-            if expired {
+            if self.records.at(index).expires() <= now {
                 // The last key takes the place, and is looked at next.
-                self.records.swap_remove_index(index);
+                self.records.swap_remove(index);
                 self.hand = index;
                 removed += 1;
             }
@@ -220,10 +238,10 @@ impl Shard {
         let sample: SmallVec<[usize; EVICT_AMONG]> = (0..EVICT_AMONG.min(self.records.len()))
             .map(|_| self.advance_hand())
             .collect();
-        let expires = |index: &usize| self.records.get_index(*index).map(|(_, r)| r.expires());
+        let expires = |index: &usize| self.records.at(*index).expires();
         let soonest = sample.into_iter().min_by_key(expires);
         if let Some(index) = soonest {
-            self.records.swap_remove_index(index);
+            self.records.swap_remove(index);
         }
     }
 
@@ -236,24 +254,6 @@ impl Shard {
         };
         self.hand = index + 1;
         index
-    }
-}
-
-impl Hasher for Fingerprint {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_le_bytes(word);
-        }
-    }
-
-    fn write_u128(&mut self, print: u128) {
-        self.0 = print as u64;
     }
 }
 
@@ -270,6 +270,7 @@ fn shard<'a>(locked: &'a mut Locked<'_>, print: u128) -> &'a mut Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::time::Duration;
 
     use super::*;
@@ -278,26 +279,39 @@ mod tests {
     use crate::limit::{Algorithm, Hits, Limit, Unit};
     use crate::time::Micros;
 
-    fn charge(store: &Embedded, name: &str) -> Outcome {
+    fn limit() -> Limit {
         let zone = Zone::utc();
-        let limit = Limit::new(5, Unit::Second, 1, Algorithm::FixedWindow, &zone).expect("a limit");
+        Limit::new(5, Unit::Second, 1, Algorithm::FixedWindow, &zone).expect("a limit")
+    }
+
+    /// One hit of the key at this place.
+    fn hit(limit: &Limit, key: usize) -> Demand<'_> {
         let bound = Bound {
-            limit: &limit,
+            limit,
             always: false,
         };
-        let demand = Demand {
-            key: 0,
+        Demand {
+            key,
             amount: Amount::Charge(Hits::ONE),
             role: Role::Enforced,
             limits: smallvec::smallvec![bound],
             ban: None,
-        };
+        }
+    }
+
+    fn charge_all(store: &Embedded, keys: &[Key]) -> Outcome {
+        let limit = limit();
+        let demands: Vec<Demand<'_>> = (0..keys.len()).map(|key| hit(&limit, key)).collect();
         store.transact(&Transaction {
-            keys: &[Key::new("", name, "")],
-            demands: &[demand],
+            keys,
+            demands: &demands,
             now: None,
             timeout: Duration::ZERO,
         })
+    }
+
+    fn charge(store: &Embedded, name: &str) -> Outcome {
+        charge_all(store, &[Key::new("", name, "")])
     }
 
     #[test]
@@ -327,5 +341,33 @@ mod tests {
         handle.advance(Micros::from_secs(2));
         store.sweep();
         assert!(store.is_empty(), "{} keys", store.len());
+    }
+
+    #[test]
+    fn keys_of_one_transaction_may_share_a_shard() {
+        let (clock, handle) = Clock::manual(Timestamp::from_secs(1));
+        let store = Embedded::new(usize::MAX, clock);
+        let limit = limit();
+        let mut model: HashMap<usize, Record> = HashMap::new();
+        for step in 0..300 {
+            // Some are known and some are not, and many of those around them have expired.
+            let numbers: Vec<usize> = (0..100).map(|i| (step * 37 + i * 7) % 5003).collect();
+            let mut records: Vec<(Record, bool)> = numbers
+                .iter()
+                .map(|number| (model.get(number).cloned().unwrap_or_default(), false))
+                .collect();
+            let demands: Vec<Demand<'_>> = (0..numbers.len()).map(|key| hit(&limit, key)).collect();
+            let wanted = transact(&mut records, &demands, store.clock.now());
+            let written = numbers.iter().zip(records).filter(|(_, (_, wrote))| *wrote);
+            model.extend(written.map(|(number, (record, _))| (*number, record)));
+            let keys: Vec<Key> = numbers
+                .iter()
+                .map(|number| Key::new("", &number.to_string(), ""))
+                .collect();
+            assert_eq!(charge_all(&store, &keys), wanted, "step {step}");
+            handle.advance(Micros::new(30_000));
+        }
+        let held: usize = store.shards.iter().map(|s| s.lock().records.len()).sum();
+        assert_eq!(store.len(), held);
     }
 }

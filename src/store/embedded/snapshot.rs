@@ -18,6 +18,7 @@ use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::Embedded;
 use super::book::Text;
+use super::packed::Packed;
 use crate::limit::MAX_EXACT;
 use crate::limit::transaction::Record;
 use crate::store::usage::Row;
@@ -102,7 +103,7 @@ impl Embedded {
         while let Some(part) = part(&mut reader)? {
             match part {
                 Part::Record(print, record) if record.expires() > now => {
-                    store.put(print, record, now);
+                    store.put(print, record);
                 }
                 Part::Record(..) => {}
                 Part::Text(key, text) => store.book.restore_text(key, text),
@@ -134,16 +135,16 @@ impl Embedded {
         let mut keys = 0;
         for shard in &self.shards {
             // Copied, so that no request waits for the disk.
-            let records: Vec<(u128, Record)> = {
+            let records: Vec<(u128, Packed)> = {
                 let shard = shard.lock();
                 let held = shard.records.iter().filter(|(_, r)| r.expires() > now);
-                held.map(|(print, record)| (*print, record.clone()))
+                held.map(|(print, record)| (print, record.clone()))
                     .collect()
             };
             for (print, record) in &records {
                 writer.bytes(&[RECORD])?;
                 writer.bytes(&print.to_le_bytes())?;
-                writer.bytes(&form::encode(record))?;
+                writer.bytes(&form::encode(&record.unpack()))?;
             }
             keys += records.len() as u64;
         }

@@ -169,3 +169,28 @@ async fn charge_within(
     let outcome = ask_within(store, keys, limit, &amounts, timeout).await;
     outcome.map(|_| ())
 }
+
+/// Calls at a server that hangs, each given up soon, do not pile up without end.
+#[tokio::test]
+async fn what_waits_for_a_hanging_server_is_bounded() {
+    let server = Server::start();
+    let store = server.store().await;
+    let limit = per_hour(5);
+    charge(&store, &key("first"), &limit).await.expect("an outcome");
+    server.signal("-STOP");
+    let mut kinds = Vec::new();
+    for round in 0..4 {
+        let names: Vec<Key> = (0..8000).map(|n| key(&format!("{round} {n}"))).collect();
+        let asking = names
+            .iter()
+            .map(|key| charge_within(&store, key, &limit, Duration::from_millis(1)));
+        let errors = futures::future::join_all(asking).await.into_iter();
+        kinds.extend(errors.map(|error| error.expect_err("no answer").kind()));
+    }
+    assert!(kinds.contains(&"timeout") && kinds.contains(&"unreachable"));
+    server.signal("-CONT");
+    until("service resumes", async || {
+        charge(&store, &key("last"), &limit).await.is_ok()
+    })
+    .await;
+}
