@@ -240,7 +240,9 @@ impl UnaryService<RateLimitRequest> for Probe {
             {
                 let key = Bytes::from(format!("{{probe|{}={}}}", entry.key, entry.value));
                 let slot = usize::from(redis_keyslot(&key));
-                probe.0[slot * probe.0.len() / SLOTS].call(&key).await;
+                // The borders between the masters are rounded.
+                let master = (2 * slot + 1) * probe.0.len() / (2 * SLOTS);
+                probe.0[master].call(&key).await;
             }
             let statuses = message.descriptors.iter().map(|_| Of::default()).collect();
             Ok(Response::new(Answer {
