@@ -58,8 +58,8 @@ pub struct Domain {
     pub costs: costs::Costs,
     /// The plans by name, in the order of the file.
     pub plans: IndexMap<String, Plan>,
-    /// The first level of descriptors.
-    pub root: matcher::Level,
+    /// The descriptors.
+    pub tree: matcher::Tree,
 }
 
 /// What the answers of a domain tell its clients.
@@ -188,7 +188,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     /// The file's name, relative to the directory of the rules.
-    pub file: String,
+    pub file: Arc<str>,
     /// Counted from 1.
     pub line: usize,
 }
@@ -197,9 +197,9 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// The key as written.
-    pub key: String,
+    pub key: Arc<str>,
     /// The value as written: exact, a pattern or a CIDR; empty for the bare key.
-    pub value: String,
+    pub value: Arc<str>,
     /// Whether `value` is a pattern with `*`.
     pub wildcard: bool,
     /// All values that match the pattern share one counter.
@@ -285,7 +285,7 @@ impl Segment {
     /// `key`, or `key_value`.
     pub fn as_written(&self) -> String {
         if self.value.is_empty() {
-            self.key.clone()
+            self.key.to_string()
         } else {
             format!("{}_{}", self.key, self.value)
         }
@@ -304,7 +304,7 @@ impl Domain {
             response: Response::default(),
             costs: costs::Costs::default(),
             plans: IndexMap::new(),
-            root: matcher::Level::default(),
+            tree: matcher::Tree::default(),
         }
     }
 }

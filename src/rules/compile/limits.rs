@@ -18,7 +18,7 @@ pub(super) struct Limits {
 
 impl Limits {
     /// Adds the limit at `node`; what is wrong with it, or with the two together, is reported.
-    pub(super) fn read(&mut self, scope: &Scope<'_>, node: &Yaml, domain: &Domain) {
+    pub(super) fn read(&mut self, scope: &Scope<'_>, node: &Yaml<'_>, domain: &Domain) {
         match limit::read(scope, node, domain) {
             Some(Found::Unlimited(replaces)) if self.limits.is_empty() => {
                 self.unlimited = true;
