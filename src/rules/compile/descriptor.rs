@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::domain::Draft;
 use super::fields::{Fields, Scope, boolean};
@@ -45,7 +46,9 @@ struct Reader<'r> {
     /// The keys that have been read, each in memory once.
     keys: HashSet<Arc<str>>,
     /// What is above.
-    levels: Vec<Segment>,
+    levels: SmallVec<[Segment; 2]>,
+    /// How many limits the plans of the domain have.
+    of_plans: usize,
 }
 
 /// Reads the first level of a domain, and all below.
@@ -62,7 +65,8 @@ pub(super) fn read_level(
         rules,
         file: scope.file.name.as_str().into(),
         keys: HashSet::new(),
-        levels: Vec::new(),
+        levels: SmallVec::new(),
+        of_plans: domain.plans.values().map(|plan| plan.limits.len()).sum(),
     };
     reader.level(scope, list, Level::ROOT);
 }
@@ -152,6 +156,8 @@ impl Reader<'_> {
             replaces,
             ..
         } = found.or_else(none)?;
+        let first = self.rules.limits;
+        self.rules.limits += plan.as_ref().map_or(limits.len(), |_| self.of_plans);
         let id = RuleId(u32::try_from(self.rules.rules.len()).unwrap_or(u32::MAX));
         let rule = Arc::new(Rule {
             id,
@@ -166,6 +172,7 @@ impl Reader<'_> {
             levels: self.levels.clone(),
             unlimited,
             limits,
+            first,
             plan,
             ban,
             meter,

@@ -1,5 +1,7 @@
 //! The limits of a descriptor or of a plan: several that are charged together, or none at all.
 
+use smallvec::SmallVec;
+
 use super::fields::Scope;
 use super::limit::{self, Found};
 use crate::rules::file::{Node as Yaml, Span};
@@ -9,7 +11,7 @@ use crate::rules::{Domain, RuleLimit};
 #[derive(Default)]
 pub(super) struct Limits {
     pub(super) unlimited: bool,
-    pub(super) limits: Vec<RuleLimit>,
+    pub(super) limits: SmallVec<[RuleLimit; 1]>,
     /// What an unlimited one replaces.
     pub(super) replaces: Vec<String>,
     /// Where each limit stands.

@@ -30,7 +30,7 @@ pub(super) fn read_all(fields: &Fields<'_, '_>, domain: &mut Domain) {
         let first = domain.plans.values().map(|plan| plan.limits.len()).sum();
         let plan = Plan {
             unlimited: limits.unlimited,
-            limits: limits.limits,
+            limits: limits.limits.into_vec(),
             first,
         };
         domain.plans.insert(name.text.to_string(), plan);

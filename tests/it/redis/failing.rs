@@ -176,7 +176,9 @@ async fn what_waits_for_a_hanging_server_is_bounded() {
     let server = Server::start();
     let store = server.store().await;
     let limit = per_hour(5);
-    charge(&store, &key("first"), &limit).await.expect("an outcome");
+    charge(&store, &key("first"), &limit)
+        .await
+        .expect("an outcome");
     server.signal("-STOP");
     let mut kinds = Vec::new();
     for round in 0..4 {
