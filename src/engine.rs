@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use readiness::Readiness;
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -62,6 +63,8 @@ const LOCAL_KEYS: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Engine {
     live: ArcSwapOption<Live>,
+    /// The rules before, for as long as a request may see them: what a request lets go of is never the last of them.
+    replaced: Mutex<Vec<Arc<Live>>>,
     store: Arc<Store>,
     directory: Arc<Directory>,
     meters: usage::Meters,
@@ -137,6 +140,7 @@ impl Engine {
     pub fn new(store: Store, settings: Settings, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self {
             live: ArcSwapOption::empty(),
+            replaced: Mutex::default(),
             store: Arc::new(store),
             directory: Arc::new(Directory::new(&settings.key_prefix, clock.clone())),
             meters: usage::Meters::new(&settings.key_prefix, settings.usage_retention),
@@ -149,13 +153,25 @@ impl Engine {
         }
     }
 
-    /// Makes `rules` the ones that hold, for requests that begin from now on.
+    /// Makes `rules` the ones that hold, for requests that begin from now on. With many rules it takes a while, and so does
+    /// what it calls: neither is for a thread that serves requests.
     pub fn install(&self, rules: RuleSet) {
         let accounts = account::Accounts::new(&rules);
         let domains = Some(rules.domains.len());
-        self.live.store(Some(Arc::new(Live { rules, accounts })));
+        let before = self.live.swap(Some(Arc::new(Live { rules, accounts })));
+        self.replaced.lock().extend(before);
         self.readiness
             .send_modify(|readiness| readiness.domains = domains);
+        self.free_replaced();
+    }
+
+    /// Frees the rules before that no request sees any more, which takes tens of milliseconds where they are many; to be
+    /// called now and then.
+    pub fn free_replaced(&self) {
+        // Nobody comes by them any more, so what has no other holder now never will.
+        let unseen = |live: &mut Arc<Live>| Arc::strong_count(live) == 1;
+        let unseen: Vec<_> = self.replaced.lock().extract_if(.., unseen).collect();
+        drop(unseen);
     }
 
     /// Whether requests should be sent here, now and as it changes.

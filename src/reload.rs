@@ -120,7 +120,7 @@ impl Reloader {
         }
     }
 
-    /// Looks at the directory and loads what has changed, once it looks as it did `before`.
+    /// Looks at the directory and loads what has changed, once it looks as it did `before`; and frees what was replaced.
     fn step(&self, before: Option<Look>, force: bool) -> Look {
         let now = self.source.look();
         let settled = before.as_ref() == Some(&now);
@@ -133,6 +133,7 @@ impl Reloader {
         {
             log(result);
         }
+        self.engine.free_replaced();
         now
     }
 

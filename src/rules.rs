@@ -31,6 +31,8 @@ pub struct RuleSet {
     pub domains: HashMap<String, Domain>,
     /// Every rule of every domain; a [`RuleId`] is a place in here.
     pub rules: Vec<Arc<Rule>>,
+    /// How many limits they have, those of plans once for each rule that takes them from there.
+    pub limits: usize,
     /// What is doubtful in the files, though not wrong.
     pub warnings: diagnostic::Report,
 }
@@ -58,8 +60,8 @@ pub struct Domain {
     pub costs: costs::Costs,
     /// The plans by name, in the order of the file.
     pub plans: IndexMap<String, Plan>,
-    /// The first level of descriptors.
-    pub root: matcher::Level,
+    /// The descriptors.
+    pub tree: matcher::Tree,
 }
 
 /// What the answers of a domain tell its clients.
@@ -145,7 +147,8 @@ pub enum FailureMode {
     Local,
 }
 
-/// A node of the descriptor tree that says something about requests: it has limits, or is unlimited.
+/// A node of the descriptor tree that says something about requests: it has limits, or is unlimited. What most rules have one
+/// or two of stands in it, since each place that a request must look at may be a miss of the caches.
 #[derive(Debug)]
 pub struct Rule {
     /// Its place in the rule set.
@@ -161,11 +164,13 @@ pub struct Rule {
     /// Whether such values are in the name; see [`Rule::metric_name`].
     pub named_by_values: bool,
     /// The keys and values from the first level down to this rule, as written.
-    pub levels: Vec<Segment>,
+    pub levels: SmallVec<[Segment; 2]>,
     /// No limit at all, and said so.
     pub unlimited: bool,
     /// The limits, charged together; empty when unlimited, or when a plan has them.
-    pub limits: Vec<RuleLimit>,
+    pub limits: SmallVec<[RuleLimit; 1]>,
+    /// How many limits the rules before it have: where the counters of its own begin.
+    pub first: usize,
     /// The limits are those of a plan.
     pub plan: Option<PlanChoice>,
     /// Who is refused by these limits too often is refused for a while.
@@ -188,7 +193,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     /// The file's name, relative to the directory of the rules.
-    pub file: String,
+    pub file: Arc<str>,
     /// Counted from 1.
     pub line: usize,
 }
@@ -197,9 +202,9 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// The key as written.
-    pub key: String,
+    pub key: Arc<str>,
     /// The value as written: exact, a pattern or a CIDR; empty for the bare key.
-    pub value: String,
+    pub value: Arc<str>,
     /// Whether `value` is a pattern with `*`.
     pub wildcard: bool,
     /// All values that match the pattern share one counter.
@@ -285,7 +290,7 @@ impl Segment {
     /// `key`, or `key_value`.
     pub fn as_written(&self) -> String {
         if self.value.is_empty() {
-            self.key.clone()
+            self.key.to_string()
         } else {
             format!("{}_{}", self.key, self.value)
         }
@@ -304,7 +309,7 @@ impl Domain {
             response: Response::default(),
             costs: costs::Costs::default(),
             plans: IndexMap::new(),
-            root: matcher::Level::default(),
+            tree: matcher::Tree::default(),
         }
     }
 }

@@ -116,17 +116,24 @@ impl Lists {
             marks.entry(of).or_default().push(Mark { list, until });
         }
         let mut domains: HashMap<String, HashMap<String, OfKey>> = HashMap::new();
+        let mut networks: HashMap<(&str, &str), Vec<(IpNet, Vec<Mark>)>> = HashMap::new();
         for ((domain, key, network, value), marks) in marks {
             let keys = domains.entry(domain.to_owned()).or_default();
             let of_key = keys.entry(key.to_owned()).or_default();
             match value.parse::<IpNet>() {
-                Ok(net) if network => {
-                    // Every value is here once, so none is there already.
-                    let _ = of_key.networks.add(net, marks);
-                }
+                Ok(net) if network => networks
+                    .entry((domain, key))
+                    .or_default()
+                    .push((net, marks)),
                 _ => {
                     of_key.exact.insert(value.to_owned(), marks);
                 }
+            }
+        }
+        for ((domain, key), networks) in networks {
+            let keys = domains.get_mut(domain);
+            if let Some(of_key) = keys.and_then(|keys| keys.get_mut(key)) {
+                of_key.networks = Cidrs::new(networks);
             }
         }
         Self { items, domains }

@@ -7,14 +7,14 @@ use crate::engine::answer::metadata::metric_name;
 use crate::engine::fold::{Ruling, Said, Spoken};
 use crate::engine::{Reason, Request, Settings};
 use crate::limit::transaction::Amount;
-use crate::rules::{Entry, Rule, RuleSet};
+use crate::rules::{Entry, RuleSet};
 use crate::telemetry::metrics::{Counter, Metrics, RuleCounters, RuleHits, straddle};
 
 /// The counters of each limit of each rule, at hand without a search once they have been used.
 #[derive(Debug)]
 pub struct Accounts {
     /// By rule, then by limit.
-    rules: Vec<Vec<OnceLock<RuleCounters>>>,
+    limits: Vec<OnceLock<RuleCounters>>,
     /// By domain, then by reason.
     decisions: HashMap<Arc<str>, [OnceLock<Counter>; Reason::COUNT]>,
 }
@@ -22,17 +22,8 @@ pub struct Accounts {
 impl Accounts {
     /// No counter used yet.
     pub fn new(rules: &RuleSet) -> Self {
-        let places = |limits: usize| (0..limits).map(|_| OnceLock::new()).collect();
-        let of_rule = |rule: &Arc<Rule>| match &rule.plan {
-            Some(_) => {
-                let domain = rules.domains.get(&*rule.domain);
-                let plans = domain.iter().flat_map(|domain| domain.plans.values());
-                places(plans.map(|plan| plan.limits.len()).sum())
-            }
-            None => places(rule.limits.len()),
-        };
         Self {
-            rules: rules.rules.iter().map(of_rule).collect(),
+            limits: (0..rules.limits).map(|_| OnceLock::new()).collect(),
             decisions: rules
                 .domains
                 .values()
@@ -81,10 +72,7 @@ impl Accounts {
         let cached = spoken
             .rule
             .filter(|rule| !rule.named_by_values)
-            .and_then(|rule| {
-                let of_rule = self.rules.get(rule.id.0 as usize)?;
-                of_rule.get(spoken.limits[place].place)
-            });
+            .and_then(|rule| self.limits.get(rule.first + spoken.limits[place].place));
         match cached {
             Some(cell) => add(cell.get_or_init(|| metrics.rule(domain, &name()))),
             None => add(&metrics.rule_by_request(domain, &name())),

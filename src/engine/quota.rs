@@ -207,13 +207,13 @@ fn entries<'a>(
     let at = rule
         .levels
         .iter()
-        .position(|level| level.key == subject.key)?;
+        .position(|level| *level.key == *subject.key)?;
     let entry = |(place, level): (usize, &'a crate::rules::Segment)| {
         let names_plan = rule
             .plan
             .as_ref()
             .filter(|plan| plan.from == PlanSource::Entry(place));
-        let value = match others.get(&level.key) {
+        let value = match others.get(&*level.key) {
             _ if place == at => subject.value,
             Some(said) => said,
             None if !level.value.is_empty() && !level.wildcard => &level.value,

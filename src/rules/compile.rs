@@ -49,7 +49,7 @@ pub fn compile(files: &[SourceFile], options: Options) -> Result<RuleSet, Report
 }
 
 fn read(files: &[SourceFile], options: Options, sink: &RefCell<Vec<Diagnostic>>) -> RuleSet {
-    let trees: Vec<(Scope<'_>, Node)> = files
+    let trees: Vec<(Scope<'_>, Node<'_>)> = files
         .iter()
         .filter_map(|source| parse(Scope::new(source, sink)))
         .collect();
@@ -75,7 +75,7 @@ fn read(files: &[SourceFile], options: Options, sink: &RefCell<Vec<Diagnostic>>)
 }
 
 /// The tree of a file; what is wrong with its YAML is reported.
-fn parse(scope: Scope<'_>) -> Option<(Scope<'_>, Node)> {
+fn parse(scope: Scope<'_>) -> Option<(Scope<'_>, Node<'_>)> {
     let (root, errors) = file::parse(&scope.file.text);
     let unreadable = root.is_none() && !errors.is_empty();
     for error in errors {

@@ -25,7 +25,7 @@ struct OfKey {
 
 impl Costs {
     /// Adds a cost behind those before it. Of two that match the same, the first counts.
-    pub fn add(&mut self, key: &str, matcher: Matcher, cost: Hits) {
+    pub fn add(&mut self, key: &str, matcher: Matcher<'_>, cost: Hits) {
         let order = self.added;
         self.added += 1;
         let of_key = self.by_key.entry(key.to_owned()).or_default();
@@ -34,7 +34,10 @@ impl Costs {
                 of_key.bare.get_or_insert((order, cost));
             }
             Matcher::Exact(value) => {
-                of_key.exact.entry(value).or_insert((order, cost));
+                of_key
+                    .exact
+                    .entry(value.to_owned())
+                    .or_insert((order, cost));
             }
             Matcher::Cidr(net) => {
                 of_key.exact.entry(net.to_string()).or_insert((order, cost));
@@ -81,9 +84,9 @@ mod tests {
     #[test]
     fn the_first_that_matches_any_entry_counts() {
         let mut costs = Costs::default();
-        let exact = |value: &str| Matcher::Exact(value.to_owned());
+        let exact = |value: &'static str| Matcher::Exact(value);
         costs.add("path", exact("/a"), Hits::whole(2));
-        costs.add("path", Matcher::Pattern("/*".to_owned()), Hits::whole(3));
+        costs.add("path", Matcher::Pattern("/*"), Hits::whole(3));
         costs.add("method", exact("OPTIONS"), Hits::ZERO);
         costs.add("path", exact("/late"), Hits::whole(9));
         let of = |entries: &[(&'static str, &'static str)]| {

@@ -3,6 +3,8 @@
 //! The YAML is read by its events, since a deserializer has no positions for what is unknown, missing or said twice. Anchors,
 //! aliases and merge keys (`<<`) work; what they may multiply is bounded.
 
+use std::borrow::Cow;
+
 mod reader;
 
 /// The largest file, in bytes.
@@ -38,34 +40,34 @@ pub struct Span {
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub struct Node<'t> {
     /// The value.
-    pub value: Value,
+    pub value: Value<'t>,
     /// Its first line.
     pub span: Span,
 }
 
 /// What a node holds.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub enum Value<'t> {
     /// A scalar as written; `plain` if without quotes.
     Scalar {
         /// Without quotes.
-        text: String,
+        text: Cow<'t, str>,
         /// Without quotes, so that `null`, `true` and numbers mean what they say.
         plain: bool,
     },
     /// A sequence.
-    List(Vec<Node>),
+    List(Vec<Node<'t>>),
     /// A mapping, in the order of the file; every key once.
-    Map(Vec<(Key, Node)>),
+    Map(Vec<(Key<'t>, Node<'t>)>),
 }
 
 /// A key of a mapping.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct Key<'t> {
     /// As written.
-    pub text: String,
+    pub text: Cow<'t, str>,
     /// Without quotes.
     pub plain: bool,
     /// Where it stands.
@@ -84,16 +86,16 @@ pub struct SyntaxError {
 }
 
 /// Reads a text. The tree is none if the text is empty, or so wrong that reading ended; whatever is wrong stands beside it.
-pub fn parse(text: &str) -> (Option<Node>, Vec<SyntaxError>) {
+pub fn parse(text: &str) -> (Option<Node<'_>>, Vec<SyntaxError>) {
     reader::read(text)
 }
 
-impl Node {
+impl Node<'_> {
     /// Whether it says nothing: an empty or plain `null` scalar.
     pub fn is_null(&self) -> bool {
         match &self.value {
             Value::Scalar { text, plain } => {
-                *plain && matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL")
+                *plain && matches!(&**text, "" | "~" | "null" | "Null" | "NULL")
             }
             Value::List(_) | Value::Map(_) => false,
         }

@@ -1,273 +1,301 @@
-//! Descriptor to rule: level by level, each entry finds one node, and only its children are searched next.
+//! Descriptor to rule: level by level, each entry finds one node, and only what stands below it is searched next.
 //!
 //! Per entry: the exact value, then the longest `cidr` that holds it, then the first pattern in file order, then the bare key.
-//! There is no way back: an exact node without a limit hides a bare key with one. The cost does not depend on the number of
-//! rules: all but patterns are looked up by hash, and patterns by the literal texts that they begin and end with.
+//! There is no way back: an exact node without a limit hides a bare key with one.
+//!
+//! All levels of a domain are in the same few tables, so the cost does not depend on the number of rules but for what the
+//! processor's caches do not hold: exact values and bare keys take one look each, in which all that is needed stands side by
+//! side. The tables' hashes are fast and no defence against floods, which need none: what the tables hold comes from the
+//! rules, and clients only look for it.
+//!
+//! - [`cidrs`]: networks, by where they begin
+//! - [`patterns`]: patterns, by the texts that they begin and end with
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table};
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::{Domain, Entry, Rule};
 
-/// One level of the descriptor tree.
+pub mod cidrs;
+pub mod patterns;
+
+pub use cidrs::Cidrs;
+pub use patterns::Patterns;
+
+/// The descriptors of a domain, to be searched.
 #[derive(Debug, Default)]
-pub struct Level {
-    keys: HashMap<String, Values>,
+pub struct Tree {
+    keys: HashMap<String, Key>,
+    exact: HashTable<Exact>,
+    bare: HashMap<(Level, Key), Node>,
+    cidrs: HashMap<(Level, Key), Cidrs<Node>>,
+    patterns: HashMap<(Level, Key), Patterns<Node>>,
     /// Patterns in keys, matched against `key_value` as a whole, as the reference does.
-    flat: Option<Box<Patterns<Node>>>,
-    /// How many nodes have been added: the file order of the next.
+    flat: HashMap<Level, Patterns<Node>>,
+    hasher: DefaultHashBuilder,
+}
+
+/// A [`Tree`] while its descriptors are read.
+#[derive(Debug)]
+pub struct Builder {
+    tree: Tree,
+    cidrs: HashMap<(Level, Key), HashMap<IpNet, Node>>,
+    /// How many levels there are.
+    levels: u32,
+    /// How many nodes have been added: the place of the next.
     added: usize,
 }
 
+/// What stands below one node, or the first level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Level(u32);
+
+/// A key without `*`, for short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key(u32);
+
 /// A node of the tree.
-#[derive(Debug, Default)]
-pub struct Node {
-    /// Its own rule, for descriptors that end here.
-    pub rule: Option<Arc<Rule>>,
-    /// What may follow.
-    pub children: Level,
+#[derive(Clone, Debug)]
+struct Node {
+    /// For descriptors that end here.
+    rule: Option<Arc<Rule>>,
+    /// What may follow; none if nothing does.
+    below: Level,
+    /// How many were added before it.
+    place: u32,
+}
+
+/// The node of one value: what a lookup needs is one line of the cache, unless the value is long.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Exact {
+    level: Level,
+    key: Key,
+    value: SmallVec<[u8; 32]>,
+    node: Node,
 }
 
 /// What a node matches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Matcher {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matcher<'v> {
     /// Any value that nothing else matches.
     Bare,
     /// This value.
-    Exact(String),
+    Exact(&'v str),
     /// An address in this network.
     Cidr(IpNet),
     /// A value like this, `*` standing for any text.
-    Pattern(String),
+    Pattern(&'v str),
 }
 
 /// The same key and matcher are there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the same key and matcher are there already")]
-pub struct Duplicate;
-
-/// The nodes of one key.
-#[derive(Debug, Default)]
-struct Values {
-    exact: HashMap<String, Node>,
-    cidrs: Cidrs<Node>,
-    patterns: Patterns<Node>,
-    bare: Option<Box<Node>>,
-}
-
-/// Networks by the length of their prefix, longest first.
-#[derive(Debug)]
-pub struct Cidrs<T>(BTreeMap<std::cmp::Reverse<u8>, HashMap<IpNet, T>>);
-
-/// Patterns by the literal text that they begin with, and then by that which they end with.
-#[derive(Debug)]
-pub struct Patterns<T> {
-    by_ends: ByLength<ByLength<Vec<Wildcard<T>>>>,
-    known: HashSet<String>,
-}
-
-/// Things by a text, and by its length first: of a longer text, the beginning or end of each length is looked up.
-type ByLength<T> = BTreeMap<usize, HashMap<Vec<u8>, T>>;
-
-/// A pattern, and what it stands for.
-#[derive(Debug)]
-pub struct Wildcard<T> {
-    /// Its place in the order of the file.
-    pub order: usize,
-    /// The literal texts between the pattern's first and last, each after a `*`.
-    middle: Vec<Vec<u8>>,
-    /// What it stands for.
-    pub node: T,
+pub struct Duplicate {
+    /// How many nodes were added before the one that is there.
+    pub first: usize,
 }
 
 impl Domain {
     /// The rule for a descriptor's entries, if any.
     pub fn find(&self, entries: &[Entry<'_>]) -> Option<&Arc<Rule>> {
         let (last, before) = entries.split_last()?;
-        let mut level = &self.root;
+        let mut level = Level::ROOT;
         for entry in before {
-            level = &level.node(entry)?.children;
+            level = self.tree.node(level, entry)?.below;
+            if level == Level::NONE {
+                return None;
+            }
         }
-        level.node(last)?.rule.as_ref()
+        self.tree.node(level, last)?.rule.as_ref()
     }
 }
 
 impl Level {
-    /// Adds a node.
-    pub fn add(&mut self, key: &str, matcher: Matcher, node: Node) -> Result<(), Duplicate> {
+    /// The first.
+    pub const ROOT: Level = Level(0);
+    /// Below a node below which nothing stands.
+    pub const NONE: Level = Level(u32::MAX);
+}
+
+impl Tree {
+    fn node(&self, level: Level, entry: &Entry<'_>) -> Option<&Node> {
+        let key = self.keys.get(entry.key).map(|key| (level, *key));
+        if let Some((level, key)) = key
+            && let Some(node) = self.exact(level, key, entry.value)
+        {
+            return Some(node);
+        }
+        if !self.cidrs.is_empty()
+            && let Some(node) = key.and_then(|key| self.cidrs.get(&key)?.find(entry.value))
+        {
+            return Some(node);
+        }
+        let wildcard = self.wildcard(level, key, entry);
+        wildcard.or_else(|| self.bare.get(&key?))
+    }
+
+    fn exact(&self, level: Level, key: Key, value: &str) -> Option<&Node> {
+        let value = value.as_bytes();
+        let hash = self.hasher.hash_one((level, key, value));
+        let found = self.exact.find(hash, |one| one.is(level, key, value));
+        found.map(|one| &one.node)
+    }
+
+    /// The first pattern in file order, of those of the key and those in keys.
+    fn wildcard(
+        &self,
+        level: Level,
+        key: Option<(Level, Key)>,
+        entry: &Entry<'_>,
+    ) -> Option<&Node> {
+        let own = match key {
+            Some(key) if !self.patterns.is_empty() => self.patterns.get(&key),
+            _ => None,
+        };
+        let own = own.and_then(|patterns| patterns.find(entry.value));
+        let flat = match self.flat.is_empty() {
+            true => None,
+            false => self.flat.get(&level),
+        };
+        let flat = flat.and_then(|flat| flat.find(&format!("{}_{}", entry.key, entry.value)));
+        let first = match (own, flat) {
+            (Some(own), Some(flat)) if flat.order < own.order => Some(flat),
+            (own, flat) => own.or(flat),
+        };
+        first.map(|found| &found.node)
+    }
+}
+
+impl Exact {
+    fn is(&self, level: Level, key: Key, value: &[u8]) -> bool {
+        self.level == level && self.key == key && *self.value == *value
+    }
+}
+
+impl Default for Builder {
+    /// A tree without descriptors; its first level is there.
+    fn default() -> Self {
+        Self {
+            tree: Tree::default(),
+            cidrs: HashMap::default(),
+            levels: 1,
+            added: 0,
+        }
+    }
+}
+
+impl Builder {
+    /// A new level, for a node that is yet to be added.
+    pub fn level(&mut self) -> Level {
+        self.levels += 1;
+        Level(self.levels - 1)
+    }
+
+    /// Adds a node to a level, with its own rule for descriptors that end there, and what stands below.
+    pub fn add(
+        &mut self,
+        level: Level,
+        key: &str,
+        matcher: Matcher<'_>,
+        rule: Option<Arc<Rule>>,
+        below: Level,
+    ) -> Result<(), Duplicate> {
         let order = self.added;
         self.added += 1;
+        let place = u32::try_from(order).unwrap_or(u32::MAX);
+        let node = Node { rule, below, place };
+        let tree = &mut self.tree;
         if key.contains('*') {
             let pattern = match matcher {
                 Matcher::Bare => key.to_owned(),
                 Matcher::Exact(value) | Matcher::Pattern(value) => format!("{key}_{value}"),
                 Matcher::Cidr(net) => format!("{key}_{net}"),
             };
-            let flat = self.flat.get_or_insert_default();
-            return flat.add(pattern, order, node);
+            return tree
+                .flat
+                .entry(level)
+                .or_default()
+                .add(&pattern, order, node);
         }
-        let values = self.keys.entry(key.to_owned()).or_default();
+        let known = u32::try_from(tree.keys.len()).unwrap_or(u32::MAX);
+        let key = *tree.keys.entry_ref(key).or_insert(Key(known));
         match matcher {
-            Matcher::Bare if values.bare.is_some() => Err(Duplicate),
-            Matcher::Bare => {
-                values.bare = Some(Box::new(node));
+            Matcher::Bare => insert_new(&mut tree.bare, (level, key), node),
+            Matcher::Exact(value) => tree.add_exact(level, key, value, node),
+            Matcher::Cidr(net) => {
+                let of_key = self.cidrs.entry((level, key)).or_default();
+                insert_new(of_key, net.trunc(), node)
+            }
+            Matcher::Pattern(value) if !value.contains('*') => {
+                tree.add_exact(level, key, value, node)
+            }
+            Matcher::Pattern(pattern) => {
+                let of_key = tree.patterns.entry((level, key)).or_default();
+                of_key.add(pattern, order, node)
+            }
+        }
+    }
+
+    /// The tree of all that was added.
+    pub fn build(self) -> Tree {
+        let Self {
+            mut tree, cidrs, ..
+        } = self;
+        let cidrs = cidrs.into_iter();
+        tree.cidrs = cidrs.map(|(key, nets)| (key, Cidrs::new(nets))).collect();
+        tree
+    }
+}
+
+impl Tree {
+    fn add_exact(
+        &mut self,
+        level: Level,
+        key: Key,
+        value: &str,
+        node: Node,
+    ) -> Result<(), Duplicate> {
+        let (value, hasher) = (value.as_bytes(), &self.hasher);
+        let hash = hasher.hash_one((level, key, value));
+        let is = |one: &Exact| one.is(level, key, value);
+        let again = |one: &Exact| hasher.hash_one((one.level, one.key, &*one.value));
+        match self.exact.entry(hash, is, again) {
+            hash_table::Entry::Occupied(there) => Err(there.get().node.duplicate()),
+            hash_table::Entry::Vacant(free) => {
+                free.insert(Exact {
+                    level,
+                    key,
+                    value: value.into(),
+                    node,
+                });
                 Ok(())
             }
-            Matcher::Exact(value) => insert_new(&mut values.exact, value, node),
-            Matcher::Cidr(net) => values.cidrs.add(net, node),
-            Matcher::Pattern(pattern) if !pattern.contains('*') => {
-                insert_new(&mut values.exact, pattern, node)
-            }
-            Matcher::Pattern(pattern) => values.patterns.add(pattern, order, node),
-        }
-    }
-
-    fn node(&self, entry: &Entry<'_>) -> Option<&Node> {
-        let values = self.keys.get(entry.key);
-        if let Some(node) = values.and_then(|values| values.exact.get(entry.value)) {
-            return Some(node);
-        }
-        if let Some(node) = values.and_then(|values| values.cidrs.find(entry.value)) {
-            return Some(node);
-        }
-        let own = values.and_then(|values| values.patterns.find(entry.value));
-        let wildcard = match (own, self.find_flat(entry)) {
-            (Some(own), Some(flat)) if flat.order < own.order => Some(flat),
-            (own, flat) => own.or(flat),
-        };
-        wildcard
-            .map(|found| &found.node)
-            .or_else(|| values?.bare.as_deref())
-    }
-
-    fn find_flat(&self, entry: &Entry<'_>) -> Option<&Wildcard<Node>> {
-        let flat = self.flat.as_ref()?;
-        flat.find(&format!("{}_{}", entry.key, entry.value))
-    }
-}
-
-impl<T> Default for Cidrs<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<T> Default for Patterns<T> {
-    fn default() -> Self {
-        Self {
-            by_ends: ByLength::new(),
-            known: HashSet::new(),
         }
     }
 }
 
-impl<T> Cidrs<T> {
-    /// Adds a network.
-    pub fn add(&mut self, net: IpNet, node: T) -> Result<(), Duplicate> {
-        let same_length = self
-            .0
-            .entry(std::cmp::Reverse(net.prefix_len()))
-            .or_default();
-        insert_new(same_length, net.trunc(), node)
-    }
-
-    /// Of all networks that hold the address `value`, if it is one, the longest first.
-    pub fn all(&self, value: &str) -> impl Iterator<Item = &T> {
-        let address = (!self.0.is_empty()).then(|| value.parse::<IpAddr>().ok());
-        let address = address.flatten().map(|address| address.to_canonical());
-        self.0.iter().filter_map(move |(length, nets)| {
-            let net = IpNet::new(address?, length.0).ok()?;
-            nets.get(&net.trunc())
-        })
-    }
-
-    /// Of the longest network that holds the address `value`, if it is one.
-    pub fn find(&self, value: &str) -> Option<&T> {
-        self.all(value).next()
+impl Node {
+    fn duplicate(&self) -> Duplicate {
+        let first = self.place as usize;
+        Duplicate { first }
     }
 }
 
-impl<T> Patterns<T> {
-    /// Adds a pattern, which has a `*`.
-    pub fn add(&mut self, pattern: String, order: usize, node: T) -> Result<(), Duplicate> {
-        let mut parts: Vec<Vec<u8>> = pattern.split('*').map(Vec::from).collect();
-        if !self.known.insert(pattern) {
-            return Err(Duplicate);
-        }
-        // A pattern has a `*`, so it has two ends at least.
-        let suffix = parts.pop().unwrap_or_default();
-        let prefix = if parts.is_empty() {
-            Vec::new()
-        } else {
-            parts.remove(0)
-        };
-        let with_prefix = self.by_ends.entry(prefix.len()).or_default();
-        let by_suffix = with_prefix.entry(prefix).or_default();
-        let with_suffix = by_suffix.entry(suffix.len()).or_default();
-        with_suffix.entry(suffix).or_default().push(Wildcard {
-            order,
-            middle: parts,
-            node,
-        });
-        Ok(())
-    }
-
-    /// The first in file order that matches.
-    pub fn find(&self, value: &str) -> Option<&Wildcard<T>> {
-        let value = value.as_bytes();
-        let mut first: Option<&Wildcard<T>> = None;
-        for (prefix, nodes) in self.by_ends.range(..=value.len()) {
-            let (start, rest) = value.split_at(*prefix);
-            let Some(by_suffix) = nodes.get(start) else {
-                continue;
-            };
-            for (suffix, nodes) in by_suffix.range(..=rest.len()) {
-                let (middle, end) = rest.split_at(rest.len() - suffix);
-                let candidates = nodes.get(end).into_iter().flatten();
-                let earlier =
-                    |found: &&Wildcard<T>| first.is_none_or(|first| found.order < first.order);
-                let mut earlier = candidates.take_while(earlier);
-                first = earlier.find(|found| found.matches(middle)).or(first);
-            }
-        }
-        first
-    }
-}
-
-impl<T> Wildcard<T> {
-    /// Whether `text`, between the pattern's two ends, has the parts between them in order.
-    fn matches(&self, text: &[u8]) -> bool {
-        let mut rest = text;
-        self.middle.iter().all(|part| match find(rest, part) {
-            Some(after) => {
-                rest = after;
-                true
-            }
-            None => false,
-        })
-    }
-}
-
-/// What follows the first `part` in `text`.
-fn find<'t>(text: &'t [u8], part: &[u8]) -> Option<&'t [u8]> {
-    if part.is_empty() {
-        return Some(text);
-    }
-    let at = text.windows(part.len()).position(|window| window == part)?;
-    text.get(at + part.len()..)
-}
-
-fn insert_new<K: std::hash::Hash + Eq, T>(
-    map: &mut HashMap<K, T>,
+fn insert_new<K: std::hash::Hash + Eq>(
+    map: &mut HashMap<K, Node>,
     key: K,
-    node: T,
+    node: Node,
 ) -> Result<(), Duplicate> {
-    if map.contains_key(&key) {
-        return Err(Duplicate);
+    match map.entry(key) {
+        hashbrown::hash_map::Entry::Occupied(there) => Err(there.get().duplicate()),
+        hashbrown::hash_map::Entry::Vacant(free) => {
+            free.insert(node);
+            Ok(())
+        }
     }
-    map.insert(key, node);
-    Ok(())
 }

@@ -435,7 +435,7 @@ impl Api {
                 let last = rule.levels.last();
                 *rule.domain == *subject.domain
                     && rule.plan.is_some()
-                    && last.is_some_and(|level| level.key == subject.key)
+                    && last.is_some_and(|level| *level.key == *subject.key)
             })
         });
         if planned != Some(true) {

@@ -156,7 +156,7 @@ fn put_name(to: &mut String, spoken: &Spoken<'_>, said: &Said<'_>) {
         return;
     }
     let key = spoken.rule.and_then(|rule| rule.levels.last());
-    put_visible(to, key.map_or("limit", |level| level.key.as_str()));
+    put_visible(to, key.map_or("limit", |level| &*level.key));
     to.push('_');
     if said.limit.multiplier() > 1 {
         let _ = write!(to, "{}", said.limit.multiplier());

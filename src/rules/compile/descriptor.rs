@@ -1,10 +1,12 @@
 //! The tree of descriptors.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::domain::Draft;
 use super::fields::{Fields, Scope, boolean};
@@ -15,83 +17,112 @@ use super::table::Table;
 use crate::limit::ban::{Ban, BanError};
 use crate::limit::{Limit, MAX_WINDOW, Unit};
 use crate::rules::file::{Node as Yaml, Span, Value};
-use crate::rules::matcher::{Level, Matcher, Node};
+use crate::rules::matcher::{Builder, Duplicate, Level, Matcher};
 use crate::rules::name;
 use crate::rules::{Domain, Rule, RuleId, RuleSet, Segment, Source};
 use crate::time::Micros;
 
-/// What is known of a domain's first level while its files are read.
+/// The descriptors of a domain while its files are read.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
-    /// Where each key and matcher of the first level stands.
-    places: Places,
+    pub(super) builder: Builder,
+    /// Where each descriptor stands, in the order in which they were added.
+    places: Vec<Place>,
 }
 
-type Places = HashMap<(String, String), (String, usize)>;
+/// A file and a line.
+#[derive(Clone, Debug)]
+struct Place {
+    file: Arc<str>,
+    line: usize,
+}
 
-/// Where a level stands and what is above it.
+/// Reads the descriptors of one file.
 struct Reader<'r> {
     domain: &'r Domain,
-    name: Arc<str>,
+    tree: &'r mut Tree,
     rules: &'r mut RuleSet,
-    levels: Vec<Segment>,
+    file: Arc<str>,
+    /// The keys that have been read, each in memory once.
+    keys: HashSet<Arc<str>>,
+    /// What is above.
+    levels: SmallVec<[Segment; 2]>,
+    /// How many limits the plans of the domain have.
+    of_plans: usize,
 }
 
 /// Reads the first level of a domain, and all below.
-pub(super) fn read_level(scope: &Scope<'_>, list: &[Yaml], draft: &mut Draft, rules: &mut RuleSet) {
+pub(super) fn read_level(
+    scope: &Scope<'_>,
+    list: &[Yaml<'_>],
+    draft: &mut Draft,
+    rules: &mut RuleSet,
+) {
     let Draft { domain, tree, .. } = draft;
-    let mut root = std::mem::take(&mut domain.root);
     let mut reader = Reader {
         domain,
-        name: Arc::clone(&domain.name),
+        tree,
         rules,
-        levels: Vec::new(),
+        file: scope.file.name.as_str().into(),
+        keys: HashSet::new(),
+        levels: SmallVec::new(),
+        of_plans: domain.plans.values().map(|plan| plan.limits.len()).sum(),
     };
-    reader.level(scope, list, &mut tree.places, &mut root);
-    domain.root = root;
+    reader.level(scope, list, Level::ROOT);
 }
 
 impl Reader<'_> {
-    fn level(&mut self, scope: &Scope<'_>, list: &[Yaml], places: &mut Places, level: &mut Level) {
+    fn level(&mut self, scope: &Scope<'_>, list: &[Yaml<'_>], level: Level) {
         for (index, item) in list.iter().enumerate() {
-            self.descriptor(&scope.item(index), item, places, level);
+            self.descriptor(&scope.item(index), item, level);
         }
     }
 
-    fn descriptor(
-        &mut self,
-        scope: &Scope<'_>,
-        yaml: &Yaml,
-        places: &mut Places,
-        level: &mut Level,
-    ) {
+    fn descriptor(&mut self, scope: &Scope<'_>, yaml: &Yaml<'_>, level: Level) {
         let Some(fields) = Fields::of(scope, yaml, Table::Descriptor) else {
             return;
         };
         let key = key(&fields).unwrap_or_default();
-        let (matcher, value) = matcher(&fields, &key).unwrap_or((Matcher::Bare, String::new()));
-        let segment = Segment {
+        let matcher = matcher(&fields, key).unwrap_or(Matcher::Bare);
+        let value: Cow<'_, str> = match matcher {
+            Matcher::Bare => "".into(),
+            Matcher::Exact(value) | Matcher::Pattern(value) => value.into(),
+            Matcher::Cidr(net) => net.to_string().into(),
+        };
+        let written = self.key(key);
+        self.levels.push(Segment {
             wildcard: value.contains('*') || key.contains('*'),
-            share_threshold: share_threshold(&fields, &key, &value),
+            share_threshold: share_threshold(&fields, key, &value),
             value_to_metric: fields.flag("value_to_metric"),
-            key: key.clone(),
-            value,
-        };
-        let written = (segment.key.clone(), segment.value.clone());
-        self.levels.push(segment);
-        let mut node = Node {
-            rule: self.rule(&fields),
-            children: Level::default(),
-        };
+            key: written,
+            value: (&*value).into(),
+        });
+        let rule = self.rule(&fields);
+        let mut below = Level::NONE;
         if let Some((list, scope)) = fields.list("descriptors") {
-            self.level(&scope, list, &mut Places::new(), &mut node.children);
+            below = self.tree.builder.level();
+            self.level(&scope, list, below);
         }
         self.levels.pop();
-        let here = (scope.file.name.clone(), fields.own_span().line);
-        if level.add(&key, matcher, node).is_err() && !key.is_empty() {
-            duplicate(&fields, &written, places.get(&written));
+        let added = self.tree.builder.add(level, key, matcher, rule, below);
+        if let Err(Duplicate { first }) = added
+            && !key.is_empty()
+        {
+            duplicate(&fields, key, &value, self.tree.places.get(first));
         }
-        places.entry(written).or_insert(here);
+        self.tree.places.push(Place {
+            file: Arc::clone(&self.file),
+            line: fields.own_span().line,
+        });
+    }
+
+    fn key(&mut self, key: &str) -> Arc<str> {
+        if let Some(known) = self.keys.get(key) {
+            return Arc::clone(known);
+        }
+        let key = Arc::from(key);
+        self.keys.insert(Arc::clone(&key));
+        key
     }
 
     fn rule(&mut self, fields: &Fields<'_, '_>) -> Option<Arc<Rule>> {
@@ -125,20 +156,23 @@ impl Reader<'_> {
             replaces,
             ..
         } = found.or_else(none)?;
+        let first = self.rules.limits;
+        self.rules.limits += plan.as_ref().map_or(limits.len(), |_| self.of_plans);
         let id = RuleId(u32::try_from(self.rules.rules.len()).unwrap_or(u32::MAX));
         let rule = Arc::new(Rule {
             id,
-            domain: Arc::clone(&self.name),
+            domain: Arc::clone(&self.domain.name),
             source: Source {
-                file: fields.scope.file.name.clone(),
+                file: Arc::clone(&self.file),
                 line: fields.own_span().line,
             },
-            path: fields.scope.path.clone(),
+            path: fields.scope.path(),
             name: name::written(&self.levels).into(),
             named_by_values: by_values,
             levels: self.levels.clone(),
             unlimited,
             limits,
+            first,
             plan,
             ban,
             meter,
@@ -176,8 +210,8 @@ impl Reader<'_> {
             .flat_map(|(items, _)| items.iter())
             .enumerate()
         {
-            let scope = fields.scope.field("rate_limits").item(index);
-            limits.read(&scope, node, self.domain);
+            let list = fields.scope.field("rate_limits");
+            limits.read(&list.item(index), node, self.domain);
         }
         let any = limits.unlimited || !limits.limits.is_empty();
         (any || single.is_some()).then_some(limits)
@@ -189,7 +223,9 @@ impl Reader<'_> {
             .levels
             .iter()
             .filter(|level| detailed || level.value_to_metric);
-        for level in seen.filter(|level| self.domain.sensitive.contains(&level.key)) {
+        for level in
+            seen.filter(|level| self.domain.sensitive.iter().any(|key| **key == *level.key))
+        {
             let name = if detailed {
                 "detailed_metric"
             } else {
@@ -260,7 +296,7 @@ fn meter(fields: &Fields<'_, '_>, domain: &Domain) -> Option<Limit> {
 /// The longest ban, in first bans, where the rule says none.
 const DEFAULT_LONGEST: u64 = 24;
 
-fn key(fields: &Fields<'_, '_>) -> Option<String> {
+fn key<'s>(fields: &Fields<'s, '_>) -> Option<&'s str> {
     let found = fields
         .text("key")
         .map(|(key, _)| key)
@@ -276,8 +312,8 @@ fn key(fields: &Fields<'_, '_>) -> Option<String> {
     found
 }
 
-/// What the descriptor matches, and that as written.
-fn matcher(fields: &Fields<'_, '_>, key: &str) -> Option<(Matcher, String)> {
+/// What the descriptor matches.
+fn matcher<'s>(fields: &Fields<'s, '_>, key: &str) -> Option<Matcher<'s>> {
     let value = fields
         .text("value")
         .map(|(value, _)| value)
@@ -296,13 +332,13 @@ fn matcher(fields: &Fields<'_, '_>, key: &str) -> Option<(Matcher, String)> {
             let message = "a `cidr` needs a `key` without `*`";
             fields.fail("cidr", fields.error_at("cidr", span, message));
         }
-        return network(fields, &text, span).map(|net| (Matcher::Cidr(net), net.to_string()));
+        return network(fields, text, span).map(Matcher::Cidr);
     }
     let value = value?;
     if value.contains('*') {
-        Some((Matcher::Pattern(value.clone()), value))
+        Some(Matcher::Pattern(value))
     } else {
-        Some((Matcher::Exact(value.clone()), value))
+        Some(Matcher::Exact(value))
     }
 }
 
@@ -366,11 +402,7 @@ fn share_threshold(fields: &Fields<'_, '_>, key: &str, value: &str) -> bool {
     shared
 }
 
-fn duplicate(
-    fields: &Fields<'_, '_>,
-    (key, value): &(String, String),
-    first: Option<&(String, usize)>,
-) {
+fn duplicate(fields: &Fields<'_, '_>, key: &str, value: &str, first: Option<&Place>) {
     let what = if value.is_empty() {
         format!("`{key}`")
     } else {
@@ -381,7 +413,7 @@ fn duplicate(
         format!("the descriptor {what} stands here twice"),
     );
     fields.scope.report(match first {
-        Some((file, line)) => {
+        Some(Place { file, line }) => {
             error.with_help(format!("it stands first in {file}:{line}; make them one"))
         }
         None => error,
@@ -399,19 +431,19 @@ fn metadata(fields: &Fields<'_, '_>) -> Option<serde_json::Value> {
     None
 }
 
-fn json(node: &Yaml) -> serde_json::Value {
+fn json(node: &Yaml<'_>) -> serde_json::Value {
     match &node.value {
         _ if node.is_null() => serde_json::Value::Null,
         Value::Scalar { text, plain: true } => match boolean(text) {
             Some(flag) => flag.into(),
             None => serde_json::from_str::<serde_json::Number>(text)
-                .map_or_else(|_| text.as_str().into(), Into::into),
+                .map_or_else(|_| (&**text).into(), Into::into),
         },
-        Value::Scalar { text, .. } => text.as_str().into(),
+        Value::Scalar { text, .. } => (&**text).into(),
         Value::List(items) => items.iter().map(json).collect(),
         Value::Map(entries) => entries
             .iter()
-            .map(|(key, node)| (key.text.clone(), json(node)))
+            .map(|(key, node)| (key.text.to_string(), json(node)))
             .collect(),
     }
 }

@@ -41,10 +41,10 @@ impl Drafts {
 
     /// Reads what stands beside the descriptors; the place of the file's draft. A file without a domain of its own has a
     /// draft nevertheless, so that whatever else is wrong with it is found.
-    pub(super) fn read(&mut self, fields: &Fields<'_, '_>, root: &Node) -> usize {
+    pub(super) fn read(&mut self, fields: &Fields<'_, '_>, root: &Node<'_>) -> usize {
         let index = match domain_name(fields, root) {
             Some((name, span)) => self.begin(fields, name, span),
-            None => self.add(Draft::new(String::new(), fields.scope.file, 0)),
+            None => self.add(Draft::new("", fields.scope.file, 0)),
         };
         if let Some(draft) = self.list.get_mut(index) {
             draft.read(fields);
@@ -57,14 +57,17 @@ impl Drafts {
     }
 
     pub(super) fn finish(self) -> HashMap<String, Domain> {
-        let domains = self.list.into_iter().map(|draft| draft.domain);
+        let domains = self.list.into_iter().map(|draft| Domain {
+            tree: draft.tree.builder.build(),
+            ..draft.domain
+        });
         domains
             .map(|domain| (domain.name.to_string(), domain))
             .collect()
     }
 
-    fn begin(&mut self, fields: &Fields<'_, '_>, name: String, span: Span) -> usize {
-        let first = self.by_name.get(&name).copied();
+    fn begin(&mut self, fields: &Fields<'_, '_>, name: &str, span: Span) -> usize {
+        let first = self.by_name.get(name).copied();
         match first.and_then(|index| Some((index, self.list.get(index)?))) {
             Some((index, _)) if self.options.merge_domains => index,
             Some((_, first)) => {
@@ -78,9 +81,9 @@ impl Drafts {
                 self.add(Draft::new(name, fields.scope.file, span.line))
             }
             None => {
-                let draft = Draft::new(name.clone(), fields.scope.file, span.line);
+                let draft = Draft::new(name, fields.scope.file, span.line);
                 let index = self.add(draft);
-                self.by_name.insert(name, index);
+                self.by_name.insert(name.to_owned(), index);
                 index
             }
         }
@@ -93,9 +96,9 @@ impl Drafts {
 }
 
 impl Draft {
-    fn new(name: String, source: &SourceFile, line: usize) -> Self {
+    fn new(name: &str, source: &SourceFile, line: usize) -> Self {
         Self {
-            domain: Domain::named(&name),
+            domain: Domain::named(name),
             tree: Tree::default(),
             file: source.name.clone(),
             line,
@@ -106,7 +109,7 @@ impl Draft {
     fn read(&mut self, fields: &Fields<'_, '_>) {
         let domain = &mut self.domain;
         if let Some((name, span)) = fields.text("time_zone") {
-            match Zone::named(&name) {
+            match Zone::named(name) {
                 Some(zone) => domain.time_zone = zone,
                 None => {
                     let error =
@@ -135,7 +138,7 @@ impl Draft {
     }
 }
 
-fn domain_name(fields: &Fields<'_, '_>, root: &Node) -> Option<(String, Span)> {
+fn domain_name<'s>(fields: &Fields<'s, '_>, root: &Node<'_>) -> Option<(&'s str, Span)> {
     let found = fields.text("domain").filter(|(name, _)| !name.is_empty());
     if found.is_none() && !fields.failed("domain") {
         let span = fields.span("domain").unwrap_or(root.span);
@@ -177,7 +180,7 @@ fn read_response(fields: &Fields<'_, '_>, response: &mut Response) {
 fn read_messages(fields: &Fields<'_, '_>, messages: &mut Messages) {
     let read = |name: &'static str| {
         let (text, span) = fields.text(name)?;
-        if let Some(unknown) = unknown_place(&text) {
+        if let Some(unknown) = unknown_place(text) {
             let error =
                 fields.error_at(name, span, format!("unknown `{{{unknown}}}` in a message"));
             let names: Vec<String> = PLACES.iter().map(|name| format!("`{{{name}}}`")).collect();
@@ -186,7 +189,7 @@ fn read_messages(fields: &Fields<'_, '_>, messages: &mut Messages) {
                 error.with_help(format!("one of {}", names.join(", "))),
             );
         }
-        Some(text)
+        Some(text.to_owned())
     };
     *messages = Messages {
         rate_limit_exceeded: read("rate_limit_exceeded"),
@@ -237,7 +240,7 @@ fn read_costs(fields: &Fields<'_, '_>, costs: &mut Costs) {
                 Some(value) if value.contains('*') => Matcher::Pattern(value),
                 Some(value) => Matcher::Exact(value),
             };
-            costs.add(&key, matcher, Hits::from_thousandths(cost));
+            costs.add(key, matcher, Hits::from_thousandths(cost));
         }
     }
 }

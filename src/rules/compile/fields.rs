@@ -1,7 +1,7 @@
 //! Reading typed fields out of the tree. Whatever is wrong is reported, and read as absent.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::fmt;
 
 use super::MAX_DIAGNOSTICS;
 use super::table::{RESERVED, Table};
@@ -12,16 +12,24 @@ use crate::time::Micros;
 /// Where the reader is: a file, and a path in its tree.
 pub(super) struct Scope<'f> {
     pub(super) file: &'f SourceFile,
-    pub(super) path: String,
+    place: Place<'f>,
     sink: &'f RefCell<Vec<Diagnostic>>,
+}
+
+/// The path of a scope, which is put together only where it is asked for.
+#[derive(Clone, Copy)]
+enum Place<'f> {
+    Root,
+    Field(&'f Place<'f>, &'f str),
+    Item(&'f Place<'f>, usize),
 }
 
 /// The fields of a mapping.
 pub(super) struct Fields<'s, 'f> {
     pub(super) scope: &'s Scope<'f>,
-    node: &'s Node,
+    node: &'s Node<'f>,
     /// The fields that were there and wrong.
-    failed: RefCell<HashSet<&'static str>>,
+    failed: RefCell<Vec<&'static str>>,
     any_failed: Cell<bool>,
 }
 
@@ -29,27 +37,28 @@ impl<'f> Scope<'f> {
     pub(super) fn new(file: &'f SourceFile, sink: &'f RefCell<Vec<Diagnostic>>) -> Self {
         Self {
             file,
-            path: String::new(),
+            place: Place::Root,
             sink,
         }
     }
 
-    pub(super) fn field(&self, name: &str) -> Scope<'f> {
-        let path = if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        };
-        Scope { path, ..*self }
+    pub(super) fn field<'s>(&'s self, name: &'s str) -> Scope<'s> {
+        let place = Place::Field(&self.place, name);
+        Scope { place, ..*self }
     }
 
-    pub(super) fn item(&self, index: usize) -> Scope<'f> {
-        let path = format!("{}[{index}]", self.path);
-        Scope { path, ..*self }
+    pub(super) fn item(&self, index: usize) -> Scope<'_> {
+        let place = Place::Item(&self.place, index);
+        Scope { place, ..*self }
+    }
+
+    /// Where it is in the tree, such as `descriptors[2].rate_limit`.
+    pub(super) fn path(&self) -> String {
+        self.place.to_string()
     }
 
     pub(super) fn error(&self, span: Span, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::error(self.file, span, &self.path, message)
+        Diagnostic::error(self.file, span, &self.path(), message)
     }
 
     pub(super) fn report(&self, diagnostic: Diagnostic) {
@@ -60,9 +69,20 @@ impl<'f> Scope<'f> {
     }
 }
 
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Place::Root => Ok(()),
+            Place::Field(Place::Root, name) => f.write_str(name),
+            Place::Field(above, name) => write!(f, "{above}.{name}"),
+            Place::Item(above, index) => write!(f, "{above}[{index}]"),
+        }
+    }
+}
+
 impl<'s, 'f> Fields<'s, 'f> {
     /// The fields of a mapping; unknown ones are reported.
-    pub(super) fn of(scope: &'s Scope<'f>, node: &'s Node, table: Table) -> Option<Self> {
+    pub(super) fn of(scope: &'s Scope<'f>, node: &'s Node<'f>, table: Table) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
             let message = format!("{} is a mapping, not {}", table.name(), node.kind());
             let help = format!("its fields are {}", listed(table.fields()));
@@ -70,7 +90,7 @@ impl<'s, 'f> Fields<'s, 'f> {
             return None;
         };
         for (key, _) in entries {
-            if !table.fields().contains(&key.text.as_str()) {
+            if !table.fields().contains(&&*key.text) {
                 scope.report(unknown(&scope.field(&key.text), &key.text, key.span, table));
             }
         }
@@ -83,7 +103,7 @@ impl<'s, 'f> Fields<'s, 'f> {
     }
 
     /// A field that is there and says something.
-    pub(super) fn get(&self, name: &str) -> Option<&'s Node> {
+    pub(super) fn get(&self, name: &str) -> Option<&'s Node<'f>> {
         let Value::Map(entries) = &self.node.value else {
             return None;
         };
@@ -112,7 +132,7 @@ impl<'s, 'f> Fields<'s, 'f> {
 
     /// Whether a field was there and could not be read.
     pub(super) fn failed(&self, name: &'static str) -> bool {
-        self.failed.borrow().contains(name)
+        self.failed.borrow().contains(&name)
     }
 
     /// Whether any field could not be read.
@@ -131,18 +151,18 @@ impl<'s, 'f> Fields<'s, 'f> {
     }
 
     pub(super) fn fail(&self, name: &'static str, error: Diagnostic) {
-        self.failed.borrow_mut().insert(name);
+        self.failed.borrow_mut().push(name);
         self.any_failed.set(true);
         self.scope.report(error);
     }
 
     /// A field with fields of its own, and its place.
-    pub(super) fn child(&self, name: &str) -> Option<(&'s Node, Scope<'f>)> {
+    pub(super) fn child(&self, name: &'static str) -> Option<(&'s Node<'f>, Scope<'s>)> {
         self.get(name).map(|node| (node, self.scope.field(name)))
     }
 
     /// A list, and its place.
-    pub(super) fn list(&self, name: &'static str) -> Option<(&'s [Node], Scope<'f>)> {
+    pub(super) fn list(&self, name: &'static str) -> Option<(&'s [Node<'f>], Scope<'s>)> {
         let node = self.get(name)?;
         match &node.value {
             Value::List(items) => Some((items, self.scope.field(name))),
@@ -159,7 +179,7 @@ impl<'s, 'f> Fields<'s, 'f> {
     }
 
     /// Text as written; a number with a fraction must be in quotes, since YAML would not keep it as written.
-    pub(super) fn text(&self, name: &'static str) -> Option<(String, Span)> {
+    pub(super) fn text(&self, name: &'static str) -> Option<(&'s str, Span)> {
         let node = self.get(name)?;
         let problem = match &node.value {
             Value::Scalar { text, plain } if *plain && is_float(text) => {
@@ -167,7 +187,7 @@ impl<'s, 'f> Fields<'s, 'f> {
                     self.error_at(name, node.span, format!("`{text}` is a number, not text"));
                 error.with_help(format!("put it in quotes: `\"{text}\"`"))
             }
-            Value::Scalar { text, .. } => return Some((text.clone(), node.span)),
+            Value::Scalar { text, .. } => return Some((text, node.span)),
             Value::List(_) | Value::Map(_) => {
                 let message = format!("`{name}` is text, not {}", node.kind());
                 self.error_at(name, node.span, message)
@@ -183,7 +203,7 @@ impl<'s, 'f> Fields<'s, 'f> {
         let mut texts = Vec::new();
         for (index, item) in items.iter().enumerate() {
             match &item.value {
-                Value::Scalar { text, .. } if !text.is_empty() => texts.push(text.clone()),
+                Value::Scalar { text, .. } if !text.is_empty() => texts.push(text.to_string()),
                 Value::Scalar { .. } | Value::List(_) | Value::Map(_) => {
                     let message = format!("each item of `{name}` is text, not {}", item.kind());
                     self.fail(name, scope.item(index).error(item.span, message));
@@ -257,7 +277,7 @@ impl<'s, 'f> Fields<'s, 'f> {
     /// A time such as `90s`, `15m`, `1h` or `7d`.
     pub(super) fn duration(&self, name: &'static str) -> Option<(Micros, Span)> {
         let (text, span) = self.text(name)?;
-        let found = duration(&text);
+        let found = duration(text);
         if found.is_none() {
             let error = self.error_at(name, span, format!("`{text}` is no length of time"));
             self.fail(name, error.with_help("such as `90s`, `15m`, `1h` or `7d`"));
@@ -268,14 +288,14 @@ impl<'s, 'f> Fields<'s, 'f> {
     /// One of a few words.
     pub(super) fn one_of<T: Copy>(&self, name: &'static str, words: &[(&str, T)]) -> Option<T> {
         let (text, span) = self.text(name)?;
-        let found = word(&text, words);
+        let found = word(text, words);
         if found.is_none() {
             let error = self.error_at(
                 name,
                 span,
                 format!("unknown {} `{text}`", name.replace('_', " ")),
             );
-            self.fail(name, error.with_help(choices(&text, words)));
+            self.fail(name, error.with_help(choices(text, words)));
         }
         found
     }
@@ -290,7 +310,7 @@ impl<'s, 'f> Fields<'s, 'f> {
         let mut found = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let text = match &item.value {
-                Value::Scalar { text, .. } => text.as_str(),
+                Value::Scalar { text, .. } => text,
                 Value::List(_) | Value::Map(_) => item.kind(),
             };
             match word(text, words) {

@@ -31,13 +31,13 @@ enum Kind {
 }
 
 /// Reads a limit; none if anything is wrong with it.
-pub(super) fn read(scope: &Scope<'_>, node: &Node, domain: &Domain) -> Option<Found> {
+pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Option<Found> {
     let fields = Fields::of(scope, node, Table::Limit)?;
     let name = fields
         .text("name")
         .map(|(name, _)| name)
         .filter(|name| !name.is_empty());
-    let replaces = replaces(&fields, name.as_deref());
+    let replaces = replaces(&fields, name);
     if fields.flag("unlimited") {
         return unlimited(&fields, replaces);
     }
@@ -109,7 +109,7 @@ pub(super) fn unit(fields: &Fields<'_, '_>, name: &'static str) -> Option<Unit> 
     if found.is_none() {
         let error = fields.error_at(name, span, format!("unknown unit `{text}`"));
         let names = Unit::ALL.map(Unit::name);
-        let help = match crate::rules::diagnostic::did_you_mean(&text, names) {
+        let help = match crate::rules::diagnostic::did_you_mean(text, names) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("one of {}", units()),
         };
@@ -217,11 +217,11 @@ fn replaces(fields: &Fields<'_, '_>, own: Option<&str>) -> Vec<String> {
             Value::Scalar { .. } | Value::List(_) => None,
         };
         match name.filter(|name| !name.is_empty()) {
-            Some(name) if Some(name.as_str()) == own => {
+            Some(name) if Some(name) == own => {
                 let error = scope.error(item.span, format!("the limit `{name}` replaces itself"));
                 fields.fail("replaces", error);
             }
-            Some(name) => names.push(name),
+            Some(name) => names.push(name.to_owned()),
             None => {
                 let error = scope.error(item.span, "an entry of `replaces` has no name");
                 fields.fail(

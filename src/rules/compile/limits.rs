@@ -1,5 +1,7 @@
 //! The limits of a descriptor or of a plan: several that are charged together, or none at all.
 
+use smallvec::SmallVec;
+
 use super::fields::Scope;
 use super::limit::{self, Found};
 use crate::rules::file::{Node as Yaml, Span};
@@ -9,7 +11,7 @@ use crate::rules::{Domain, RuleLimit};
 #[derive(Default)]
 pub(super) struct Limits {
     pub(super) unlimited: bool,
-    pub(super) limits: Vec<RuleLimit>,
+    pub(super) limits: SmallVec<[RuleLimit; 1]>,
     /// What an unlimited one replaces.
     pub(super) replaces: Vec<String>,
     /// Where each limit stands.
@@ -18,7 +20,7 @@ pub(super) struct Limits {
 
 impl Limits {
     /// Adds the limit at `node`; what is wrong with it, or with the two together, is reported.
-    pub(super) fn read(&mut self, scope: &Scope<'_>, node: &Yaml, domain: &Domain) {
+    pub(super) fn read(&mut self, scope: &Scope<'_>, node: &Yaml<'_>, domain: &Domain) {
         match limit::read(scope, node, domain) {
             Some(Found::Unlimited(replaces)) if self.limits.is_empty() => {
                 self.unlimited = true;

@@ -23,22 +23,22 @@ pub(super) fn read_all(fields: &Fields<'_, '_>, domain: &mut Domain) {
     for (name, node) in plans {
         let scope = scope.field(&name.text);
         let limits = read(&scope, node, domain);
-        if domain.plans.contains_key(&name.text) {
+        if domain.plans.contains_key(&*name.text) {
             let message = format!("the plan `{}` stands in two files", name.text);
             scope.report(scope.error(name.span, message));
         }
         let first = domain.plans.values().map(|plan| plan.limits.len()).sum();
         let plan = Plan {
             unlimited: limits.unlimited,
-            limits: limits.limits,
+            limits: limits.limits.into_vec(),
             first,
         };
-        domain.plans.insert(name.text.clone(), plan);
+        domain.plans.insert(name.text.to_string(), plan);
     }
 }
 
 /// A list of limits, or the word `unlimited`.
-fn read(scope: &Scope<'_>, node: &Node, domain: &Domain) -> Limits {
+fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Limits {
     let mut limits = Limits::default();
     match &node.value {
         Value::Scalar { text, .. } if text == "unlimited" => limits.unlimited = true,
@@ -91,14 +91,14 @@ fn source(fields: &Fields<'_, '_>, levels: &[Segment]) -> Option<PlanSource> {
         }
         return Some(PlanSource::Directory);
     }
-    let Some(level) = levels.iter().position(|level| level.key == name) else {
+    let Some(level) = levels.iter().position(|level| *level.key == *name) else {
         let error = fields.error_at(
             "from",
             span,
             format!("no entry `{name}` in this descriptor"),
         );
-        let keys = levels.iter().map(|level| level.key.as_str());
-        let help = match did_you_mean(&name, keys.chain(["directory"])) {
+        let keys = levels.iter().map(|level| &*level.key);
+        let help = match did_you_mean(name, keys.chain(["directory"])) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "the key of a level above, or `directory`".to_owned(),
         };
@@ -112,7 +112,7 @@ fn source(fields: &Fields<'_, '_>, levels: &[Segment]) -> Option<PlanSource> {
         fields.fail("from", error.with_help(help));
         return None;
     }
-    if looks_like_a_header(&name) {
+    if looks_like_a_header(name) {
         let message = format!("the plan comes from `{name}`, which looks like a header");
         let help = "what a client sends it can choose; take the plan from a verified JWT claim, \
                     or from the directory";
@@ -130,11 +130,11 @@ fn looks_like_a_header(name: &str) -> bool {
 
 fn default(fields: &Fields<'_, '_>, domain: &Domain) -> Option<String> {
     let (name, span) = fields.text("default")?;
-    if domain.plans.contains_key(&name) {
-        return Some(name);
+    if domain.plans.contains_key(name) {
+        return Some(name.to_owned());
     }
     let error = fields.error_at("default", span, format!("no plan `{name}`"));
-    let help = match did_you_mean(&name, domain.plans.keys().map(String::as_str)) {
+    let help = match did_you_mean(name, domain.plans.keys().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         None if domain.plans.is_empty() => "define it under `plans`, beside `domain`".to_owned(),
         None => {

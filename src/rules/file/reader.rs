@@ -1,5 +1,6 @@
 //! The events of the YAML parser made into a tree.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as Range, StrInput};
@@ -9,12 +10,13 @@ use super::{
 };
 
 /// Reads one document.
-pub(super) fn read(text: &str) -> (Option<Node>, Vec<SyntaxError>) {
+pub(super) fn read(text: &str) -> (Option<Node<'_>>, Vec<SyntaxError>) {
     if text.len() > MAX_BYTES {
         let message = format!("the file is larger than {MAX_BYTES} bytes");
         return (None, vec![SyntaxError::new(message, Span::default())]);
     }
     let mut reader = Reader {
+        ascii: text.is_ascii().then_some(text),
         parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
         nodes: 0,
@@ -31,14 +33,16 @@ pub(super) fn read(text: &str) -> (Option<Node>, Vec<SyntaxError>) {
 
 struct Reader<'t> {
     parser: Parser<'t, StrInput<'t>>,
-    anchors: HashMap<usize, Node>,
+    /// The whole text, if its characters are its bytes.
+    ascii: Option<&'t str>,
+    anchors: HashMap<usize, Node<'t>>,
     nodes: usize,
     /// What is wrong but does not end the reading.
     errors: Vec<SyntaxError>,
 }
 
 impl<'t> Reader<'t> {
-    fn document(&mut self) -> Result<Option<Node>, SyntaxError> {
+    fn document(&mut self) -> Result<Option<Node<'t>>, SyntaxError> {
         let mut document = None;
         loop {
             let (event, range) = self.next()?;
@@ -88,7 +92,12 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn node(&mut self, event: Event<'t>, range: Range, depth: usize) -> Result<Node, SyntaxError> {
+    fn node(
+        &mut self,
+        event: Event<'t>,
+        range: Range,
+        depth: usize,
+    ) -> Result<Node<'t>, SyntaxError> {
         let span = Span::of(range);
         self.grow(1, span)?;
         if depth > MAX_DEPTH {
@@ -100,13 +109,8 @@ impl<'t> Reader<'t> {
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, _) => {
                 let plain = matches!(style, ScalarStyle::Plain);
-                (
-                    Value::Scalar {
-                        text: text.into_owned(),
-                        plain,
-                    },
-                    anchor,
-                )
+                let text = self.as_written(text, range);
+                (Value::Scalar { text, plain }, anchor)
             }
             Event::SequenceStart(anchor, _) => (self.list(depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.map(depth)?, anchor),
@@ -129,7 +133,7 @@ impl<'t> Reader<'t> {
         Ok(node)
     }
 
-    fn alias(&mut self, anchor: usize, span: Span, depth: usize) -> Result<Node, SyntaxError> {
+    fn alias(&mut self, anchor: usize, span: Span, depth: usize) -> Result<Node<'t>, SyntaxError> {
         let Some(node) = self.anchors.get(&anchor) else {
             return Err(SyntaxError::new("an alias of itself, or of nothing", span));
         };
@@ -144,6 +148,17 @@ impl<'t> Reader<'t> {
         Ok(node)
     }
 
+    /// The text of a scalar where it stands in the file, if it stands there letter by letter; the parser's copy has a buffer
+    /// many times its length.
+    fn as_written(&self, text: Cow<'t, str>, range: Range) -> Cow<'t, str> {
+        let (start, end) = (range.start.index(), range.end.index());
+        let unquoted = |all: &'t str| Some(all.get(start..end)?.trim_matches(['"', '\'']));
+        match self.ascii.and_then(unquoted) {
+            Some(written) if written == text => Cow::Borrowed(written),
+            _ => Cow::Owned(text.into_owned().into_boxed_str().into_string()),
+        }
+    }
+
     fn grow(&mut self, by: usize, span: Span) -> Result<(), SyntaxError> {
         self.nodes += by;
         if self.nodes > MAX_NODES {
@@ -155,7 +170,7 @@ impl<'t> Reader<'t> {
         Ok(())
     }
 
-    fn list(&mut self, depth: usize) -> Result<Value, SyntaxError> {
+    fn list(&mut self, depth: usize) -> Result<Value<'t>, SyntaxError> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
@@ -165,7 +180,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn map(&mut self, depth: usize) -> Result<Value, SyntaxError> {
+    fn map(&mut self, depth: usize) -> Result<Value<'t>, SyntaxError> {
         let mut entries = Entries::new();
         let mut merged = Vec::new();
         loop {
@@ -196,11 +211,11 @@ impl<'t> Reader<'t> {
         Ok(Value::Map(entries))
     }
 
-    fn key(&mut self, event: Event<'t>, range: Range) -> Result<Key, SyntaxError> {
+    fn key(&mut self, event: Event<'t>, range: Range) -> Result<Key<'t>, SyntaxError> {
         let span = Span::of(range);
         match event {
             Event::Scalar(text, style, _, _) => Ok(Key {
-                text: text.into_owned(),
+                text: self.as_written(text, range),
                 plain: matches!(style, ScalarStyle::Plain),
                 span,
             }),
@@ -218,7 +233,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Adds what a merge key brings; what stands in the mapping itself wins, and the first of several merged.
-    fn merge(&mut self, entries: &mut Entries, node: Node) -> Result<(), SyntaxError> {
+    fn merge(&mut self, entries: &mut Entries<'t>, node: Node<'t>) -> Result<(), SyntaxError> {
         match node.value {
             Value::Map(others) => {
                 for (key, value) in others {
@@ -241,13 +256,13 @@ impl<'t> Reader<'t> {
     }
 }
 
-type Entries = Vec<(Key, Node)>;
+type Entries<'t> = Vec<(Key<'t>, Node<'t>)>;
 
-fn find<'e>(entries: &'e Entries, key: &str) -> Option<&'e (Key, Node)> {
+fn find<'e, 't>(entries: &'e Entries<'t>, key: &str) -> Option<&'e (Key<'t>, Node<'t>)> {
     entries.iter().find(|(other, _)| other.text == key)
 }
 
-fn add(entries: &mut Entries, key: Key, node: Node) -> Result<(), SyntaxError> {
+fn add<'t>(entries: &mut Entries<'t>, key: Key<'t>, node: Node<'t>) -> Result<(), SyntaxError> {
     if entries.len() >= MAX_KEYS {
         let message = format!("a mapping of more than {MAX_KEYS} keys");
         return Err(SyntaxError::new(message, key.span));
@@ -256,7 +271,7 @@ fn add(entries: &mut Entries, key: Key, node: Node) -> Result<(), SyntaxError> {
     Ok(())
 }
 
-impl Key {
+impl Key<'_> {
     fn is_number(&self) -> bool {
         let numeric = self
             .text
