@@ -75,6 +75,9 @@ struct OfKey {
     networks: Cidrs<Vec<Mark>>,
 }
 
+/// Networks and what they are marked with.
+type Networks = Vec<(IpNet, Vec<Mark>)>;
+
 /// What an entry is marked with.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -116,7 +119,7 @@ impl Lists {
             marks.entry(of).or_default().push(Mark { list, until });
         }
         let mut domains: HashMap<String, HashMap<String, OfKey>> = HashMap::new();
-        let mut networks: HashMap<(&str, &str), Vec<(IpNet, Vec<Mark>)>> = HashMap::new();
+        let mut networks: HashMap<(&str, &str), Networks> = HashMap::new();
         for ((domain, key, network, value), marks) in marks {
             let keys = domains.entry(domain.to_owned()).or_default();
             let of_key = keys.entry(key.to_owned()).or_default();
