@@ -257,6 +257,7 @@ async fn keep_up(
 ) {
     let (first, longest) = PAUSE;
     let mut pause = first;
+    let mut is_refused = false;
     loop {
         // The library says why there is no server.
         let Ok(endpoint) = at.wait_for(Option::is_some).await.map(|at| at.clone()) else {
@@ -268,7 +269,7 @@ async fn keep_up(
             Ok(stream) => {
                 let closing = Closing(Arc::clone(&queue), Arc::clone(&greeting.refusals));
                 queue.open();
-                pause = first;
+                (pause, is_refused) = (first, false);
                 let carrying =
                     Carrying::new(stream, Arc::clone(&queue), Arc::clone(&greeting.refusals));
                 let ended = tokio::select! {
@@ -279,6 +280,11 @@ async fn keep_up(
                 if let Some(error) = ended {
                     tracing::debug!(%endpoint, %error, "a pipe to redis has ended");
                 }
+            }
+            // Redis itself refuses, and will again: calls go on over the library's connection.
+            Err(error) if error.kind() == io::ErrorKind::Other && !is_refused => {
+                is_refused = true;
+                tracing::warn!(%endpoint, %error, "redis refuses the fast connection; calls are slower");
             }
             Err(error) => tracing::debug!(%endpoint, %error, "no pipe to redis"),
         }

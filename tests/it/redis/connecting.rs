@@ -220,3 +220,22 @@ async fn fails_saying(store: &Redis, what: &str) {
     })
     .await;
 }
+
+/// A user who may not ask to be told of changes is served all the same, over the library's connection.
+#[tokio::test]
+async fn a_user_without_client_tracking_is_served_all_the_same() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    admin
+        .run("ACL SETUSER plain on >pass ~* +@all -client|tracking")
+        .await;
+    let mut settings = server.settings();
+    settings.credentials = Credentials::parse("plain:pass");
+    let store = connected(&settings).await;
+    let (key, limit) = (key("plain"), per_hour(2));
+    for n in 0..4 {
+        let outcome = charge(&store, &key, &limit).await.expect("an outcome");
+        assert_eq!(outcome.admitted, n < 2);
+    }
+    assert_eq!(store.spared().0, 0, "nothing is remembered untold");
+}
