@@ -149,8 +149,12 @@ impl Drop for Leading {
                 };
                 runtime.spawn(next.send_all());
             }
-            // Those that wait end with the runtime.
-            Ok(_) | Err(_) => *place = Place::default(),
+            // The runtime is ending, and those that wait may be on others.
+            Ok(_) | Err(_) => {
+                for waiting in std::mem::take(&mut *place).waiting {
+                    let _ = waiting.turn.send(Ok(Turn::Alone));
+                }
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Keys that many ask for at once, and subjects that do not take no for an answer.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use rand::rngs::SmallRng;
@@ -157,7 +158,10 @@ async fn a_remembered_refusal_ends_with_whatever_makes_room() {
     let one = Hits::ONE;
     let key = key("made-room");
     let limit = per_hour(2);
+    // Well before it is asked again in any case, half a minute later.
+    let soon = Duration::from_secs(15);
     let again = async |after: &str| {
+        let begun = Instant::now();
         until(&format!("it passes after {after}"), async || {
             charge(&store, &key, &limit)
                 .await
@@ -165,6 +169,7 @@ async fn a_remembered_refusal_ends_with_whatever_makes_room() {
                 .admitted
         })
         .await;
+        assert!(begun.elapsed() < soon, "it passes late after {after}");
     };
     charge(&store, &key, &limit).await.expect("an outcome");
     charge(&store, &key, &limit).await.expect("an outcome");
@@ -202,7 +207,10 @@ async fn many_tasks_on_many_threads_share_a_hot_key_exactly() {
     let server = Server::start();
     let store = Arc::new(server.store().await);
     let other = Arc::new(server.store().await);
+    // A runtime that ends loses the calls that it has under way for others.
+    let done = Arc::new(tokio::sync::Barrier::new(4));
     let runtime = |store: Arc<Redis>| {
+        let done = Arc::clone(&done);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -214,6 +222,7 @@ async fn many_tasks_on_many_threads_share_a_hot_key_exactly() {
                         charge_at_once(&store, &key("shared"), &per_hour(1000), &[1; 100]).await;
                     admitted += answers.iter().filter(|(admitted, _)| *admitted).count();
                 }
+                done.wait().await;
                 admitted
             })
         })
