@@ -440,3 +440,29 @@ fn trace(
         admitted: ruling.admitted,
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaced_rules_are_freed_only_where_rules_are_installed() {
+        let clock = Clock::default();
+        let store = Store::Embedded(Embedded::new(16, clock.clone()));
+        let engine = Engine::new(store, Settings::default(), clock, Metrics::new());
+        engine.install(RuleSet::default());
+        let seen = engine.live.load();
+        engine.install(RuleSet::default());
+        assert_eq!(engine.replaced.lock().len(), 1);
+        engine.free_replaced();
+        assert_eq!(engine.replaced.lock().len(), 1, "a request sees them");
+        drop(seen);
+        assert_eq!(
+            engine.replaced.lock().len(),
+            1,
+            "the request was not the last"
+        );
+        engine.free_replaced();
+        assert!(engine.replaced.lock().is_empty());
+    }
+}
