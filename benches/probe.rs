@@ -1,31 +1,38 @@
 //! What things cost without Tollgate: the floor that `benches/run` compares with.
 //!
 //! `probe none ADDRESS` answers every request alike, decided by nobody. `probe redis ADDRESS SERVER…` makes one script call for
-//! each, over one bare pipelined connection to each master, and reads nothing off the answer. Both have the gRPC stack, the
-//! allocator and the messages of the service, on one thread. The masters have the slots in equal parts, in the order given, as
-//! `redis-cli --cluster create` deals them out.
+//! each, over one bare pipelined connection to each master, and reads nothing off the answer. Both are the service's own server,
+//! with its allocator, on one thread, and answer with as many bytes as it does. The masters have the slots in equal parts, in the
+//! order given, as `redis-cli --cluster create` deals them out.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use fred::util::redis_keyslot;
-use futures::future::BoxFuture;
+use futures::FutureExt;
+use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, oneshot};
-use tokio_stream::wrappers::TcpListenerStream;
-use tollgate::engine::{Answer, Status as Of};
-use tollgate::grpc::wire::{Codec, RateLimitRequest};
-use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::{Request, Response, Status};
+use tokio::sync::{Notify, oneshot, watch};
+use tollgate::engine::{self, Answer, Engine};
+use tollgate::grpc::listen::Listener;
+use tollgate::grpc::unary::Method;
+use tollgate::grpc::wire::{self, RateLimitRequest};
+use tollgate::grpc::{self, Settings};
+use tollgate::rules::compile::{Options, compile};
+use tollgate::rules::file::SourceFile;
+use tollgate::store::Store;
+use tollgate::store::embedded::Embedded;
+use tollgate::telemetry::metrics::Metrics;
+use tollgate::time::Clock;
+use tonic::Status;
+use tonic::service::Routes;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -43,9 +50,18 @@ const SCRIPT: &str = concat!(
 
 const SLOTS: usize = 16_384;
 
+const RULES: &str = "
+domain: bench
+descriptors:
+  - {key: user_id, rate_limit: {requests_per_unit: 1000000000, unit: minute}}
+";
+
 /// One connection to each master; none without Redis.
 #[derive(Clone)]
-struct Probe(Arc<Vec<Wire>>);
+struct Probe {
+    wires: Arc<Vec<Wire>>,
+    answer: Arc<Answer>,
+}
 
 struct Wire {
     queue: Arc<Mutex<Queue>>,
@@ -77,12 +93,47 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for server in servers {
             wires.push(Wire::connect(server).await?);
         }
-        let listener = TcpListener::bind(address).await?;
-        let connections = TcpListenerStream::new(listener);
-        let server = tonic::transport::Server::builder().add_service(Probe(Arc::new(wires)));
-        server.serve_with_incoming(connections).await?;
+        let probe = Probe {
+            wires: Arc::new(wires),
+            answer: Arc::new(answer()?),
+        };
+        let settings = Settings {
+            max_connection_age: Duration::ZERO,
+            max_connection_age_grace: Duration::ZERO,
+            keepalive_interval: Duration::ZERO,
+            keepalive_timeout: Duration::from_secs(20),
+            max_concurrent_streams: 1024,
+            max_message_size: 1 << 20,
+            needs_domain: false,
+            threads: 1,
+        };
+        let (_running, shutdown) = watch::channel(false);
+        let listener = Listener::tcp(address, None)?;
+        grpc::serve_method(listener, probe, Routes::default(), settings, shutdown).await?;
         Ok(())
     })
+}
+
+/// What the service answers to one hit of a limit.
+fn answer() -> Result<Answer, Box<dyn std::error::Error>> {
+    let files = [SourceFile {
+        name: "rules.yaml".to_owned(),
+        text: RULES.to_owned(),
+    }];
+    let rules = compile(&files, Options::default()).map_err(|_| "the rules are wrong")?;
+    let store = Store::Embedded(Embedded::new(1 << 10, Clock::System));
+    let engine = Engine::new(
+        store,
+        engine::Settings::default(),
+        Clock::System,
+        Metrics::new(),
+    );
+    engine.install(rules);
+    let entry = ("user_id".to_owned(), "alice".to_owned());
+    let message = wire::message("bench", 1, [vec![entry]]);
+    let request = wire::request(&message)?;
+    let answer = engine.check(&request, Instant::now(), None).now_or_never();
+    Ok(answer.ok_or("the embedded store waits")??)
 }
 
 impl Wire {
@@ -205,50 +256,26 @@ fn put(to: &mut BytesMut, words: &[&[u8]]) {
     }
 }
 
-impl NamedService for Probe {
-    const NAME: &'static str = "envoy.service.ratelimit.v3.RateLimitService";
-}
+impl Method for Probe {
+    type Answer = Arc<Answer>;
 
-impl tower::Service<http::Request<Body>> for Probe {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+    async fn call(
+        &self,
+        _: &HeaderMap,
+        message: &RateLimitRequest,
+    ) -> Result<Self::Answer, Status> {
+        let first = message.descriptors.first();
+        if let Some(entry) = first.and_then(|first| first.entries.first())
+            && !self.wires.is_empty()
+        {
+            let key = Bytes::from(format!("{{probe|{}={}}}", entry.key, entry.value));
+            let slot = usize::from(redis_keyslot(&key));
+            // The borders between the masters are rounded.
+            let master = (2 * slot + 1) * self.wires.len() / (2 * SLOTS);
+            self.wires[master].call(&key).await;
+        }
+        Ok(Arc::clone(&self.answer))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let probe = self.clone();
-        Box::pin(async move { Ok(Grpc::new(Codec).unary(probe, request).await) })
-    }
-}
-
-impl UnaryService<RateLimitRequest> for Probe {
-    type Response = Answer;
-    type Future = BoxFuture<'static, Result<Response<Answer>, Status>>;
-
-    fn call(&mut self, request: Request<RateLimitRequest>) -> Self::Future {
-        let probe = self.clone();
-        Box::pin(async move {
-            let message = request.get_ref();
-            if let Some(entry) = message
-                .descriptors
-                .first()
-                .and_then(|first| first.entries.first())
-                && !probe.0.is_empty()
-            {
-                let key = Bytes::from(format!("{{probe|{}={}}}", entry.key, entry.value));
-                let slot = usize::from(redis_keyslot(&key));
-                // The borders between the masters are rounded.
-                let master = (2 * slot + 1) * probe.0.len() / (2 * SLOTS);
-                probe.0[master].call(&key).await;
-            }
-            let statuses = message.descriptors.iter().map(|_| Of::default()).collect();
-            Ok(Response::new(Answer {
-                statuses,
-                ..Answer::default()
-            }))
-        })
-    }
+    async fn prepare(&self) {}
 }

@@ -4,7 +4,8 @@
 //! - [`wire`]: messages to requests, answers to messages; the only file that names generated types
 //! - [`listen`]: sockets, and the connections that they accept
 //! - `threads`: who serves them
-//! - [`bounded`]: connections that end by themselves
+//! - `connection`: one of them, until its end
+//! - [`unary`]: one call of it
 //! - [`tls`]: certificates, read again when they change
 
 use std::io;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -21,15 +23,17 @@ use crate::engine::readiness::Readiness;
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 
-pub mod bounded;
+mod connection;
 pub mod listen;
 pub mod rls;
 mod threads;
 pub mod tls;
+pub mod unary;
 pub mod wire;
 
+use connection::Port;
 use listen::Listener;
-use threads::Share;
+use unary::Method;
 
 /// The names under which health is asked: the whole, the reference's, and what Envoy's health check sends by convention.
 pub const HEALTH_SERVICES: [&str; 3] = [
@@ -69,27 +73,43 @@ pub async fn serve(
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let readiness = engine.readiness();
-    let service = rls::Rls::new(engine, metrics, tracing, settings.max_message_size);
+    let method = rls::Rls::new(engine, metrics, tracing);
     let (health, health_service) = tonic_health::server::health_reporter();
     let now = *readiness.borrow();
     report(&health, &now, settings.needs_domain).await;
     let reporting = tokio::spawn(follow(health, readiness, settings.needs_domain));
-    let share = Share {
-        service,
-        health: health_service,
-        tls: listener.tls(),
-        settings: settings.clone(),
+    let others = Routes::new(health_service)
+        .add_service(reflection_v1()?)
+        .add_service(reflection_v1alpha()?);
+    let served = serve_method(listener, method, others, settings, shutdown).await;
+    reporting.abort();
+    served
+}
+
+/// Serves `method`, and beside it `others`.
+pub async fn serve_method(
+    listener: Listener,
+    method: impl Method,
+    others: Routes,
+    settings: Settings,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let tls = listener.tls();
+    let count = settings.threads.max(1);
+    let port = Port {
+        method,
+        others: others.prepare(),
+        settings,
         shutdown: shutdown.clone(),
     };
-    let (threads, ends): (Vec<_>, Vec<_>) = (0..settings.threads.max(1))
-        .map(|number| share.clone().spawn(number))
+    let (threads, ends): (Vec<_>, Vec<_>) = (0..count)
+        .map(|number| threads::spawn(number, port.clone(), tls.clone()))
         .collect::<io::Result<Vec<_>>>()?
         .into_iter()
         .unzip();
     let accepting = tokio::spawn(listener.accept_into(threads, shutdown));
     let ended: io::Result<Vec<()>> = join_all(ends).await.into_iter().collect();
     accepting.abort();
-    reporting.abort();
     ended.map(|_| ())
 }
 
@@ -118,3 +138,22 @@ async fn report(health: &HealthReporter, readiness: &Readiness, needs_domain: bo
         health.set_service_status(service, status).await;
     }
 }
+
+macro_rules! reflection {
+    ($name:ident, $module:ident, $build:ident) => {
+        fn $name() -> io::Result<
+            tonic_reflection::server::$module::ServerReflectionServer<
+                impl tonic_reflection::server::$module::ServerReflection,
+            >,
+        > {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .$build()
+                .map_err(io::Error::other)
+        }
+    };
+}
+
+reflection!(reflection_v1, v1, build_v1);
+reflection!(reflection_v1alpha, v1alpha, build_v1alpha);

@@ -32,6 +32,9 @@ pub enum Clock {
 pub struct ManualClock(Arc<AtomicI64>);
 
 impl Timestamp {
+    /// After all others.
+    pub const MAX: Self = Self(i64::MAX);
+
     /// `micros` microseconds after the epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)

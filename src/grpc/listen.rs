@@ -126,44 +126,42 @@ impl Listener {
     }
 }
 
-/// Takes connections over to this thread and deals them out to `lanes` in turn, after a handshake if there is to be one.
-pub(super) async fn settle(
-    mut connections: mpsc::Receiver<Loose>,
-    lanes: Vec<mpsc::Sender<io::Result<Accepted>>>,
+/// The TLS handshakes of one thread.
+#[derive(Clone, Debug)]
+pub(super) struct Handshakes {
+    /// None if connections are in clear.
     tls: Option<Arc<Tls>>,
-) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    for lane in lanes.iter().cycle() {
-        let Some(connection) = connections.recv().await else {
-            return;
-        };
-        match (connection.settle(), &tls) {
-            (Ok(Accepted::Tcp(stream)), Some(tls)) => {
-                let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-                    return;
-                };
-                let (tls, lane) = (Arc::clone(tls), lane.clone());
-                tokio::spawn(async move {
-                    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
-                    drop(permit);
-                    match stream {
-                        // A lane that is gone has been shut down.
-                        Ok(Ok(stream)) => {
-                            drop(lane.send(Ok(Accepted::Tls(Box::new(stream)))).await);
-                        }
-                        Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
-                        Err(_) => debug!("a TLS handshake took too long"),
-                    }
-                });
-            }
-            (Ok(stream), _) => drop(lane.send(Ok(stream)).await),
-            (Err(error), _) => warn!("a connection cannot be taken over: {error}"),
+    /// One for each that may be under way.
+    permits: Arc<Semaphore>,
+}
+
+impl Handshakes {
+    pub(super) fn new(tls: Option<Arc<Tls>>) -> Self {
+        Self {
+            tls,
+            permits: Arc::new(Semaphore::new(HANDSHAKES)),
         }
+    }
+
+    /// The connection after its handshake, if it has one; none if that fails.
+    pub(super) async fn shake(&self, stream: Accepted) -> Option<Accepted> {
+        let (tls, stream) = match (&self.tls, stream) {
+            (Some(tls), Accepted::Tcp(stream)) => (tls, stream),
+            (_, stream) => return Some(stream),
+        };
+        let _permit = self.permits.acquire().await;
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+            Ok(Ok(stream)) => return Some(Accepted::Tls(Box::new(stream))),
+            Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
+            Err(_) => debug!("a TLS handshake took too long"),
+        }
+        None
     }
 }
 
 impl Loose {
-    fn settle(self) -> io::Result<Accepted> {
+    /// The connection, on this thread.
+    pub(super) fn settle(self) -> io::Result<Accepted> {
         match self {
             Loose::Tcp(stream) => TcpStream::from_std(stream).map(Accepted::Tcp),
             Loose::Unix(stream) => UnixStream::from_std(stream).map(Accepted::Unix),

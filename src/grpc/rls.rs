@@ -1,38 +1,26 @@
 //! `envoy.service.ratelimit.v3.RateLimitService`.
 
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use tonic::body::Body;
-use tonic::metadata::MetadataMap;
-use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::{Code, Request, Response, Status};
-use tower::Service;
+use http::HeaderMap;
+use tonic::{Code, Status};
 use tracing::{Instrument, error};
 
-use super::wire::{self, Codec, RateLimitRequest};
+use super::unary::Method;
+use super::wire::{self, RateLimitRequest};
 use crate::engine::{Answer, Engine, Rejection};
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
 
-/// The service's name.
-const NAME: &str = "envoy.service.ratelimit.v3.RateLimitService";
-
-/// The path of its method.
-const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
-
-/// The service, for requests of at most `max_message_size` bytes.
+/// The service.
 #[derive(Clone, Debug)]
 pub struct Rls {
     parts: Arc<Parts>,
-    max_message_size: usize,
 }
 
 #[derive(Debug)]
@@ -42,17 +30,9 @@ struct Parts {
     tracing: Tracing,
 }
 
-/// The one method, for one call.
-struct ShouldRateLimit(Arc<Parts>);
-
 impl Rls {
-    /// The service for requests of at most `max_message_size` bytes.
-    pub fn new(
-        engine: Arc<Engine>,
-        metrics: Arc<Metrics>,
-        tracing: Tracing,
-        max_message_size: usize,
-    ) -> Self {
+    /// The service that asks `engine`.
+    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>, tracing: Tracing) -> Self {
         let parts = Parts {
             engine,
             metrics,
@@ -60,78 +40,50 @@ impl Rls {
         };
         Self {
             parts: Arc::new(parts),
-            max_message_size,
         }
     }
-
-    /// Who decides.
-    pub fn engine(&self) -> &Arc<Engine> {
-        &self.parts.engine
-    }
 }
 
-impl NamedService for Rls {
-    const NAME: &'static str = NAME;
-}
+impl Method for Rls {
+    type Answer = Answer;
 
-impl Service<http::Request<Body>> for Rls {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != SHOULD_RATE_LIMIT {
-            let unknown = Status::unimplemented("no such method").into_http();
-            return Box::pin(std::future::ready(Ok(unknown)));
-        }
-        let method = ShouldRateLimit(Arc::clone(&self.parts));
-        let most = Some(self.max_message_size);
-        Box::pin(async move {
-            let mut grpc = Grpc::new(Codec).apply_max_message_size_config(most, None);
-            Ok(grpc.unary(method, request).await)
-        })
-    }
-}
-
-impl UnaryService<RateLimitRequest> for ShouldRateLimit {
-    type Response = Answer;
-    type Future = BoxFuture<'static, Result<Response<Answer>, Status>>;
-
-    fn call(&mut self, request: Request<RateLimitRequest>) -> Self::Future {
-        let parts = Arc::clone(&self.0);
-        Box::pin(async move {
-            let begun = Instant::now();
-            let _in_flight = parts.metrics.in_flight();
-            let deadline = timeout(request.metadata()).map(|timeout| begun + timeout);
-            let span = parts.tracing.decision(request.metadata().as_ref());
-            // In its place at once, and only pointed to from here on: it is large.
-            let deciding = pin!(decide(&parts.engine, request.get_ref(), begun, deadline));
-            let deciding = AssertUnwindSafe(deciding).catch_unwind();
-            let decided = if span.is_none() {
-                deciding.await
-            } else {
-                deciding.instrument(span.clone()).await
-            };
-            let answer = match decided {
-                Ok(Ok(answer)) => Ok(Response::new(answer)),
-                Ok(Err(rejection)) => Err(status(&rejection)),
-                Err(_) => {
-                    error!("a request made the service panic; it alone is answered INTERNAL");
-                    Err(Status::internal("internal error"))
-                }
-            };
-            parts.metrics.call(begun.elapsed());
-            if !span.is_none() {
-                let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
-                let is_fault = matches!(code, Code::Unknown | Code::Internal);
-                spans::answered(&span, code as i32, is_fault);
+    async fn call(
+        &self,
+        headers: &HeaderMap,
+        message: &RateLimitRequest,
+    ) -> Result<Answer, Status> {
+        let parts = &*self.parts;
+        let begun = Instant::now();
+        let _in_flight = parts.metrics.in_flight();
+        let deadline = timeout(headers).map(|timeout| begun + timeout);
+        let span = parts.tracing.decision(headers);
+        // In its place at once, and only pointed to from here on: it is large.
+        let deciding = pin!(decide(&parts.engine, message, begun, deadline));
+        let deciding = AssertUnwindSafe(deciding).catch_unwind();
+        let decided = if span.is_none() {
+            deciding.await
+        } else {
+            deciding.instrument(span.clone()).await
+        };
+        let answer = match decided {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(rejection)) => Err(status(&rejection)),
+            Err(_) => {
+                error!("a request made the service panic; it alone is answered INTERNAL");
+                Err(Status::internal("internal error"))
             }
-            answer
-        })
+        };
+        parts.metrics.call(begun.elapsed());
+        if !span.is_none() {
+            let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+            let is_fault = matches!(code, Code::Unknown | Code::Internal);
+            spans::answered(&span, code as i32, is_fault);
+        }
+        answer
+    }
+
+    async fn prepare(&self) {
+        self.parts.engine.prepare().await;
     }
 }
 
@@ -161,8 +113,8 @@ pub fn status(rejection: &Rejection) -> Status {
 }
 
 /// The caller's `grpc-timeout`: at most eight digits and a unit, as the gRPC protocol has it.
-fn timeout(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u32 = digits.parse().ok()?;
     let number = u64::from(number);
@@ -184,9 +136,9 @@ mod tests {
     #[test]
     fn timeouts_are_read_and_nonsense_is_none() {
         let read = |text: &'static str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("grpc-timeout", text.parse().unwrap());
-            timeout(&metadata)
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            timeout(&headers)
         };
         assert_eq!(read("20m"), Some(Duration::from_millis(20)));
         assert_eq!(read("100u"), Some(Duration::from_micros(100)));

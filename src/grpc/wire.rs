@@ -1,74 +1,24 @@
 //! Messages to requests, answers to messages: the only file that names generated types.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
     RateLimitDescriptor, rate_limit_descriptor,
 };
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response as response;
-use prost::Message;
-use tonic::Status;
-use tonic::codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use prost::{DecodeError, Message};
 
-use crate::engine::{Answer, Code, Rejection, Request};
+use crate::engine::{Code, Rejection, Request};
 use crate::limit::Unit;
 use crate::rules::{Descriptor, Entry, Override};
 
 mod answer;
 
-pub use answer::write;
+pub use answer::{PREFIX, bytes, framed};
 
 pub use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
-/// Requests off the wire, answers onto it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Codec;
-
 /// What an answer takes, nearly always, in bytes.
 const USUAL_ANSWER: usize = 1024;
-
-impl tonic::codec::Codec for Codec {
-    type Encode = Answer;
-    type Decode = RateLimitRequest;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Codec {
-    type Item = Answer;
-    type Error = Status;
-
-    fn encode(&mut self, answer: Answer, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        write(&answer, to);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(USUAL_ANSWER, USUAL_ANSWER)
-    }
-}
-
-impl Decoder for Codec {
-    type Item = RateLimitRequest;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<RateLimitRequest>, Status> {
-        let request = RateLimitRequest::decode(from);
-        let wrong = |error: prost::DecodeError| Status::internal(error.to_string());
-        request.map(Some).map_err(wrong)
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(USUAL_ANSWER, USUAL_ANSWER)
-    }
-}
 
 /// The number of the code of a refusal.
 pub const OVER_LIMIT: i32 = response::Code::OverLimit as i32;
@@ -101,11 +51,9 @@ pub fn request(message: &RateLimitRequest) -> Result<Request<'_>, Rejection> {
     })
 }
 
-/// An answer as it is sent.
-pub fn bytes(answer: &Answer) -> Bytes {
-    let mut bytes = BytesMut::new();
-    write(answer, &mut bytes);
-    bytes.freeze()
+/// A message off the wire.
+pub fn decode(bytes: Bytes) -> Result<RateLimitRequest, DecodeError> {
+    RateLimitRequest::decode(bytes)
 }
 
 fn descriptor(

@@ -57,11 +57,15 @@ pub struct Embedded {
     rows: Rows,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shard {
     records: Table<Packed>,
     /// Where the next look for expired keys begins.
     hand: usize,
+    /// Before then no key expires, so there is nothing to look for.
+    quiet_until: Timestamp,
+    /// The same for the keys that the hand has passed since it began anew, and for those written since.
+    round: Timestamp,
 }
 
 /// The shards that a transaction has locked, in ascending order.
@@ -75,7 +79,7 @@ impl Embedded {
 
     fn with_secret(max_keys: usize, clock: Clock, secret_keys: (u64, u64)) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             keys: AtomicUsize::new(0),
             most_per_shard: max_keys.div_ceil(SHARDS).max(1),
             secret: SipHasher13::new_with_keys(secret_keys.0, secret_keys.1),
@@ -111,7 +115,7 @@ impl Embedded {
             let record = Packed::from(record);
             written.push(match place {
                 Some(place) => {
-                    *shard(&mut locked, *print).records.at_mut(place) = record;
+                    shard(&mut locked, *print).replace(place, record);
                     (*print, None)
                 }
                 None => (*print, Some(record)),
@@ -132,11 +136,11 @@ impl Embedded {
     pub fn forget(&self, key: &Key, tags: &[Tag]) {
         let print = self.print(key);
         let mut locked = self.lock(&[print]);
-        let records = &mut shard(&mut locked, print).records;
-        if let Some(place) = records.find(print) {
-            let mut record = records.at(place).unpack();
+        let shard = shard(&mut locked, print);
+        if let Some(place) = shard.records.find(print) {
+            let mut record = shard.records.at(place).unpack();
             record.forget(tags);
-            *records.at_mut(place) = record.into();
+            shard.replace(place, record.into());
         }
     }
 
@@ -203,6 +207,15 @@ impl Embedded {
 }
 
 impl Shard {
+    fn new() -> Self {
+        Self {
+            records: Table::default(),
+            hand: 0,
+            quiet_until: Timestamp::MAX,
+            round: Timestamp::MAX,
+        }
+    }
+
     fn get(&self, place: Option<usize>) -> Record {
         place.map_or_else(Record::default, |place| self.records.at(place).unpack())
     }
@@ -214,20 +227,39 @@ impl Shard {
             self.evict();
             change -= 1;
         }
+        self.note(record.expires());
         let known = self.records.insert(print, record);
         change + isize::from(!known)
+    }
+
+    /// Writes the record of a known key.
+    fn replace(&mut self, place: usize, record: Packed) {
+        self.note(record.expires());
+        *self.records.at_mut(place) = record;
+    }
+
+    /// There is a key that expires then.
+    fn note(&mut self, expires: Timestamp) {
+        self.quiet_until = self.quiet_until.min(expires);
+        self.round = self.round.min(expires);
     }
 
     /// Removes the expired among the next `count` keys, and tells how many that were.
     fn sweep(&mut self, count: usize, now: Timestamp) -> isize {
         let mut removed = 0;
         for _ in 0..count.min(self.records.len()) {
+            if now < self.quiet_until {
+                break;
+            }
             let index = self.advance_hand();
-            if self.records.at(index).expires() <= now {
+            let expires = self.records.at(index).expires();
+            if expires <= now {
                 // The last key takes the place, and is looked at next.
                 self.records.swap_remove(index);
                 self.hand = index;
                 removed += 1;
+            } else {
+                self.round = self.round.min(expires);
             }
         }
         removed
@@ -235,24 +267,32 @@ impl Shard {
 
     /// Forgets, of the next few keys, the one that is soonest as good as fresh.
     fn evict(&mut self) {
-        let sample: SmallVec<[usize; EVICT_AMONG]> = (0..EVICT_AMONG.min(self.records.len()))
-            .map(|_| self.advance_hand())
+        let sample: SmallVec<[(Timestamp, usize); EVICT_AMONG]> = (0..EVICT_AMONG
+            .min(self.records.len()))
+            .map(|_| {
+                let index = self.advance_hand();
+                let expires = self.records.at(index).expires();
+                self.round = self.round.min(expires);
+                (expires, index)
+            })
             .collect();
-        let expires = |index: &usize| self.records.at(*index).expires();
-        let soonest = sample.into_iter().min_by_key(expires);
-        if let Some(index) = soonest {
+        if let Some((_, index)) = sample.into_iter().min_by_key(|(expires, _)| *expires) {
             self.records.swap_remove(index);
+            // The last key has taken the place, which the hand has passed.
+            if index < self.records.len() {
+                self.round = self.round.min(self.records.at(index).expires());
+            }
         }
     }
 
     /// The place to look at now; the hand moves on to the next.
     fn advance_hand(&mut self) -> usize {
-        let index = if self.hand < self.records.len() {
-            self.hand
-        } else {
-            0
-        };
-        self.hand = index + 1;
+        if self.hand >= self.records.len() {
+            self.hand = 0;
+            self.quiet_until = std::mem::replace(&mut self.round, Timestamp::MAX);
+        }
+        let index = self.hand;
+        self.hand += 1;
         index
     }
 }
@@ -314,6 +354,22 @@ mod tests {
         charge_all(store, &[Key::new("", name, "")])
     }
 
+    /// Nothing expires unnoticed: no key does so before its shard looks for one.
+    fn check_quiet(store: &Embedded) {
+        for shard in &store.shards {
+            let shard = shard.lock();
+            let soonest = shard
+                .records
+                .iter()
+                .map(|(_, record)| record.expires())
+                .min();
+            assert!(
+                soonest.is_none_or(|soonest| soonest >= shard.quiet_until),
+                "{shard:?}"
+            );
+        }
+    }
+
     #[test]
     fn the_number_of_keys_is_bounded() {
         let (clock, _) = Clock::manual(Timestamp::from_secs(1));
@@ -321,6 +377,7 @@ mod tests {
         for i in 0..20 * SHARDS {
             charge(&store, &i.to_string());
         }
+        check_quiet(&store);
         assert!(store.len() <= 4 * SHARDS, "{} keys", store.len());
         assert!(store.len() > 3 * SHARDS, "{} keys", store.len());
     }
@@ -338,6 +395,7 @@ mod tests {
             charge(&store, &format!("new {i}"));
         }
         assert!(store.len() < 15_000, "{} keys", store.len());
+        check_quiet(&store);
         handle.advance(Micros::from_secs(2));
         store.sweep();
         assert!(store.is_empty(), "{} keys", store.len());
@@ -366,6 +424,9 @@ mod tests {
                 .collect();
             assert_eq!(charge_all(&store, &keys), wanted, "step {step}");
             handle.advance(Micros::new(30_000));
+            if step % 10 == 0 {
+                check_quiet(&store);
+            }
         }
         let held: usize = store.shards.iter().map(|s| s.lock().records.len()).sum();
         assert_eq!(store.len(), held);

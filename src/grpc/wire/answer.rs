@@ -3,7 +3,7 @@
 //! Written straight from the answer: building the generated messages first, with a string and a map for each part of them, would
 //! cost more than the decision. The field numbers are those of `rls.proto`, `base.proto` and `struct.proto`.
 
-use bytes::BufMut;
+use bytes::Bytes;
 use prost::encoding::WireType;
 use serde_json::Value;
 use smallvec::SmallVec;
@@ -12,28 +12,24 @@ use super::{USUAL_ANSWER, code, unit_number};
 use crate::engine::answer::metadata::Field;
 use crate::engine::{Answer, CurrentLimit, Header, Status};
 
-/// Writes `answer` as it is sent.
-pub fn write(answer: &Answer, to: &mut impl BufMut) {
+/// What stands before a message: whether it is compressed, and its length in four bytes.
+pub const PREFIX: usize = 5;
+
+/// An answer.
+pub fn bytes(answer: &Answer) -> Bytes {
     let mut message = Message::default();
-    message.number(1, code(answer.overall) as u64);
-    for status in &answer.statuses {
-        message.nested(2, |message| self::status(message, status));
-    }
-    for header in &answer.headers {
-        message.nested(3, |message| self::header(message, header));
-    }
-    message.text(5, answer.body.as_deref().unwrap_or_default());
-    if let Some(metadata) = &answer.metadata {
-        message.nested(6, |message| {
-            for (name, field) in &metadata.0 {
-                message.nested(1, |message| {
-                    message.text(1, name);
-                    message.nested(2, |message| self::field(message, field));
-                });
-            }
-        });
-    }
-    to.put_slice(&message.0);
+    message.answer(answer);
+    Bytes::copy_from_slice(&message.0)
+}
+
+/// An answer as gRPC sends it: not compressed.
+pub fn framed(answer: &Answer) -> Bytes {
+    let mut message = Message::default();
+    message.0.extend_from_slice(&[0; PREFIX]);
+    message.answer(answer);
+    let length = (message.0.len() - PREFIX) as u32;
+    message.0[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Bytes::copy_from_slice(&message.0)
 }
 
 fn status(message: &mut Message, status: &Status) {
@@ -97,6 +93,27 @@ fn value(message: &mut Message, value: &Value) {
 struct Message(SmallVec<[u8; USUAL_ANSWER]>);
 
 impl Message {
+    fn answer(&mut self, answer: &Answer) {
+        self.number(1, code(answer.overall) as u64);
+        for status in &answer.statuses {
+            self.nested(2, |message| self::status(message, status));
+        }
+        for header in &answer.headers {
+            self.nested(3, |message| self::header(message, header));
+        }
+        self.text(5, answer.body.as_deref().unwrap_or_default());
+        if let Some(metadata) = &answer.metadata {
+            self.nested(6, |message| {
+                for (name, field) in &metadata.0 {
+                    message.nested(1, |message| {
+                        message.text(1, name);
+                        message.nested(2, |message| self::field(message, field));
+                    });
+                }
+            });
+        }
+    }
+
     /// A number; zero is what a field reads that is not there.
     fn number(&mut self, tag: u32, number: u64) {
         if number != 0 {

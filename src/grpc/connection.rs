@@ -1,0 +1,105 @@
+//! One connection: its HTTP/2, whom its calls go to, and its end.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rand::Rng;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tonic::service::Routes;
+use tower::Service;
+use tracing::debug;
+
+use super::Settings;
+use super::listen::Accepted;
+use super::unary::{self, Method, Reply};
+
+/// The path of the one method that is served here.
+const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+
+/// What the calls of a connection go to.
+#[derive(Clone)]
+pub(super) struct Port<M> {
+    pub(super) method: M,
+    /// Health and reflection.
+    pub(super) others: Routes,
+    pub(super) settings: Settings,
+    pub(super) shutdown: watch::Receiver<bool>,
+}
+
+impl<M: Method> Port<M> {
+    /// Serves a connection until it ends: by the client, or once it is old or the port is shut down. Then the client is told to go
+    /// elsewhere, and the calls under way finish; those of an old connection within the grace.
+    pub(super) async fn serve(mut self, stream: Accepted) {
+        let settings = &self.settings;
+        let keepalive = settings.keepalive_interval;
+        let (age, grace) = (jittered_age(settings), settings.max_connection_age_grace);
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .auto_date_header(false)
+            .max_concurrent_streams(settings.max_concurrent_streams)
+            .keep_alive_interval((!keepalive.is_zero()).then_some(keepalive))
+            .keep_alive_timeout(settings.keepalive_timeout);
+        let port = (self.method, self.others, settings.max_message_size);
+        let answer = service_fn(move |request| {
+            let (method, others, most) = port.clone();
+            async move { Ok::<_, Infallible>(answer(&method, others, most, request).await) }
+        });
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
+        let is_old = tokio::select! {
+            ended = &mut connection => return told(ended),
+            // A dropped sender is a shutdown too.
+            _ = self.shutdown.wait_for(|down| *down) => false,
+            () = after(age) => true,
+        };
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection => told(ended),
+            () = after(is_old.then_some(grace)) => {}
+        }
+    }
+}
+
+async fn answer<M: Method>(
+    method: &M,
+    mut others: Routes,
+    most: usize,
+    request: Request<Incoming>,
+) -> http::Response<Reply> {
+    if request.uri().path() == SHOULD_RATE_LIMIT {
+        return unary::answer(method, most, request).await;
+    }
+    // Boxed, as it is larger and rarer than the method that all calls make room for.
+    Box::pin(async move {
+        let Ok(response) = others.call(request.map(tonic::body::Body::new)).await;
+        response.map(Reply::Other)
+    })
+    .await
+}
+
+/// Clients that go away are no news.
+fn told(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        debug!("a connection ended: {error}");
+    }
+}
+
+/// How old a connection may be, ±10 %, so that those of a restart do not all end at once; none for ever.
+fn jittered_age(settings: &Settings) -> Option<Duration> {
+    let age = settings.max_connection_age;
+    (!age.is_zero()).then(|| age.mul_f64(rand::rng().random_range(0.9..1.1)))
+}
+
+/// Ends after `time`; without one never.
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
