@@ -22,7 +22,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot, watch};
 use tollgate::engine::{self, Answer, Engine};
 use tollgate::grpc::listen::Listener;
-use tollgate::grpc::unary::Method;
+use tollgate::grpc::unary::{Answering, Method};
 use tollgate::grpc::wire::{self, RateLimitRequest};
 use tollgate::grpc::{self, Settings};
 use tollgate::rules::compile::{Options, compile};
@@ -31,7 +31,6 @@ use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
 use tollgate::telemetry::metrics::Metrics;
 use tollgate::time::Clock;
-use tonic::Status;
 use tonic::service::Routes;
 
 #[global_allocator]
@@ -257,24 +256,22 @@ fn put(to: &mut BytesMut, words: &[&[u8]]) {
 }
 
 impl Method for Probe {
-    type Answer = Arc<Answer>;
-
-    async fn call(
-        &self,
-        _: &HeaderMap,
-        message: &RateLimitRequest,
-    ) -> Result<Self::Answer, Status> {
-        let first = message.descriptors.first();
-        if let Some(entry) = first.and_then(|first| first.entries.first())
-            && !self.wires.is_empty()
-        {
-            let key = Bytes::from(format!("{{probe|{}={}}}", entry.key, entry.value));
-            let slot = usize::from(redis_keyslot(&key));
-            // The borders between the masters are rounded.
-            let master = (2 * slot + 1) * self.wires.len() / (2 * SLOTS);
-            self.wires[master].call(&key).await;
+    fn call(&self, _: &HeaderMap, message: RateLimitRequest) -> Answering {
+        if self.wires.is_empty() {
+            return Answering::Now(Ok(wire::framed(&self.answer)));
         }
-        Ok(Arc::clone(&self.answer))
+        let probe = self.clone();
+        Answering::Later(Box::pin(async move {
+            let first = message.descriptors.first();
+            if let Some(entry) = first.and_then(|first| first.entries.first()) {
+                let key = Bytes::from(format!("{{probe|{}={}}}", entry.key, entry.value));
+                let slot = usize::from(redis_keyslot(&key));
+                // The borders between the masters are rounded.
+                let master = (2 * slot + 1) * probe.wires.len() / (2 * SLOTS);
+                probe.wires[master].call(&key).await;
+            }
+            Ok(wire::framed(&probe.answer))
+        }))
     }
 
     async fn prepare(&self) {}

@@ -211,6 +211,11 @@ impl Engine {
         &self.store
     }
 
+    /// Whether nothing is ever waited for: the first look at a decision is the last.
+    pub fn is_immediate(&self) -> bool {
+        matches!(*self.store, Store::Embedded(_))
+    }
+
     /// What is known of subjects beside the rules.
     pub fn directory(&self) -> &Directory {
         &self.directory

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use http::HeaderMap;
 use tonic::{Code, Status};
-use tracing::{Instrument, error};
+use tracing::{Instrument, Span, error};
 
-use super::unary::Method;
+use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest};
 use crate::engine::{Answer, Engine, Rejection};
 use crate::telemetry::Tracing;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{InFlight, Metrics};
 use crate::telemetry::tracing as spans;
 
 /// The service.
@@ -45,29 +45,63 @@ impl Rls {
 }
 
 impl Method for Rls {
-    type Answer = Answer;
-
-    async fn call(
-        &self,
-        headers: &HeaderMap,
-        message: &RateLimitRequest,
-    ) -> Result<Answer, Status> {
-        let parts = &*self.parts;
+    fn call(&self, headers: &HeaderMap, message: RateLimitRequest) -> Answering {
+        let parts = &self.parts;
         let begun = Instant::now();
-        let _in_flight = parts.metrics.in_flight();
-        let deadline = timeout(headers).map(|timeout| begun + timeout);
-        let span = parts.tracing.decision(headers);
-        // In its place at once, and only pointed to from here on: it is large.
-        let deciding = pin!(decide(&parts.engine, message, begun, deadline));
-        let deciding = AssertUnwindSafe(deciding).catch_unwind();
-        let decided = if span.is_none() {
-            deciding.await
-        } else {
-            deciding.instrument(span.clone()).await
+        let call = Call {
+            in_flight: parts.metrics.in_flight(),
+            begun,
+            deadline: timeout(headers).map(|timeout| begun + timeout),
+            span: parts.tracing.decision(headers),
         };
-        let answer = match decided {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(rejection)) => Err(status(&rejection)),
+        // What is waited for is large, and would be carried from place to place.
+        match parts.engine.is_immediate() {
+            true => match call.answer(parts, &message).now_or_never() {
+                Some(answered) => Answering::Now(answered),
+                None => Answering::Now(Err(Status::internal("the embedded store waits"))),
+            },
+            false => {
+                let parts = Arc::clone(parts);
+                Answering::Later(Box::pin(async move { call.answer(&parts, &message).await }))
+            }
+        }
+    }
+
+    async fn prepare(&self) {
+        self.parts.engine.prepare().await;
+    }
+}
+
+/// A call under way.
+struct Call {
+    begun: Instant,
+    deadline: Option<Instant>,
+    span: Span,
+    in_flight: InFlight,
+}
+
+impl Call {
+    async fn answer(self, parts: &Parts, message: &RateLimitRequest) -> Answered {
+        let Call {
+            begun,
+            deadline,
+            span,
+            in_flight: _in_flight,
+        } = self;
+        let answering = async {
+            let answer = decide(&parts.engine, message, begun, deadline).await;
+            answer.map(|answer| wire::framed(&answer))
+        };
+        // In its place at once, and only pointed to from here on.
+        let answering = pin!(answering);
+        let answering = AssertUnwindSafe(answering).catch_unwind();
+        let answered = if span.is_none() {
+            answering.await
+        } else {
+            answering.instrument(span.clone()).await
+        };
+        let answered = match answered {
+            Ok(answered) => answered.map_err(|rejection| status(&rejection)),
             Err(_) => {
                 error!("a request made the service panic; it alone is answered INTERNAL");
                 Err(Status::internal("internal error"))
@@ -75,15 +109,11 @@ impl Method for Rls {
         };
         parts.metrics.call(begun.elapsed());
         if !span.is_none() {
-            let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+            let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
             let is_fault = matches!(code, Code::Unknown | Code::Internal);
             spans::answered(&span, code as i32, is_fault);
         }
-        answer
-    }
-
-    async fn prepare(&self) {
-        self.parts.engine.prepare().await;
+        answered
     }
 }
 

@@ -3,12 +3,12 @@
 //! It is what `tonic::server::Grpc` does for any message, kind of call and compression. Here there is one of each, on the way of every
 //! request, and its general form costs as much as the decision.
 
-use std::borrow::Borrow;
 use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame};
@@ -16,22 +16,25 @@ use http_body_util::BodyExt;
 use tonic::Status;
 
 use super::wire::{self, PREFIX, RateLimitRequest};
-use crate::engine::Answer;
 
 /// What answers the calls of `RateLimitService/ShouldRateLimit`.
 pub trait Method: Clone + Send + Sync + 'static {
-    /// What it answers.
-    type Answer: Borrow<Answer> + Send;
-
     /// Answers one call.
-    fn call(
-        &self,
-        headers: &HeaderMap,
-        message: &RateLimitRequest,
-    ) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
+    fn call(&self, headers: &HeaderMap, message: RateLimitRequest) -> Answering;
 
     /// Keeps at hand what the calls of one thread need, until the future is dropped.
     fn prepare(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// An answer as [`wire::framed`] has it, or why there is none.
+pub type Answered = Result<Bytes, Status>;
+
+/// How a call is answered.
+pub enum Answering {
+    /// It has been.
+    Now(Answered),
+    /// Something must be waited for.
+    Later(BoxFuture<'static, Answered>),
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -56,12 +59,14 @@ pub(super) async fn answer<M: Method>(
 ) -> http::Response<Reply> {
     let (head, body) = request.into_parts();
     let answered = match read(body, most).await {
-        Ok(message) => method.call(&head.headers, &message).await,
+        Ok(message) => match method.call(&head.headers, message) {
+            Answering::Now(answered) => answered,
+            Answering::Later(answering) => answering.await,
+        },
         Err(status) => Err(status),
     };
     match answered {
-        Ok(answer) => {
-            let message = wire::framed(answer.borrow());
+        Ok(message) => {
             let mut response = http::Response::new(Reply::Message(message));
             let grpc = HeaderValue::from_static("application/grpc");
             response.headers_mut().insert(CONTENT_TYPE, grpc);
