@@ -57,13 +57,14 @@ local function fixed_window()
     return minus(state.ends, now)
   end
 
+  -- Windows end on whole seconds, and the state is as good as fresh when its window ends.
   function self.encode(state)
-    return pack('<I4I7I7I7', state.tag, state.expires, state.ends, state.used)
+    return pack('<I4I5I7', state.tag, state.ends / 1000000, state.used)
   end
 
   function self.decode(value, at)
-    local tag, expires, ends, used, at = unpack('<I4I7I7I7', value, at)
-    return { tag = tag, expires = expires, ends = ends, used = used }, at
+    local tag, ends, used, at = unpack('<I4I5I7', value, at)
+    return { tag = tag, expires = ends * 1000000, ends = ends * 1000000, used = used }, at
   end
 
   return self

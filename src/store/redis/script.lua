@@ -34,7 +34,7 @@ local function usual()
     local value, at, size, seen = redis.pcall('GET', KEYS[place]), 9, 0, now
     if value then
       size = type(value) == 'string' and #value or 0
-      if size < 8 or byte(value) ~= 1 then
+      if size < 8 or byte(value) ~= 2 then
         return nil
       end
       seen = unpack('<I7', value, 2)
@@ -67,12 +67,12 @@ local function usual()
           ends = seen < b and b or seen < c and c or seen < d and d or e
         end
         if value then
-          if at + 24 > size then
+          if at + 15 > size then
             return nil
           end
           local ended
-          found, ended, used, at = unpack('<I4xxxxxxxI7I7', value, at)
-          if ended <= seen then
+          found, ended, used, at = unpack('<I4I5I7', value, at)
+          if ended * 1000000 <= seen then
             used = 0
           end
         end
@@ -142,7 +142,7 @@ local function usual()
     end
 
     if fits and kind == 0 and limits > 0 then
-      local latest, stored = now, pack('<BI7', 1, seen)
+      local latest, stored = now, pack('<BI7', 2, seen)
       for i = 1, limits do
         if slots then
           tag, ends, used, grains, capacity, length, cost = spread(slots[i])
@@ -159,7 +159,7 @@ local function usual()
           stored = stored .. pack('<I4I7I7I7I7', tag, expires, used, grains, seen)
         else
           expires = ends
-          stored = stored .. pack('<I4I7I7I7', tag, ends, ends, used < MAX_USED and used or MAX_USED)
+          stored = stored .. pack('<I4I5I7', tag, ends / 1000000, used < MAX_USED and used or MAX_USED)
         end
         if expires > latest then
           latest = expires

@@ -6,8 +6,10 @@ use crate::limit::transaction::{MAX_SLOTS, Record, Slot};
 use crate::limit::{Hits, State, Tag, ban, fixed_window, sliding_window, token_bucket};
 use crate::time::Timestamp;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// How many bytes a number has, and a time in seconds.
 const NUMBER: usize = 7;
+const SECONDS: usize = 5;
 
 /// Reads the record under a key, an empty one if nothing stands there; none if it is not one of ours.
 pub(super) fn decode(mut value: Bytes) -> Option<Record> {
@@ -21,28 +23,31 @@ pub(super) fn decode(mut value: Bytes) -> Option<Record> {
     record.seen = take_time(&mut value)?;
     while value.has_remaining() {
         let tag = Tag::from_stored(value.try_get_u32_le().ok()?);
-        let expires = take_time(&mut value)?;
-        let state = state(tag, &mut value)?;
-        record.slots.push(Slot {
-            tag,
-            expires,
-            state,
-        });
+        record.slots.push(slot(tag, &mut value)?);
     }
     (record.slots.len() <= MAX_SLOTS).then_some(record)
 }
 
-fn state(tag: Tag, value: &mut Bytes) -> Option<State> {
-    Some(match tag.algorithm() {
+fn slot(tag: Tag, value: &mut Bytes) -> Option<Slot> {
+    if tag.algorithm() == 1 {
+        // It is as good as fresh when its window ends, on a whole second.
+        let end = i64::try_from(take(value, SECONDS)?).ok()?;
+        let end = Timestamp::from_secs(end);
+        let used = take_hits(value)?;
+        let state = State::FixedWindow(fixed_window::State { end, used });
+        return Some(Slot {
+            tag,
+            expires: end,
+            state,
+        });
+    }
+    let expires = take_time(value)?;
+    let state = match tag.algorithm() {
         0 => State::Ban(ban::State {
             end: take_time(value)?,
             refusals: value.try_get_u32_le().ok()?,
             until: take_time(value)?,
             times: value.try_get_u8().ok()?.into(),
-        }),
-        1 => State::FixedWindow(fixed_window::State {
-            end: take_time(value)?,
-            used: take_hits(value)?,
         }),
         2 => State::TokenBucket(token_bucket::State {
             used: take_hits(value)?,
@@ -62,6 +67,11 @@ fn state(tag: Tag, value: &mut Bytes) -> Option<State> {
             }
             State::SlidingWindow(Box::new(sliding_window::State { newest, counts }))
         }
+    };
+    Some(Slot {
+        tag,
+        expires,
+        state,
     })
 }
 
