@@ -28,6 +28,7 @@ use serde_json::json;
 use crate::engine::Engine;
 use crate::rules::RuleSet;
 use crate::store::Store;
+use crate::store::redis::ServerState;
 use crate::telemetry::metrics::{self, Metrics};
 
 pub mod api;
@@ -130,7 +131,11 @@ fn ready_of(admin: &Admin) -> Response {
     let body = json!({
         "ready": ready,
         "rules": { "loaded": readiness.domains.is_some(), "domains": readiness.domains.unwrap_or(0) },
-        "store": { "type": admin.engine.store().name(), "answered": readiness.store_answered },
+        "store": {
+            "type": admin.engine.store().name(),
+            "answered": readiness.store_answered,
+            "servers": servers(admin.engine.store()),
+        },
         "draining": readiness.draining,
     });
     let code = if ready {
@@ -146,6 +151,22 @@ fn ready_of(admin: &Admin) -> Response {
         .into_response()
 }
 
+/// How each server of the store does. That one does not answer is no reason to leave: requests are decided without it.
+fn servers(store: &Store) -> Vec<serde_json::Value> {
+    let states = match store {
+        Store::Embedded(_) => Vec::new(),
+        Store::Redis(store) => store.servers(),
+    };
+    let told = |server: ServerState| {
+        json!({
+            "name": server.name,
+            "connected": server.is_connected,
+            "breaker": if server.is_open { "open" } else { "closed" },
+        })
+    };
+    states.into_iter().map(told).collect()
+}
+
 async fn metrics(State(admin): State<Admin>) -> Response {
     update_gauges(&admin);
     let kind = metrics::CONTENT_TYPE;
@@ -159,6 +180,9 @@ fn update_gauges(admin: &Admin) {
         Store::Redis(store) => {
             admin.metrics.lost_give_backs(store.lost_give_backs());
             admin.metrics.spared(store.spared());
+            let servers = store.servers().into_iter();
+            let breakers = servers.map(|server| (server.name, server.is_open));
+            admin.metrics.breakers(breakers);
         }
     }
     let directory = admin.engine.directory().hits_and_misses();

@@ -72,6 +72,9 @@ pub enum StoreError {
     /// Sent, and not answered in time.
     #[error("the store did not answer in time")]
     Timeout,
+    /// Not sent: the server of this name has not answered lately.
+    #[error("the store has not answered lately: {0}")]
+    Open(String),
     /// The store refused: out of memory, read-only, no permission.
     #[error("the store refused: {0}")]
     Refused(String),
@@ -128,6 +131,7 @@ impl StoreError {
         match self {
             StoreError::Unreachable(_) => "unreachable",
             StoreError::Timeout => "timeout",
+            StoreError::Open(_) => "breaker_open",
             StoreError::Refused(_) => "refused",
             StoreError::Corrupt(_) => "corrupt",
         }

@@ -189,7 +189,10 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Refused(reason) => Self::new(StatusCode::CONFLICT, reason),
-            StoreError::Unreachable(_) | StoreError::Timeout | StoreError::Corrupt(_) => {
+            StoreError::Unreachable(_)
+            | StoreError::Open(_)
+            | StoreError::Timeout
+            | StoreError::Corrupt(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
         }

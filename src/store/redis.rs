@@ -33,6 +33,7 @@ use crate::limit::transaction::{Outcome, Role};
 use crate::time::{Clock, Timestamp};
 
 mod book;
+mod breaker;
 mod cluster;
 mod combine;
 mod connect;
@@ -69,6 +70,17 @@ const PREPARE_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Redis {
     link: Arc<Link>,
+}
+
+/// How a server does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its address, or what Sentinel calls it.
+    pub name: String,
+    /// Whether there is a connection.
+    pub is_connected: bool,
+    /// Whether calls are kept from it, as it does not answer.
+    pub is_open: bool,
 }
 
 /// What calls go over. Shared with the returns of charges, which may outlive the transaction.
@@ -158,6 +170,24 @@ impl Redis {
     /// How many requests were refused from memory, and how many went to Redis together with others.
     pub fn spared(&self) -> (u64, u64) {
         (self.link.refusals.served(), self.link.hot.combined())
+    }
+
+    /// The servers that have the keys, as far as they are known.
+    pub fn servers(&self) -> Vec<ServerState> {
+        let masters;
+        let nodes: Vec<&Node> = match &self.link.servers {
+            Connected::One(node) => vec![node],
+            Connected::Cluster(cluster) => {
+                masters = cluster.masters();
+                masters.iter().map(|node| &**node).collect()
+            }
+        };
+        let state = |node: &Node| ServerState {
+            name: node.name().to_owned(),
+            is_connected: node.is_connected(),
+            is_open: node.is_open(),
+        };
+        nodes.into_iter().map(state).collect()
     }
 
     /// How many charges should have been given back and may not have been: those limits are stricter than they should be,

@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use self::labels::{
     DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel, ReasonLabel,
-    StoreLabel,
+    ServerLabel, StoreLabel,
 };
 use self::rule::Rules;
 use self::series::Series;
@@ -224,6 +224,17 @@ impl Metrics {
     pub fn spared(&self, (remembered, combined): (u64, u64)) {
         self.series.remembered.set(remembered);
         self.series.combined.set(combined);
+    }
+
+    /// The servers of the store, and whether calls are kept from each.
+    pub fn breakers(&self, servers: impl IntoIterator<Item = (String, bool)>) {
+        // One that is no longer among them has no series.
+        self.series.breaker_open.clear();
+        for (server, is_open) in servers {
+            let label = ServerLabel { server };
+            let open = self.series.breaker_open.get_or_create(&label);
+            open.set(i64::from(is_open));
+        }
     }
 
     /// How many charges of refused requests could not be given back.

@@ -8,7 +8,7 @@ use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 30] = [
+const FAMILIES: [(&str, &str); 31] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -34,6 +34,7 @@ const FAMILIES: [(&str, &str); 30] = [
     ("tollgate_usage_late", "gauge"),
     ("tollgate_snapshots", "counter"),
     ("tollgate_snapshot_timestamp_seconds", "gauge"),
+    ("tollgate_store_breaker_open", "gauge"),
     ("tollgate_store_call_seconds", "histogram"),
     ("tollgate_store_errors", "counter"),
     ("tollgate_store_lost_give_backs", "gauge"),
@@ -94,6 +95,7 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.fallback("fallback_local");
     metrics.directory_error("timeout");
     metrics.snapshot(None);
+    metrics.breakers([("10.0.0.1:6379".to_owned(), false)]);
     let families = read(&metrics.encode()).families;
     let wanted: BTreeMap<String, String> = FAMILIES
         .map(|(name, kind)| (name.to_owned(), kind.to_owned()))

@@ -117,6 +117,11 @@ impl Cluster {
         Err(StoreError::Unreachable(reason))
     }
 
+    /// The masters, each once.
+    pub(super) fn masters(&self) -> Vec<Arc<Node>> {
+        self.shared.map.load().masters()
+    }
+
     /// See [`Node::prepare`].
     pub(super) fn prepare(&self) {
         self.shared

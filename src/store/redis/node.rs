@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::breaker::{Breaker, Change};
 use super::pipe::{Endpoint, Greeting, Pipe, Trouble};
 use super::script::Script;
 use super::settings::{Address, SettingsError};
@@ -62,6 +63,7 @@ pub(super) struct Node {
     /// Whether the server has been found to be a replica and is being left for the new master.
     leaving: Arc<AtomicBool>,
     pipes: Pipes,
+    breaker: Breaker,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
@@ -149,6 +151,7 @@ impl Node {
             name,
             trouble,
             leaving: Arc::default(),
+            breaker: Breaker::new(),
             pipes: Pipes {
                 started: ArcSwap::default(),
                 at: is_at,
@@ -166,6 +169,11 @@ impl Node {
         &self.name
     }
 
+    /// Whether calls are answered at once that it does not answer.
+    pub(super) fn is_open(&self) -> bool {
+        self.breaker.is_open()
+    }
+
     /// Whether there is a connection.
     pub(super) fn is_connected(&self) -> bool {
         self.client.is_connected()
@@ -178,9 +186,25 @@ impl Node {
         asking: bool,
         timeout: Duration,
     ) -> Result<Bytes, NoAnswer> {
+        if !self.breaker.admits() {
+            return Err(NoAnswer::Failed(StoreError::Open(self.name.clone())));
+        }
         let span = spans::script_call(&self.name);
         let answer = self.evaluate_once(call, asking, timeout);
         let answer = answer.instrument(span.clone()).await;
+        let change = match answer {
+            Err(NoAnswer::Failed(StoreError::Timeout)) => self.breaker.failed(),
+            // Of this one nothing is known yet.
+            Err(NoAnswer::Failed(StoreError::Unreachable(_))) => None,
+            Ok(_) | Err(_) => self.breaker.answered(),
+        };
+        match change {
+            Some(Change::Opened) => {
+                tracing::warn!(server = %self.name, "redis does not answer; calls are decided without it");
+            }
+            Some(Change::Closed) => tracing::info!(server = %self.name, "redis answers again"),
+            None => {}
+        }
         if let Err(no_answer) = &answer {
             spans::failed(&span, no_answer.kind());
         }

@@ -9,7 +9,7 @@ use prometheus_client::registry::{Metric, Registry};
 use super::kinds::{Counter, Latency};
 use super::labels::{
     DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel, ReasonLabel,
-    StoreLabel, VersionLabel,
+    ServerLabel, StoreLabel, VersionLabel,
 };
 
 /// A handle on each metric.
@@ -28,6 +28,7 @@ pub(super) struct Series {
     pub(super) lost_give_backs: Gauge<u64, AtomicU64>,
     pub(super) remembered: Gauge<u64, AtomicU64>,
     pub(super) combined: Gauge<u64, AtomicU64>,
+    pub(super) breaker_open: Family<ServerLabel, Gauge>,
     pub(super) directory_hits: Gauge<u64, AtomicU64>,
     pub(super) directory_misses: Gauge<u64, AtomicU64>,
     pub(super) directory_errors: Family<KindLabel, Counter>,
@@ -117,6 +118,11 @@ impl Series {
                 "tollgate_store_combined",
                 "Requests that went to the store together with others for the same key",
                 Gauge::default(),
+            ),
+            breaker_open: adder.add(
+                "tollgate_store_breaker_open",
+                "1 while calls are kept from a server that does not answer",
+                Family::default(),
             ),
             directory_hits: adder.add(
                 "tollgate_directory_hits",

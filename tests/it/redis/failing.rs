@@ -1,5 +1,6 @@
 //! When servers stop, hang, start again or are replaced.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tollgate::limit::transaction::Amount;
@@ -180,19 +181,51 @@ async fn what_waits_for_a_hanging_server_is_bounded() {
         .await
         .expect("an outcome");
     server.signal("-STOP");
-    let mut kinds = Vec::new();
-    for round in 0..4 {
-        let names: Vec<Key> = (0..8000).map(|n| key(&format!("{round} {n}"))).collect();
-        let asking = names
-            .iter()
-            .map(|key| charge_within(&store, key, &limit, Duration::from_millis(1)));
-        let errors = futures::future::join_all(asking).await.into_iter();
-        kinds.extend(errors.map(|error| error.expect_err("no answer").kind()));
-    }
+    let names: Vec<Key> = (0..20_000).map(|n| key(&n.to_string())).collect();
+    let asking = names
+        .iter()
+        .map(|key| charge_within(&store, key, &limit, Duration::from_millis(1)));
+    let errors = futures::future::join_all(asking).await.into_iter();
+    let kinds: Vec<_> = errors
+        .map(|error| error.expect_err("no answer").kind())
+        .collect();
     assert!(kinds.contains(&"timeout") && kinds.contains(&"unreachable"));
     server.signal("-CONT");
     until("service resumes", async || {
         charge(&store, &key("last"), &limit).await.is_ok()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_not_asked_by_each_call() {
+    let server = Server::start();
+    let store = server.store().await;
+    let limit = per_hour(1000);
+    charge(&store, &key("first"), &limit)
+        .await
+        .expect("an outcome");
+    let is_open = || store.servers().iter().all(|server| server.is_open);
+    assert!(!is_open());
+    server.signal("-STOP");
+    let timeout = Duration::from_millis(5);
+    let mut kinds = HashMap::<_, usize>::new();
+    for n in 0..500 {
+        let error = charge_within(&store, &key(&n.to_string()), &limit, timeout).await;
+        *kinds
+            .entry(error.expect_err("no answer").kind())
+            .or_default() += 1;
+    }
+    assert!(is_open());
+    // Those that open it, and few that look whether it still holds.
+    assert!(
+        kinds["timeout"] < 50 && kinds["breaker_open"] > 400,
+        "{kinds:?}"
+    );
+    server.signal("-CONT");
+    until("service resumes", async || {
+        charge(&store, &key("last"), &limit).await.is_ok()
+    })
+    .await;
+    assert!(!is_open());
 }
