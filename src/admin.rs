@@ -185,6 +185,8 @@ fn update_gauges(admin: &Admin) {
             admin.metrics.breakers(breakers);
         }
     }
+    admin.metrics.instances(admin.engine.instances());
+    admin.metrics.owed(admin.engine.owed());
     let directory = admin.engine.directory().hits_and_misses();
     admin.metrics.directory(directory);
     admin.metrics.usage_late(admin.engine.late_usage());

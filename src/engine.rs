@@ -14,6 +14,8 @@
 //! - [`quota`]: what a subject has used and has left
 //! - [`usage`]: what subjects use, for billing
 //! - [`readiness`]: whether requests should be sent here
+//! - [`instances`]: how many there are
+//! - [`owed`]: what the store is told when it answers again
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -42,8 +44,9 @@ pub mod charges;
 pub mod exchange;
 pub mod fallback;
 pub mod fold;
+pub mod instances;
 pub mod key;
-
+pub mod owed;
 pub mod quota;
 pub mod readiness;
 pub mod subjects;
@@ -72,6 +75,9 @@ pub struct Engine {
     noting: Arc<AtomicUsize>,
     /// Decides the limits of `failure_mode: local` while the store does not.
     local: Embedded,
+    /// What it has admitted that the store does not know of.
+    owed: owed::Owed,
+    instances: instances::Instances,
     settings: Settings,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -98,8 +104,9 @@ pub struct Settings {
     pub reference_metadata: bool,
     /// `STORE_TIMEOUT`: how long the store may take.
     pub store_timeout: Duration,
-    /// `INSTANCE_COUNT`: among how many instances a limit is shared while the store does not answer; at least 1.
-    pub instances: u32,
+    /// `INSTANCE_COUNT`: among how many instances a limit is shared while the store does not answer; none if they count
+    /// themselves.
+    pub instances: Option<u32>,
     /// `USAGE_RETENTION`: how long what was used is kept after its period.
     pub usage_retention: Duration,
 }
@@ -122,7 +129,7 @@ impl Default for Settings {
             reference_headers: None,
             reference_metadata: false,
             store_timeout: Duration::from_millis(10),
-            instances: 1,
+            instances: None,
             usage_retention: usage::RETENTION,
         }
     }
@@ -146,6 +153,8 @@ impl Engine {
             meters: usage::Meters::new(&settings.key_prefix, settings.usage_retention),
             noting: Arc::default(),
             local: Embedded::new(LOCAL_KEYS, clock.clone()),
+            owed: owed::Owed::new(clock.clone()),
+            instances: instances::Instances::new(&settings.key_prefix, settings.instances),
             settings,
             clock,
             metrics,
@@ -372,8 +381,12 @@ impl Engine {
             }
             Err(error) => {
                 self.metrics.store_failed(store, error.kind(), took);
-                let instances = self.settings.instances;
-                let (outcome, reason) = fallback::decide(charges, &self.local, instances, now);
+                let count = self.instances.count();
+                let (outcome, reason) = fallback::decide(charges, &self.local, count, now);
+                // What was sent may be executed yet, and counts as charged.
+                if outcome.admitted && !matches!(error, StoreError::Timeout) {
+                    self.owed.note(charges, count, now);
+                }
                 self.metrics.fallback(reason.name());
                 (outcome, Some(reason))
             }

@@ -100,8 +100,8 @@ pub struct Decision {
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
     pub response_dynamic_metadata: bool,
     /// How many instances share a limit while the store does not answer
-    #[arg(long, env, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
-    pub instance_count: u32,
+    #[arg(long, env, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub instance_count: Option<u32>,
     /// How long the usage of a period is kept after it has ended
     #[arg(long, env, value_name = "DURATION", default_value = "2160h", value_parser = duration)]
     pub usage_retention: Span,

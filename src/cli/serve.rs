@@ -126,6 +126,9 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let serving = spawn_servers(&settings, ports, &engine, &metrics, surfaces, &down);
     let outcome = wait_for_the_end(&settings, &engine, signals, &reload, &shutdown, serving).await;
     background.iter().for_each(JoinHandle::abort);
+    if let Err(error) = engine.leave().await {
+        tracing::debug!("the others learn later that this instance has left: {error}");
+    }
     if let Err(error) = engine.flush_usage().await {
         warn!("the last usage is not written down: {error}");
     }
@@ -283,6 +286,7 @@ fn background(
 ) -> Vec<JoinHandle<()>> {
     let keeper = Arc::clone(engine);
     let (sweeper, pinger, follower) = (Arc::clone(engine), Arc::clone(engine), Arc::clone(engine));
+    let (settler, member) = (Arc::clone(engine), Arc::clone(engine));
     let mut tasks = vec![
         tokio::spawn(reloader.watch(Arc::clone(reload))),
         tokio::spawn(async move {
@@ -293,6 +297,8 @@ fn background(
         }),
         tokio::spawn(async move { follower.follow_directory().await }),
         tokio::spawn(async move { keeper.keep_usage().await }),
+        tokio::spawn(async move { settler.pay_owed().await }),
+        tokio::spawn(async move { member.be_present().await }),
         tokio::spawn(async move {
             while let Err(error) = pinger.ping_store().await {
                 tracing::debug!("the store has not answered yet: {error}");

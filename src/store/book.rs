@@ -140,6 +140,22 @@ impl Store {
         }
     }
 
+    /// Tells the others under `key` that this instance is here for so long, or with no time at all that it leaves. Returns how
+    /// many are here.
+    pub async fn present(
+        &self,
+        key: &Key,
+        instance: &str,
+        keep: Micros,
+        timeout: Duration,
+    ) -> Result<u32, StoreError> {
+        match self {
+            // Nobody else has this store.
+            Store::Embedded(_) => Ok(u32::from(keep > Micros::ZERO)),
+            Store::Redis(store) => store.present(key, instance, keep, timeout).await,
+        }
+    }
+
     /// Forgets what a key remembers of these limits or bans.
     pub async fn forget(
         &self,

@@ -237,6 +237,17 @@ impl Metrics {
         }
     }
 
+    /// How many instances there are.
+    pub fn instances(&self, count: u32) {
+        self.series.instances.set(count.into());
+    }
+
+    /// How many keys the store is to be told of, and how many it has been told of.
+    pub fn owed(&self, (owed, settled): (usize, u64)) {
+        self.series.owed.set(owed as u64);
+        self.series.settled.set(settled);
+    }
+
     /// How many charges of refused requests could not be given back.
     pub fn lost_give_backs(&self, count: u64) {
         self.series.lost_give_backs.set(count);

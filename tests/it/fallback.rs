@@ -26,7 +26,7 @@ descriptors:
 fn alone() -> Service {
     let redis = RedisSettings::parse(Kind::Single, Socket::Tcp, "127.0.0.1:1").expect("settings");
     let settings = Settings {
-        instances: 2,
+        instances: Some(2),
         ..Settings::default()
     };
     Service::with(RULES, settings, |_| {
@@ -99,6 +99,100 @@ async fn a_store_that_hangs_is_not_waited_for() {
     server.signal("-CONT");
     crate::support::poll::until_async("the store to be back", || async {
         (service.ask(&["local=1 ?"]).await.reason == Reason::WithinLimit).then_some(())
+    })
+    .await;
+}
+
+/// The first of two instances admits alone while the store hangs; then both feel it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_admitted_without_the_store_is_charged_when_it_is_back() {
+    let server = Server::start();
+    let mut both = Vec::new();
+    for _ in 0..2 {
+        let store = connected(&server.settings()).await;
+        both.push(Service::with(RULES, Settings::default(), |_| {
+            Store::Redis(store)
+        }));
+    }
+    let [one, other] = <[Service; 2]>::try_from(both).ok().expect("two");
+    for service in [&one, &other] {
+        until_answered(service, "both=2 ?").await;
+    }
+    server.signal("-STOP");
+    // Until the breaker opens each call is sent, and may be executed yet: those count as charged.
+    crate::support::poll::until_async("the breaker to open", || async {
+        one.ask(&["allow=1"]).await;
+        one.metrics
+            .encode()
+            .contains("kind=\"breaker_open\"")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(one.engine.owed(), (0, 0));
+    assert_eq!(one.ask(&["local=1 +3"]).await.reason, Reason::FallbackLocal);
+    assert_eq!(
+        one.say(&["local=1 +2"]).await.split(' ').next(),
+        Some("over")
+    );
+    assert_eq!(one.ask(&["both=1"]).await.reason, Reason::FallbackLocal);
+    // All but what went to look whether the breaker still holds.
+    assert!(one.engine.owed().0 > 0);
+    server.signal("-CONT");
+    let settling = async {
+        until_answered(&other, "local=1 ?").await;
+        crate::support::poll::until_async("all to be settled", || async {
+            (one.engine.owed().0 == 0).then_some(())
+        })
+        .await;
+    };
+    tokio::select! {
+        () = one.engine.pay_owed() => unreachable!("it never ends"),
+        () = settling => {}
+    }
+    for service in [&one, &other] {
+        assert_eq!(service.say(&["local=1 ?"]).await, "ok 1");
+        assert_eq!(service.say(&["both=1 ?"]).await, "ok 1");
+    }
+    assert_eq!(one.say(&["local=1"]).await, "ok 0");
+    assert_eq!(one.engine.owed().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_count_themselves() {
+    let server = Server::start();
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let store = connected(&server.settings()).await;
+        all.push(Service::with(RULES, Settings::default(), |_| {
+            Store::Redis(store)
+        }));
+    }
+    let present = all.iter().map(|service| service.engine.be_present());
+    let counted = |wanted: u32| {
+        let all = &all;
+        async move {
+            crate::support::poll::until_async("the instances to be counted", || async {
+                let counts = all.iter().map(|service| service.engine.instances());
+                counts.eq([wanted; 3]).then_some(())
+            })
+            .await;
+        }
+    };
+    tokio::select! {
+        _ = futures::future::join_all(present) => unreachable!("it never ends"),
+        () = counted(3) => {}
+    }
+    all[2].engine.leave().await.expect("an answer");
+    let staying = all[..2].iter().map(|service| service.engine.be_present());
+    tokio::select! {
+        _ = futures::future::join_all(staying) => unreachable!("it never ends"),
+        () = counted(2) => {}
+    }
+}
+
+async fn until_answered(service: &Service, descriptor: &str) {
+    crate::support::poll::until_async("an answer of the store", || async {
+        (service.ask(&[descriptor]).await.reason == Reason::WithinLimit).then_some(())
     })
     .await;
 }

@@ -8,7 +8,7 @@ use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 31] = [
+const FAMILIES: [(&str, &str); 34] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -29,6 +29,9 @@ const FAMILIES: [(&str, &str); 31] = [
     ("tollgate_embedded_keys", "gauge"),
     ("tollgate_fallbacks", "counter"),
     ("tollgate_in_flight", "gauge"),
+    ("tollgate_instances", "gauge"),
+    ("tollgate_owed", "gauge"),
+    ("tollgate_settled", "gauge"),
     ("tollgate_rules_load_timestamp_seconds", "gauge"),
     ("tollgate_rules_loaded", "gauge"),
     ("tollgate_usage_late", "gauge"),

@@ -52,6 +52,21 @@ if word == 'items' then
   return framed(all)
 end
 
+-- present: for how many milliseconds an instance is here from now on, none if it leaves; and how many are.
+if word == 'present' then
+  local time = call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local keep = tonumber(arguments[3])
+  call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+  if keep > 0 then
+    call('ZADD', KEYS[1], now + keep, arguments[2])
+    call('PEXPIRE', KEYS[1], keep)
+  else
+    call('ZREM', KEYS[1], arguments[2])
+  end
+  return framed({ tostring(call('ZCARD', KEYS[1])) })
+end
+
 -- changes: what came after the change of the number given, oldest first; nothing at all if that cannot be told.
 local number = call('GET', KEYS[2]) or '0'
 local missed = tonumber(number) - tonumber(arguments[2])

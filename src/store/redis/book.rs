@@ -81,6 +81,20 @@ impl Redis {
         Ok((number, items))
     }
 
+    pub(in crate::store) async fn present(
+        &self,
+        key: &Key,
+        instance: &str,
+        keep: Micros,
+        timeout: Duration,
+    ) -> Result<u32, StoreError> {
+        let keep = keep.get().div_ceil(1000).to_string();
+        let arguments: [&[u8]; 3] = [b"present", instance.as_bytes(), keep.as_bytes()];
+        let reply = self.ask(&script::BOOK, &[key], &arguments, timeout).await?;
+        let count = reply.first().and_then(number).ok_or_else(unreadable)?;
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
     pub(in crate::store) async fn changes(
         &self,
         shelf: &Shelf,

@@ -29,6 +29,9 @@ pub(super) struct Series {
     pub(super) remembered: Gauge<u64, AtomicU64>,
     pub(super) combined: Gauge<u64, AtomicU64>,
     pub(super) breaker_open: Family<ServerLabel, Gauge>,
+    pub(super) instances: Gauge,
+    pub(super) owed: Gauge<u64, AtomicU64>,
+    pub(super) settled: Gauge<u64, AtomicU64>,
     pub(super) directory_hits: Gauge<u64, AtomicU64>,
     pub(super) directory_misses: Gauge<u64, AtomicU64>,
     pub(super) directory_errors: Family<KindLabel, Counter>,
@@ -123,6 +126,21 @@ impl Series {
                 "tollgate_store_breaker_open",
                 "1 while calls are kept from a server that does not answer",
                 Family::default(),
+            ),
+            instances: adder.add(
+                "tollgate_instances",
+                "Instances among which a limit is shared while the store does not answer",
+                Gauge::default(),
+            ),
+            owed: adder.add(
+                "tollgate_owed",
+                "Keys under which this instance has admitted what the store does not know of yet",
+                Gauge::default(),
+            ),
+            settled: adder.add(
+                "tollgate_settled",
+                "Keys for which the store was told later what had been admitted without it",
+                Gauge::default(),
             ),
             directory_hits: adder.add(
                 "tollgate_directory_hits",

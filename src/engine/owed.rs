@@ -1,0 +1,224 @@
+//! What this instance has admitted without the store: the store is told when it answers again.
+//!
+//! Until then it lies in a ledger of records like the store's own. What is still used there of a limit is charged in the store,
+//! beyond the limit if it must be, so that all instances feel it; what belongs to a window that has passed is not owed any more.
+//!
+//! - A call that was sent and not answered in time counts as charged, and is not owed. The breaker of a server sees to it that
+//!   those are few.
+//! - Only what limits of `failure_mode: local` have admitted is counted anywhere; what `allow` lets through is not.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+
+use super::Engine;
+use super::charges::{Charges, Item};
+use crate::limit::transaction::{Amount, Bound, Demand, Outcome, Role};
+use crate::limit::{Hits, Limit, Tag};
+use crate::rules::FailureMode;
+use crate::store::embedded::Embedded;
+use crate::store::{Key, StoreError, Transaction};
+use crate::time::{Clock, Timestamp};
+
+/// The most keys that something is owed under; what is admitted under others is not charged later.
+pub const MAX_KEYS: usize = 1 << 16;
+
+/// Between two attempts while the store does not answer.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How long the store may take for one key.
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// How many keys are charged at once.
+const AT_ONCE: usize = 32;
+
+/// What is owed.
+#[derive(Debug)]
+pub(super) struct Owed {
+    ledger: Embedded,
+    /// The limits that the ledger has under each key.
+    keys: Mutex<HashMap<Key, Limits>>,
+    noted: Notify,
+    settled: AtomicU64,
+}
+
+type Limits = SmallVec<[Owing; 1]>;
+
+/// A limit, and the share of it that this instance has decided by.
+#[derive(Debug)]
+struct Owing {
+    limit: Limit,
+    share: Limit,
+}
+
+impl Owed {
+    /// Nothing, by this clock.
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            // Its shards are not filled evenly.
+            ledger: Embedded::new(4 * MAX_KEYS, clock),
+            keys: Mutex::default(),
+            noted: Notify::new(),
+            settled: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes note of a request that was admitted by this instance's share among `instances`.
+    pub(super) fn note(&self, charges: &Charges<'_>, instances: u32, now: Option<Timestamp>) {
+        let limited = charges.items.iter().filter_map(|item| match item {
+            Item::Limited(limited) => Some(limited),
+            Item::Free | Item::Unlimited(_) => None,
+        });
+        for limited in limited {
+            let demand = &charges.demands[limited.demand];
+            let Amount::Charge(hits) = demand.amount else {
+                continue;
+            };
+            for (bound, terms) in demand.limits.iter().zip(&limited.limits) {
+                if terms.failure_mode == FailureMode::Local {
+                    let limit = bound.limit;
+                    let owing = || Owing {
+                        limit: limit.clone(),
+                        share: limit.share(instances),
+                    };
+                    let key = &charges.keys[demand.key];
+                    self.add(key, (limit.tag(), owing), hits, now);
+                }
+            }
+        }
+    }
+
+    fn add(
+        &self,
+        key: &Key,
+        (tag, owing): (Tag, impl FnOnce() -> Owing),
+        hits: Hits,
+        now: Option<Timestamp>,
+    ) {
+        let mut keys = self.keys.lock();
+        if keys.len() >= MAX_KEYS && !keys.contains_key(key) {
+            return;
+        }
+        let limits = keys.entry(key.clone()).or_default();
+        let known = limits.iter().position(|owing| owing.limit.tag() == tag);
+        let index = known.unwrap_or_else(|| {
+            limits.push(owing());
+            limits.len() - 1
+        });
+        // Under the lock, so that whoever takes the key out takes these hits too.
+        let charge = demand(&limits[index].share, Amount::Charge(hits));
+        self.transact(key, &[charge], now);
+        drop(keys);
+        if known.is_none() {
+            self.noted.notify_one();
+        }
+    }
+
+    /// Takes some keys out, and what is owed under each of their limits.
+    fn take_some(&self, now: Option<Timestamp>) -> Vec<(Key, Limits, SmallVec<[Hits; 1]>)> {
+        let mut keys = self.keys.lock();
+        let some: Vec<Key> = keys.keys().take(AT_ONCE).cloned().collect();
+        let take = |key: Key| {
+            let limits = keys.remove(&key)?;
+            let peek = Amount::Peek(Hits::ZERO);
+            let looks = limits.iter().map(|owing| demand(&owing.share, peek));
+            let looks: Vec<Demand<'_>> = looks.collect();
+            let readings = self.transact(&key, &looks, now).readings;
+            drop(looks);
+            let used = readings.iter().map(|reading| reading.used).collect();
+            let tags: Vec<Tag> = limits.iter().map(|owing| owing.limit.tag()).collect();
+            self.ledger.forget(&key, &tags);
+            Some((key, limits, used))
+        };
+        some.into_iter().filter_map(take).collect()
+    }
+
+    fn transact(&self, key: &Key, demands: &[Demand<'_>], now: Option<Timestamp>) -> Outcome {
+        self.ledger.transact(&Transaction {
+            keys: std::slice::from_ref(key),
+            demands,
+            now,
+            timeout: Duration::ZERO,
+        })
+    }
+}
+
+impl Engine {
+    /// How many keys there are under which something may be owed, and how many have been settled.
+    pub fn owed(&self) -> (usize, u64) {
+        let settled = self.owed.settled.load(Ordering::Relaxed);
+        (self.owed.keys.lock().len(), settled)
+    }
+
+    /// Tells the store what it does not know of, whenever it answers, until the future is dropped.
+    pub async fn pay_owed(&self) {
+        loop {
+            self.owed.noted.notified().await;
+            while self.owed().0 > 0 {
+                let some = self.owed.take_some(self.given_time()).into_iter();
+                let paying = some.map(|(key, limits, hits)| self.pay(key, limits, hits));
+                let paid = futures::future::join_all(paying).await;
+                if paid.contains(&false) {
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Charges what is owed under one key. Tells whether the store has answered.
+    async fn pay(&self, key: Key, limits: Limits, hits: SmallVec<[Hits; 1]>) -> bool {
+        let owed = limits
+            .iter()
+            .zip(&hits)
+            .filter(|(_, hits)| **hits > Hits::ZERO);
+        let demands: Vec<Demand<'_>> = owed
+            .map(|(owing, hits)| demand(&owing.limit, Amount::Charge(*hits)))
+            .collect();
+        let transaction = Transaction {
+            keys: std::slice::from_ref(&key),
+            demands: &demands,
+            now: self.given_time(),
+            timeout: WITHIN,
+        };
+        let result = match demands.is_empty() {
+            true => return true,
+            false => self.store.transact(&transaction).await,
+        };
+        match result {
+            Ok(_) => {
+                self.owed.settled.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            // Nothing was charged: it is owed as before.
+            Err(StoreError::Unreachable(_) | StoreError::Open(_) | StoreError::Refused(_)) => {
+                drop(demands);
+                for (owing, hits) in limits.into_iter().zip(hits) {
+                    let (tag, now) = (owing.limit.tag(), self.given_time());
+                    self.owed.add(&key, (tag, || owing), hits, now);
+                }
+                false
+            }
+            // It may have been.
+            Err(StoreError::Timeout | StoreError::Corrupt(_)) => false,
+        }
+    }
+}
+
+/// What is asked of a limit; a charge is made in any case.
+fn demand(limit: &Limit, amount: Amount) -> Demand<'_> {
+    let bound = Bound {
+        limit,
+        always: true,
+    };
+    Demand {
+        key: 0,
+        amount,
+        role: Role::Shadow,
+        limits: std::iter::once(bound).collect(),
+        ban: None,
+    }
+}
