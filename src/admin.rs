@@ -159,6 +159,7 @@ fn update_gauges(admin: &Admin) {
         Store::Redis(store) => {
             admin.metrics.lost_give_backs(store.lost_give_backs());
             admin.metrics.spared(store.spared());
+            admin.metrics.leased(store.leased());
         }
     }
     let directory = admin.engine.directory().hits_and_misses();

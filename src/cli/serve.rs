@@ -126,6 +126,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let serving = spawn_servers(&settings, ports, &engine, &metrics, surfaces, &down);
     let outcome = wait_for_the_end(&settings, &engine, signals, &reload, &shutdown, serving).await;
     background.iter().for_each(JoinHandle::abort);
+    engine.give_back_leases().await;
     if let Err(error) = engine.flush_usage().await {
         warn!("the last usage is not written down: {error}");
     }

@@ -28,6 +28,7 @@ pub(super) struct Series {
     pub(super) lost_give_backs: Gauge<u64, AtomicU64>,
     pub(super) remembered: Gauge<u64, AtomicU64>,
     pub(super) combined: Gauge<u64, AtomicU64>,
+    pub(super) leased: Gauge<u64, AtomicU64>,
     pub(super) directory_hits: Gauge<u64, AtomicU64>,
     pub(super) directory_misses: Gauge<u64, AtomicU64>,
     pub(super) directory_errors: Family<KindLabel, Counter>,
@@ -105,7 +106,7 @@ impl Series {
             ),
             lost_give_backs: adder.add(
                 "tollgate_store_lost_give_backs",
-                "Charges of refused requests that could not be given back: limits that are stricter until their windows end",
+                "Charges of refused requests, and unused ones of leases, that could not be given back: limits that are stricter until their windows end",
                 Gauge::default(),
             ),
             remembered: adder.add(
@@ -116,6 +117,11 @@ impl Series {
             combined: adder.add(
                 "tollgate_store_combined",
                 "Requests that went to the store together with others for the same key",
+                Gauge::default(),
+            ),
+            leased: adder.add(
+                "tollgate_store_leased",
+                "Requests answered from a lease: charged in advance, with another request",
                 Gauge::default(),
             ),
             directory_hits: adder.add(
