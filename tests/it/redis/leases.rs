@@ -12,8 +12,17 @@ use tollgate::time::Clock;
 
 use super::hot::{calls, charge_at_once};
 use super::{ask, charge, key, limit, per_hour, used};
+use crate::support::http;
 use crate::support::poll::pause;
 use crate::support::redis::{CALL_TIMEOUT, Server, cluster, connected, until};
+use crate::support::server::{Setup, is_over, request};
+
+const RULES: &str = "
+domain: d
+descriptors:
+  - key: user
+    rate_limit: {name: year, requests_per_unit: 100000, unit: year, lease: 1%}
+";
 
 /// How long a batch is held at most.
 const LEASE_FOR: Duration = Duration::from_secs(1);
@@ -300,4 +309,36 @@ async fn many_requests_at_once_are_exact_beside_other_limits_of_the_key() {
         super::reading(&outcome.expect("an outcome")).used,
         Hits::ONE
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_ends_gives_back_what_it_took() {
+    let redis = Server::start();
+    let url = format!("127.0.0.1:{}", redis.port);
+    let start = || {
+        let setup = Setup::rules(RULES).env("REDIS_URL", &url);
+        setup.env("STORE_TIMEOUT", "5s").start_ready()
+    };
+    let ended = start();
+    let mut client = ended.client().await;
+    let mut admitted = 0;
+    until("a request is answered from a lease", async || {
+        for _ in 0..20 {
+            let answer = client
+                .should_rate_limit(request("d", &[&[("user", "u")]]))
+                .await;
+            assert!(!is_over(answer.expect("an answer").get_ref()));
+            admitted += 1;
+        }
+        ended.metric("tollgate_store_leased") > 0.0
+    })
+    .await;
+    drop(client);
+    ended.signal("TERM");
+    assert!(ended.wait().success());
+    let reply = http::get(start().http, "/api/v1/rate-limit/quota/user=u");
+    let shown: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
+    let limit = &shown["rules"][0]["limits"][0];
+    assert_eq!(limit["used"], admitted, "{shown}");
+    assert_eq!(limit["lease"], "1%", "{shown}");
 }
