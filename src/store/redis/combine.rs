@@ -154,9 +154,9 @@ impl Hot {
         self.places[place(print(key))].lock().held.end_of(key)
     }
 
-    /// What was left over of a key's batch has gone back.
-    pub(super) fn has_returned(&self, print: u64) {
-        self.places[place(print)].lock().held.has_returned(print);
+    /// The key's batch is here, or what was left over of it is back.
+    pub(super) fn has_arrived(&self, print: u64) {
+        self.places[place(print)].lock().held.has_arrived(print);
     }
 
     /// Ends all batches.
@@ -356,7 +356,7 @@ fn take_leased(link: &Link, place: usize, group: Vec<Waiting>) -> (Vec<Waiting>,
             None => rest.push(waiting),
         }
     }
-    let batch = rest.last().map_or(0, |last| held.batch(&last.asked, now));
+    let batch = rest.last().map_or(0, |last| held.begin(&last.asked, now));
     (rest, batch)
 }
 
@@ -389,6 +389,10 @@ fn hold(
     let mut place_held = link.hot.places[place].lock();
     place_held.held.note(asked.print, room, heard.heard);
     if is_empty {
+        // Unless another batch of the key is under way.
+        if batch > 0 {
+            place_held.held.has_arrived(asked.print);
+        }
         return;
     }
     let homeless = place_held.held.put(lease);

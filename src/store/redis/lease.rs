@@ -17,7 +17,8 @@
 //!   ([`Stock::forgiven`]). One instance by itself then never exceeds the bucket; several may, by less than their batches, when one gives
 //!   back what another has reckoned as used before.
 //! - *Nobody is refused too early by more than what is out*, plus what has been lost: batches of instances that were killed, and of
-//!   calls whose answer was. A batch that is given back to a bucket is short by what flowed in meanwhile, if that was for hits before it.
+//!   calls whose answer was. To a bucket a batch goes back short of what flowed in meanwhile, if nothing was used before it: at most what it
+//!   refills in the time of a batch, and one request, however many there are.
 //!
 //! A reset, a refund of more than was admitted, and a clock of Redis that is set or replaced (failover) do not reach what is out:
 //! in that window as much more may be admitted.

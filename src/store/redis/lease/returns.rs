@@ -24,6 +24,9 @@ use crate::limit::Tag;
 /// How many go back at the same time when all do.
 const AT_ONCE: usize = 256;
 
+/// How long a return may take that nobody waits for.
+const PATIENCE: Duration = Duration::from_millis(250);
+
 /// The batches that are out, in the order in which their times are over.
 #[derive(Debug, Default)]
 pub(in super::super) struct Due {
@@ -64,6 +67,7 @@ pub(in super::super) async fn give_back(link: &Link, lease: &Lease, but: &[Tag])
     let charged = |unused: super::Unused<'_>| (unused.limit.clone(), unused.receipt);
     let unused: SmallVec<[_; 1]> = lease.stock.unused(but).map(charged).collect();
     if unused.is_empty() {
+        link.hot.has_arrived(lease.print);
         return;
     }
     let charges: Vec<Charged<'_>> = unused
@@ -79,11 +83,12 @@ pub(in super::super) async fn give_back(link: &Link, lease: &Lease, but: &[Tag])
         keys: vec![lease.key.clone()],
         body: request::give_back(&charges, &[], None),
     };
-    let answer = link.run(lease.slot, &call, link.timeout).await;
+    let timeout = link.timeout.max(PATIENCE);
+    let answer = link.run(lease.slot, &call, timeout).await;
     if !matches!(answer.map(Reply::parse), Ok(Some(Reply::Done(_)))) {
         link.lost_give_backs.fetch_add(1, Ordering::Relaxed);
     }
-    link.hot.has_returned(lease.print);
+    link.hot.has_arrived(lease.print);
 }
 
 /// Gives back what is left over of all of them.

@@ -108,10 +108,8 @@ impl World {
             90..99 => self.random.random_range(0..400_000),
             _ => self.random.random_range(0..3_000_000),
         };
-        self.now = self.now + Micros::new(pause);
-        self.give_back();
+        self.advance(self.now + Micros::new(pause));
         let instance = self.random.random_range(0..self.instances.len());
-        self.end_if_due(instance);
         match self.random.random_range(0..1000) {
             // It is killed, and another takes its place.
             0 => {
@@ -179,7 +177,7 @@ impl World {
             let short = match limit.shape() {
                 Shape::TokenBucket(bucket) => {
                     let time = Micros::new(LEASE_FOR.get() + self.way_us);
-                    bucket.refill_in(time).plus(self.most_out)
+                    bucket.refill_in(time).plus(self.terms.hits)
                 }
                 Shape::FixedWindow(_) | Shape::SlidingWindow(_) => Hits::ZERO,
             };
@@ -235,15 +233,31 @@ impl World {
         }
     }
 
-    fn end_if_due(&mut self, instance: usize) {
-        let own = &mut self.instances[instance];
-        let due = |(stock, _): &mut (Stock, u64)| self.now >= stock.at + LEASE_FOR;
-        if let Some((stock, _)) = own.batch.take_if(due) {
-            own.pace = own.pace.map(|pace| pace.after(&stock));
-            let way = Micros::new(self.random.random_range(0..=self.way_us));
-            self.returning.push((self.now + way, instance, stock));
+    /// Lets the time pass, and what is due on the way happen when it is.
+    fn advance(&mut self, to: Timestamp) {
+        loop {
+            let held = self.instances.iter().filter_map(|one| one.batch.as_ref());
+            let due = held.map(|(stock, _)| stock.at + LEASE_FOR);
+            let arrive = self.returning.iter().map(|(when, ..)| *when);
+            let next = due.chain(arrive).min().filter(|next| *next <= to);
+            self.now = next.unwrap_or(to);
+            self.end_due();
+            self.give_back();
+            if next.is_none() {
+                return;
+            }
         }
-        self.give_back();
+    }
+
+    fn end_due(&mut self) {
+        for (instance, own) in self.instances.iter_mut().enumerate() {
+            let due = |(stock, _): &mut (Stock, u64)| self.now >= stock.at + LEASE_FOR;
+            if let Some((stock, _)) = own.batch.take_if(due) {
+                own.pace = own.pace.map(|pace| pace.after(&stock));
+                let way = Micros::new(self.random.random_range(0..=self.way_us));
+                self.returning.push((self.now + way, instance, stock));
+            }
+        }
     }
 
     fn give_back(&mut self) {
