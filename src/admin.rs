@@ -183,6 +183,7 @@ fn update_gauges(admin: &Admin) {
             let servers = store.servers().into_iter();
             let breakers = servers.map(|server| (server.name, server.is_open));
             admin.metrics.breakers(breakers);
+            admin.metrics.leased(store.leased());
         }
     }
     admin.metrics.instances(admin.engine.instances());

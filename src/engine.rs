@@ -259,6 +259,13 @@ impl Engine {
         }
     }
 
+    /// Gives back what was charged in advance and is not used; to be called at the end.
+    pub async fn give_back_leases(&self) {
+        if let Store::Redis(store) = &*self.store {
+            store.give_back_leases().await;
+        }
+    }
+
     /// Removes expired keys from this instance's memory, a few at a time; to be called now and then.
     pub fn sweep(&self) {
         self.local.sweep();

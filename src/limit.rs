@@ -5,6 +5,7 @@
 //!
 //! - [`fixed_window`], [`token_bucket`], [`sliding_window`]: one algorithm each
 //! - [`ban`]: who is refused too often is refused for a while
+//! - [`lease`]: what may be taken in advance
 //! - [`period`]: calendar days, weeks, months and years in a time zone
 //! - [`transaction`]: many limits on many keys, all or nothing
 
@@ -15,6 +16,7 @@ use crate::time::{Micros, Timestamp};
 
 pub mod ban;
 pub mod fixed_window;
+pub mod lease;
 pub mod period;
 pub mod sliding_window;
 pub mod token_bucket;
@@ -75,6 +77,7 @@ pub struct Limit {
     capacity: Hits,
     tag: Tag,
     shape: Shape,
+    lease: Option<lease::Lease>,
 }
 
 /// An algorithm with its numbers worked out.
@@ -297,6 +300,7 @@ impl Limit {
             capacity,
             tag,
             shape,
+            lease: None,
         })
     }
 
@@ -339,6 +343,7 @@ impl Limit {
             capacity: Hits::MAX_USED,
             tag: Tag::of_meter(unit),
             shape: Shape::FixedWindow(windows),
+            lease: None,
         }
     }
 
@@ -398,6 +403,17 @@ impl Limit {
     /// The algorithm with its numbers.
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The share of it that may be taken in advance.
+    pub fn lease(&self) -> Option<lease::Lease> {
+        self.lease
+    }
+
+    /// The same limit, of which `lease` may be taken in advance.
+    #[must_use]
+    pub fn leased(self, lease: Option<lease::Lease>) -> Self {
+        Self { lease, ..self }
     }
 
     /// The state of a key that was never seen.

@@ -13,7 +13,8 @@
 //! 5. *Expiry.* A key is forgotten when all it remembers is as good as fresh, not before; a store that must bound its size
 //!    says what it forgets early.
 //! 6. *Same answers.* The same transactions in the same order at the same times have the same outcomes on every store. The
-//!    conformance suite (`tests/it/conformance.rs`) is what says so.
+//!    conformance suite (`tests/it/conformance.rs`) is what says so. Where a limit has a [lease](crate::limit::lease) and the time is
+//!    the store's, Redis may refuse earlier, by what its instances have taken in advance.
 //!
 //! - [`book`]: what is kept beside the counters
 //! - [`embedded`]: in this process

@@ -129,6 +129,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     if let Err(error) = engine.leave().await {
         tracing::debug!("the others learn later that this instance has left: {error}");
     }
+    engine.give_back_leases().await;
     if let Err(error) = engine.flush_usage().await {
         warn!("the last usage is not written down: {error}");
     }

@@ -67,6 +67,12 @@ impl Bucket {
         self.cost
     }
 
+    /// What flows in within `time`, rounded up, and a thousandth more for the grains that were there.
+    pub fn refill_in(&self, time: Micros) -> Hits {
+        let grains = time.get().saturating_mul(self.refill);
+        Hits::from_thousandths(grains.div_ceil(self.cost) + 1)
+    }
+
     /// The time in which `grains` flow in.
     fn time_for(&self, grains: u64) -> Micros {
         Micros::new(grains.div_ceil(self.refill))

@@ -244,16 +244,17 @@ local function take_demand()
   return demand
 end
 
--- Quota demands refuse only if all of the request's are here. Also tells whether it is admitted.
+-- Quota demands refuse only if all of the request's are here. Also tells whether all of them fit.
 local function transact(records, now, quotas_decide, hits)
   local count, any_writes, refused, quotas, quotas_refused = nil, false, false, 0, 0
   count, cursor = unpack('<I2', request, cursor)
-  local demands, readings = {}, {}
+  local demands, readings, all_fit = {}, {}, true
   for i = 1, count do
     local demand = take_demand()
     demands[i] = demand
     demand.hits = hits or demand.hits
     local fits = read(records[demand.key], demand, now, readings)
+    all_fit = all_fit and fits
     any_writes = any_writes or demand.any_always or demand.counts
     if demand.role == ENFORCED then
       refused = refused or not fits
@@ -284,7 +285,7 @@ local function transact(records, now, quotas_decide, hits)
     local reading = readings[i]
     reply[i + 1] = pack('<BI7I7I7I7', reading.verdict, reading.wait, reading.used, reading.reset, reading.at)
   end
-  return table.concat(reply), admitted
+  return table.concat(reply), all_fit
 end
 
 -- A call that might have been usual, and is not for what stands under its keys: see script.lua.
@@ -303,14 +304,21 @@ local function answer_usual(records, now)
   end
   for i = 0, runs - 1 do
     local many, hits = unpack('<I2I7', request, first_run + 9 * i)
-    for _ = 1, many do
-      local kept, changed = #records[1] > 0 and encode(records[1]) or false, records[1].changed
-      cursor = begin
-      local _, admitted = transact(records, now, 1, hits)
-      if not admitted then
-        records[1] = decode(kept)
-        records[1].changed = changed
+    -- As many at once as have room: those that have are the first of the run, which may be long.
+    local step = 2 ^ 15
+    while step >= 1 do
+      if step <= many then
+        local kept, changed = #records[1] > 0 and encode(records[1]) or false, records[1].changed
+        cursor = begin
+        local _, fit = transact(records, now, 1, step * hits)
+        if fit then
+          many = many - step
+        else
+          records[1] = decode(kept)
+          records[1].changed = changed
+        end
       end
+      step = step / 2
     end
   end
   return table.concat(reply)

@@ -7,7 +7,7 @@
 //! - `script`, `request`, `reply`: the scripts, what is said to the one that decides, what it says; `value`: what it keeps
 //! - `part`: a transaction cut into calls
 //! - `gather`: many calls as one transaction; `combine`: many transactions as one call
-//! - `refusals`: transactions without a call
+//! - `refusals`, `lease`: transactions without a call
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
 //! - `node`, `cluster`: connections; `pipe`: those that carry nothing but script calls
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use self::cluster::Cluster;
-use self::combine::{Asking, Entered, Hot, Turn};
+use self::combine::{Asking, Entered, Hot, Read, Turn};
 use self::connect::Connector;
 use self::node::{Call, NoAnswer, Node};
 use self::part::Part;
@@ -39,6 +39,7 @@ mod combine;
 mod connect;
 mod frames;
 mod gather;
+mod lease;
 mod node;
 mod part;
 mod pipe;
@@ -91,6 +92,8 @@ struct Link {
     permits: Semaphore,
     lost_give_backs: AtomicU64,
     hot: Hot,
+    /// The batches that are to go back.
+    due: lease::returns::Due,
     refusals: Arc<Refusals>,
     /// Only for a guess at the store's time, which says which calendar borders to send.
     clock: Clock,
@@ -121,6 +124,7 @@ impl Redis {
                 permits: Semaphore::new(MAX_IN_FLIGHT),
                 lost_give_backs: AtomicU64::new(0),
                 hot: Hot::new(),
+                due: lease::returns::Due::default(),
                 refusals,
                 clock: Clock::System,
             }),
@@ -190,6 +194,17 @@ impl Redis {
         nodes.into_iter().map(state).collect()
     }
 
+    /// How many requests were charged in advance, with another.
+    pub fn leased(&self) -> u64 {
+        self.link.hot.leased()
+    }
+
+    /// Gives back all that was charged in advance and is not used: to be called at the end.
+    pub async fn give_back_leases(&self) {
+        let leases = self.link.hot.end_all();
+        lease::returns::give_back_all(&self.link, leases).await;
+    }
+
     /// How many charges should have been given back and may not have been: those limits are stricter than they should be,
     /// until their windows end.
     pub fn lost_give_backs(&self) -> u64 {
@@ -216,15 +231,26 @@ impl Link {
             return self.decide(part, true, None, timeout).await;
         };
         let key = &part.keys[0];
+        let print = combine::print(key);
+        let may_lease = lease::may_lease(&asked, hits);
         let asking = || Asking {
             slot: part.slot,
             key: key.clone(),
             demand: request::demand(asked, self.clock.now()),
             hits,
+            print,
+            terms: may_lease.then(|| lease::Terms::of(&asked, hits)),
         };
         let deadline = tokio::time::Instant::now() + timeout;
-        match combine::enter(self, key, asking) {
-            Entered::Alone(_leading) => self.decide(part, true, None, timeout).await,
+        match combine::enter(self, print, may_lease, asking) {
+            Entered::Alone(_leading) => {
+                let decided = self.decide(part, true, None, timeout).await?;
+                if may_lease {
+                    self.hot.note(print, part.room_after(&decided, hits));
+                }
+                Ok(decided)
+            }
+            Entered::Leased(read) => read_off(part, read),
             Entered::Waits(turn) => {
                 let Ok(_permit) = self.permits.try_acquire() else {
                     return Err(full());
@@ -233,12 +259,9 @@ impl Link {
                 match turn.map(|turn| turn.unwrap_or(Err(StoreError::Timeout))) {
                     Err(_) => Err(StoreError::Timeout),
                     Ok(Err(error)) => Err(error),
-                    Ok(Ok(Turn::Read {
-                        value,
-                        heard,
-                        before,
-                    })) => {
-                        let decided = part.decide_after(&before, part.records([value])?, heard.at);
+                    Ok(Ok(Turn::Read(read))) => {
+                        let heard = read.heard;
+                        let decided = read_off(part, read)?;
                         self.remember(part, &decided, heard);
                         Ok(decided)
                     }
@@ -341,6 +364,12 @@ impl Link {
             },
         }
     }
+}
+
+/// The outcome of the one demand of a part, whose call others made.
+fn read_off(part: &Part<'_, '_>, read: Read) -> Result<Decided, StoreError> {
+    let records = part.records([read.value])?;
+    Ok(part.decide_after(&read.before, records, read.heard.at, read.now))
 }
 
 fn full() -> StoreError {

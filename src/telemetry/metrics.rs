@@ -248,7 +248,12 @@ impl Metrics {
         self.series.settled.set(settled);
     }
 
-    /// How many charges of refused requests could not be given back.
+    /// How many requests were charged in advance.
+    pub fn leased(&self, count: u64) {
+        self.series.leased.set(count);
+    }
+
+    /// How many charges could not be given back.
     pub fn lost_give_backs(&self, count: u64) {
         self.series.lost_give_backs.set(count);
     }

@@ -8,7 +8,7 @@ use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 34] = [
+const FAMILIES: [(&str, &str); 35] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -43,6 +43,7 @@ const FAMILIES: [(&str, &str); 34] = [
     ("tollgate_store_lost_give_backs", "gauge"),
     ("tollgate_store_remembered", "gauge"),
     ("tollgate_store_combined", "gauge"),
+    ("tollgate_store_leased", "gauge"),
 ];
 
 /// An exposition, read strictly.

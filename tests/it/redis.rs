@@ -18,6 +18,7 @@ mod atomic;
 mod connecting;
 mod failing;
 mod hot;
+mod leases;
 mod moving;
 mod parity;
 mod values;

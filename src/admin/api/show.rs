@@ -158,14 +158,18 @@ pub(super) fn limit(label: &str, limit: &Limit) -> Value {
         Shape::TokenBucket(_) => "token_bucket",
         Shape::SlidingWindow(_) => "sliding_window",
     };
-    json!({
+    let mut shown = json!({
         "name": label,
         "requests_per_unit": limit.requests_per_unit(),
         "unit": limit.unit().name(),
         "unit_multiplier": limit.multiplier(),
         "algorithm": algorithm,
         "capacity": hits(limit.capacity()),
-    })
+    });
+    if let Some(lease) = limit.lease() {
+        shown["lease"] = lease.to_string().into();
+    }
+    shown
 }
 
 /// Hits as a number, which may have three decimals.

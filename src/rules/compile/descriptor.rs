@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::domain::Draft;
 use super::fields::{Fields, Scope, boolean};
 use super::limit;
-use super::limits::Limits;
+use super::limits::{self, Limits};
 use super::plan;
 use super::table::Table;
 use crate::limit::ban::{Ban, BanError};
@@ -149,6 +149,7 @@ impl Reader<'_> {
             let help = "it counts the refusals of the `rate_limit` or `plan` beside it";
             fields.fail("ban", error.with_help(help));
         }
+        self.check_leases(fields, found.as_ref(), plan.is_some());
         let none = || (plan.is_some() || meter.is_some()).then(Limits::default);
         let Limits {
             unlimited,
@@ -215,6 +216,28 @@ impl Reader<'_> {
         }
         let any = limits.unlimited || !limits.limits.is_empty();
         (any || single.is_some()).then_some(limits)
+    }
+
+    /// What a descriptor counts beside its limits is counted with each hit, and not with a batch of them.
+    fn check_leases(&self, fields: &Fields<'_, '_>, found: Option<&Limits>, has_plan: bool) {
+        let mut plans = self.domain.plans.values();
+        let leased = found.is_some_and(Limits::have_leases)
+            || has_plan && plans.any(|plan| limits::leased(&plan.limits));
+        for (name, what) in [("ban", "refusals"), ("usage", "hits")] {
+            if let Some(span) = fields.span(name).filter(|_| leased) {
+                let message = format!("a descriptor with `{name}` has no limits with a `lease`");
+                let error = fields.error_at(name, span, message);
+                let help = format!("its {what} are counted one by one, in the store");
+                if has_plan {
+                    // The plan may have its leases for other descriptors.
+                    let warning = error.as_warning();
+                    let help = format!("{help}: the `lease` of a plan has no effect here");
+                    fields.scope.report(warning.with_help(help));
+                } else {
+                    fields.fail(name, error.with_help(help + "; remove either"));
+                }
+            }
+        }
     }
 
     /// Values that are secret would stand in a metric's name.

@@ -2,6 +2,7 @@
 
 use super::fields::{Fields, Scope};
 use super::table::Table;
+use crate::limit::lease::Lease;
 use crate::limit::period::Zone;
 use crate::limit::{Algorithm, Hits, Limit, LimitError, Unit};
 use crate::rules::file::{Node, Span, Value};
@@ -51,6 +52,7 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Optio
     let algorithm = algorithm(&fields, requests);
     let charge_always = fields.one_of("charge", &[("always", true), ("admitted", false)]);
     let failure_mode = fields.one_of("failure_mode", &FAILURE_MODES);
+    let lease = lease(&fields, algorithm, charge_always);
     if fields.any_failed() {
         return None;
     }
@@ -63,7 +65,7 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Optio
         &domain.time_zone,
     )?;
     let limit = RuleLimit {
-        limit,
+        limit: limit.leased(lease),
         name: name.map(Into::into),
         replaces,
         charge_always,
@@ -81,6 +83,7 @@ fn unlimited(fields: &Fields<'_, '_>, replaces: Vec<String>) -> Option<Found> {
         "burst",
         "burst_multiplier",
         "charge",
+        "lease",
     ] {
         // The reference lets `requests_per_unit` pass beside `unlimited`, and so do its users' files.
         let harmless = name == "requests_per_unit";
@@ -162,6 +165,49 @@ fn algorithm(fields: &Fields<'_, '_>, requests: u32) -> Option<Algorithm> {
             Algorithm::TokenBucket { burst }
         }
     })
+}
+
+/// The share that may be taken in advance, where that can be.
+fn lease(
+    fields: &Fields<'_, '_>,
+    algorithm: Option<Algorithm>,
+    charge_always: Option<bool>,
+) -> Option<Lease> {
+    let node = fields.get("lease")?;
+    let span = fields.span("lease").unwrap_or(node.span);
+    let conflict = match algorithm {
+        Some(Algorithm::SlidingWindow) => Some((
+            "a sliding window has no `lease`",
+            "hits that are taken in advance and admitted later would move within the window",
+        )),
+        _ if charge_always == Some(true) => Some((
+            "what is charged always has no `lease`",
+            "refused requests are charged too, which only the store can do",
+        )),
+        Some(Algorithm::FixedWindow | Algorithm::TokenBucket { .. }) | None => None,
+    };
+    if let Some((message, help)) = conflict {
+        fields.fail(
+            "lease",
+            fields.error_at("lease", span, message).with_help(help),
+        );
+        return None;
+    }
+    let text = match &node.value {
+        Value::Scalar { text, .. } => &**text,
+        Value::List(_) | Value::Map(_) => node.kind(),
+    };
+    let found = Lease::parse(text);
+    if found.is_none() {
+        let message = format!("`{text}` is no share that can be leased");
+        let error = fields.error_at("lease", node.span, message);
+        let help = format!(
+            "above 0% and at most {}, such as `1%` or `0.25%`: each instance takes so much in advance",
+            Lease::MAX
+        );
+        fields.fail("lease", error.with_help(help));
+    }
+    found
 }
 
 fn build(

@@ -7,6 +7,11 @@ use super::limit::{self, Found};
 use crate::rules::file::{Node as Yaml, Span};
 use crate::rules::{Domain, RuleLimit};
 
+/// Whether any of these may be taken in advance.
+pub(super) fn leased(limits: &[RuleLimit]) -> bool {
+    limits.iter().any(|limit| limit.limit.lease().is_some())
+}
+
 /// What the limits of a descriptor or a plan come to.
 #[derive(Default)]
 pub(super) struct Limits {
@@ -28,6 +33,7 @@ impl Limits {
             }
             Some(Found::Limit(limit, span)) if !self.unlimited => {
                 self.check_shared(scope, &limit, span);
+                self.check_leases(scope, &limit, span);
                 self.limits.push(*limit);
                 self.spans.push(span);
             }
@@ -35,6 +41,25 @@ impl Limits {
                 scope.report(scope.error(node.span, "an unlimited descriptor has no other limits"));
             }
             None => {}
+        }
+    }
+
+    /// Whether a batch may be taken in advance: of all limits, then.
+    pub(super) fn have_leases(&self) -> bool {
+        leased(&self.limits)
+    }
+
+    fn check_leases(&self, scope: &Scope<'_>, limit: &RuleLimit, span: Span) {
+        let first = self.limits.first().zip(self.spans.first());
+        if let Some((first, at)) = first
+            && first.limit.lease().is_some() != limit.limit.lease().is_some()
+        {
+            let message = "of limits that are charged together, all have a `lease` or none";
+            let help = format!(
+                "what is taken in advance is taken of all of them; the first stands in line {}",
+                at.line
+            );
+            scope.report(scope.error(span, message).with_help(help));
         }
     }
 

@@ -73,6 +73,7 @@ impl Table {
                 "burst_multiplier",
                 "charge",
                 "failure_mode",
+                "lease",
             ],
             Table::Replaces => &["name"],
             Table::Messages => &["rate_limit_exceeded", "monthly_quota_exceeded", "banned"],

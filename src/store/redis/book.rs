@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes};
 use fred::util::redis_keyslot;
 
 use super::frames::unreadable;
+use super::lease::returns;
 use super::node::Call;
 use super::{Redis, request, script};
 use crate::limit::Tag;
@@ -124,7 +125,12 @@ impl Redis {
             body: request::forget(tags),
         };
         let slot = redis_keyslot(key.as_str().as_bytes());
-        self.link.run(slot, &call, timeout).await.map(|_| ())
+        self.link.run(slot, &call, timeout).await?;
+        // What this instance has charged in advance is forgotten as well.
+        if let Some(lease) = self.link.hot.end_of(&call.keys[0]) {
+            returns::give_back(&self.link, &lease, tags).await;
+        }
+        Ok(())
     }
 
     async fn ask_shelf(

@@ -3,6 +3,10 @@
 //! The one call charges as many of them as there is room for, in the order in which they came, and answers with what stood under the
 //! key before; each of them reads its own outcome off that. Requests for keys that nobody waits for go at once, and pay only for
 //! the look. Keys share a place by their hash: two that meet there wait for each other, no more.
+//!
+//! Where the limits of a key have a [`lease`](super::lease), and it was asked for shortly before, a call charges more requests than wait, and those that
+//! come next take their turns from what is left over, without a call. Such a call is made by a task of its own, so that
+//! nothing is lost if nobody waits for it any longer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +19,16 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::Link;
+use super::lease::held::{Held, Lease};
+use super::lease::returns;
+use super::lease::{Stock, Terms};
 use super::node::Call;
 use super::refusals::Heard;
 use super::reply::Reply;
-use super::{request, script};
+use super::{request, script, value};
 use crate::limit::Hits;
 use crate::store::StoreError;
+use crate::time::Timestamp;
 
 /// How many places there are; a power of two.
 const PLACES: usize = 4096;
@@ -36,12 +44,16 @@ pub(super) type Runs = SmallVec<[(u16, Hits); 1]>;
 pub(super) struct Hot {
     places: Box<[Mutex<Place>]>,
     combined: AtomicU64,
+    leased: AtomicU64,
+    /// How many batches there have been.
+    batches: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Place {
     is_busy: bool,
     waiting: Vec<Waiting>,
+    held: Held,
 }
 
 /// A request that waits.
@@ -59,17 +71,29 @@ pub(super) struct Asking {
     /// The packed demand, its hits left out: those that are equal can go together.
     pub(super) demand: Bytes,
     pub(super) hits: Hits,
+    /// [`print()`] of the key.
+    pub(super) print: u64,
+    /// What may be taken in advance, if anything.
+    pub(super) terms: Option<Terms>,
 }
 
-/// What a request that waited reads its outcome off.
+/// What a request reads its outcome off that made no call of its own.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// What stood under the key.
+    pub(super) value: Bytes,
+    pub(super) heard: Heard,
+    /// Who came before.
+    pub(super) before: Runs,
+    /// The time of Redis: that of the call, or later if it was charged in advance.
+    pub(super) now: Timestamp,
+}
+
+/// What becomes of a request that waited.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// What stood under the key, and who came before.
-    Read {
-        value: Bytes,
-        heard: Heard,
-        before: Runs,
-    },
+    /// It has been charged if there was room.
+    Read(Read),
     /// It must ask for itself.
     Alone,
 }
@@ -78,6 +102,8 @@ pub(super) enum Turn {
 pub(super) enum Entered {
     /// At once, alone.
     Alone(Leading),
+    /// It was charged in advance.
+    Leased(Read),
     /// It waits for its turn.
     Waits(oneshot::Receiver<Result<Turn, StoreError>>),
     /// Too many wait already.
@@ -97,6 +123,8 @@ impl Hot {
         Self {
             places: (0..PLACES).map(|_| Mutex::default()).collect(),
             combined: AtomicU64::new(0),
+            leased: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
         }
     }
 
@@ -105,33 +133,91 @@ impl Hot {
         self.combined.load(Ordering::Relaxed)
     }
 
-    fn place(&self, key: &[u8]) -> usize {
-        // Spread well enough, and fast: whoever aims at one place only makes their own requests go together.
-        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        (hash ^ hash >> 32) as usize % PLACES
+    /// How many requests were charged in advance.
+    pub(super) fn leased(&self) -> u64 {
+        self.leased.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that the key of this print was asked for, and has `room` left.
+    pub(super) fn note(&self, print: u64, room: Hits) {
+        let mut place = self.places[place(print)].lock();
+        place.held.note(print, room, Instant::now());
+    }
+
+    /// Ends the batch of this number.
+    pub(super) fn end(&self, place: usize, id: u64) -> Option<Lease> {
+        self.places[place].lock().held.end(id)
+    }
+
+    /// Ends the batch of this key.
+    pub(super) fn end_of(&self, key: &[u8]) -> Option<Lease> {
+        self.places[place(print(key))].lock().held.end_of(key)
+    }
+
+    /// The key's batch is here, or what was left over of it is back.
+    pub(super) fn has_arrived(&self, print: u64) {
+        self.places[place(print)].lock().held.has_arrived(print);
+    }
+
+    /// Ends all batches.
+    pub(super) fn end_all(&self) -> Vec<Lease> {
+        let places = self.places.iter();
+        places
+            .flat_map(|place| place.lock().held.end_all())
+            .collect()
     }
 }
 
-/// Lets a request go, or wait; `ask` makes of it what waits.
-pub(super) fn enter(link: &Arc<Link>, key: &[u8], ask: impl FnOnce() -> Asking) -> Entered {
-    let index = link.hot.place(key);
+/// A hash of a key. Spread well enough, and fast: whoever aims at one place only makes their own requests go together.
+pub(super) fn print(key: &[u8]) -> u64 {
+    key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+fn place(print: u64) -> usize {
+    (print ^ print >> 32) as usize % PLACES
+}
+
+/// Lets a request go, or wait; `ask` makes of it what waits, and `may_lease` tells whether it may be charged in advance.
+pub(super) fn enter(
+    link: &Arc<Link>,
+    print: u64,
+    may_lease: bool,
+    ask: impl Fn() -> Asking,
+) -> Entered {
+    let index = place(print);
+    let asked = may_lease.then(&ask);
     let mut place = link.hot.places[index].lock();
-    if !place.is_busy {
-        place.is_busy = true;
-        return Entered::Alone(Leading {
-            link: Arc::clone(link),
-            place: index,
-            is_sending: false,
-        });
+    let mut takes_more = false;
+    if let Some(asked) = &asked {
+        let now = Instant::now();
+        if let Some(read) = place.held.take(asked, link.refusals.era(), now) {
+            link.hot.leased.fetch_add(1, Ordering::Relaxed);
+            return Entered::Leased(read);
+        }
+        takes_more = place.held.batch(asked, now) > 0;
+    }
+    let is_first = !std::mem::replace(&mut place.is_busy, true);
+    let leading = || Leading {
+        link: Arc::clone(link),
+        place: index,
+        is_sending: false,
+    };
+    if is_first && !takes_more {
+        return Entered::Alone(leading());
     }
     if place.waiting.len() >= MOST_WAITING {
         return Entered::Full;
     }
     let (turn, turns) = oneshot::channel();
-    let asked = ask();
+    let asked = asked.unwrap_or_else(ask);
     place.waiting.push(Waiting { asked, turn });
+    drop(place);
+    if is_first {
+        // A call that has ended sends those that wait.
+        drop(leading());
+    }
     Entered::Waits(turns)
 }
 
@@ -151,7 +237,8 @@ impl Drop for Leading {
             }
             // The runtime is ending, and those that wait may be on others.
             Ok(_) | Err(_) => {
-                for waiting in std::mem::take(&mut *place).waiting {
+                place.is_busy = false;
+                for waiting in std::mem::take(&mut place.waiting) {
                     let _ = waiting.turn.send(Ok(Turn::Alone));
                 }
             }
@@ -170,7 +257,7 @@ impl Leading {
                 return;
             }
             let sending = groups(waiting).into_iter();
-            join_all(sending.map(|group| send(&self.link, group))).await;
+            join_all(sending.map(|group| send(&self.link, self.place, group))).await;
         }
     }
 }
@@ -193,22 +280,30 @@ fn groups(waiting: Vec<Waiting>) -> SmallVec<[Vec<Waiting>; 1]> {
 }
 
 /// Sends requests for one key that differ only in their hits, and tells each what it needs.
-async fn send(link: &Link, group: Vec<Waiting>) {
-    let mut runs = Runs::new();
-    for waiting in &group {
-        extend(&mut runs, waiting.asked.hits);
-    }
+async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
+    let (group, batch) = take_leased(link, place, group);
     let Some(Asking {
-        slot, key, demand, ..
-    }) = group.first().map(|first| &first.asked)
+        slot,
+        key,
+        demand,
+        hits,
+        ..
+    }) = group.last().map(|last| &last.asked)
     else {
         return;
     };
+    let mut runs = Runs::new();
+    for waiting in &group {
+        extend(&mut runs, 1, waiting.asked.hits);
+    }
+    let waiting = runs.clone();
+    extend(&mut runs, batch, *hits);
     let call = Call {
         script: &script::DECIDE,
         keys: vec![key.clone()],
         body: request::together(demand, &runs),
     };
+    let era = link.refusals.era();
     let asked = Instant::now();
     let answer = link.run(*slot, &call, link.timeout).await;
     let read = answer.map(|answer| match Reply::parse(answer) {
@@ -217,32 +312,105 @@ async fn send(link: &Link, group: Vec<Waiting>) {
         Some(Reply::Retime(_) | Reply::Foreign(_) | Reply::Done(_)) | None => None,
     });
     let heard = Instant::now();
+    let read = read.map(|read| read.map(|(at, value)| (Heard { at, asked, heard }, value)));
+    if let (Ok(Some((heard, value))), Some(last)) = (&read, group.last()) {
+        let said = (*heard, value, era);
+        hold(link, place, &last.asked, said, (waiting, batch));
+    }
     let count = group.len() as u64;
-    link.hot.combined.fetch_add(count, Ordering::Relaxed);
+    if count > 1 {
+        link.hot.combined.fetch_add(count, Ordering::Relaxed);
+    }
     let mut before = Runs::new();
     for waiting in group {
         let turn = match &read {
-            Ok(Some((at, value))) => Ok(Turn::Read {
+            Ok(Some((heard, value))) => Ok(Turn::Read(Read {
                 value: value.clone(),
-                heard: Heard {
-                    at: *at,
-                    asked,
-                    heard,
-                },
+                heard: *heard,
                 before: before.clone(),
-            }),
+                now: heard.at,
+            })),
             Ok(None) => Ok(Turn::Alone),
             Err(error) => Err(error.clone()),
         };
-        extend(&mut before, waiting.asked.hits);
+        extend(&mut before, 1, waiting.asked.hits);
         // Who has given up meanwhile has been charged.
         let _ = waiting.turn.send(turn);
     }
 }
 
-fn extend(runs: &mut Runs, hits: Hits) {
+/// Tells those their turn who were charged in advance. The rest, and how many more to charge with them.
+fn take_leased(link: &Link, place: usize, group: Vec<Waiting>) -> (Vec<Waiting>, u16) {
+    if !group.iter().any(|waiting| waiting.asked.terms.is_some()) {
+        return (group, 0);
+    }
+    let (now, era) = (Instant::now(), link.refusals.era());
+    let mut rest = Vec::with_capacity(group.len());
+    let held = &mut link.hot.places[place].lock().held;
+    for waiting in group {
+        match held.take(&waiting.asked, era, now) {
+            Some(read) => {
+                link.hot.leased.fetch_add(1, Ordering::Relaxed);
+                let _ = waiting.turn.send(Ok(Turn::Read(read)));
+            }
+            None => rest.push(waiting),
+        }
+    }
+    let batch = rest.last().map_or(0, |last| held.begin(&last.asked, now));
+    (rest, batch)
+}
+
+/// Holds what a call has charged beyond those who waited, and remembers what is left.
+fn hold(
+    link: &Arc<Link>,
+    place: usize,
+    asked: &Asking,
+    (heard, value, era): (Heard, &Bytes, u64),
+    (before, batch): (Runs, u16),
+) {
+    let (Some(terms), Some(record)) = (asked.terms.clone(), value::decode(value.clone())) else {
+        return;
+    };
+    let (stock, room) = Stock::new(terms, record, heard.at, &before, batch);
+    let is_empty = stock.is_used_up();
+    let id = link.hot.batches.fetch_add(1, Ordering::Relaxed);
+    let lease = Lease {
+        id,
+        slot: asked.slot,
+        print: asked.print,
+        key: asked.key.clone(),
+        demand: asked.demand.clone(),
+        value: value.clone(),
+        heard,
+        before,
+        stock,
+        era,
+    };
+    let mut place_held = link.hot.places[place].lock();
+    place_held.held.note(asked.print, room, heard.heard);
+    if is_empty {
+        // Unless another batch of the key is under way.
+        if batch > 0 {
+            place_held.held.has_arrived(asked.print);
+        }
+        return;
+    }
+    let homeless = place_held.held.put(lease);
+    drop(place_held);
+    match homeless {
+        None => returns::later(link, place, id, heard.heard),
+        Some(lease) => {
+            let link = Arc::clone(link);
+            tokio::spawn(async move { returns::give_back(&link, &lease, &[]).await });
+        }
+    }
+}
+
+/// Adds `many` requests.
+pub(super) fn extend(runs: &mut Runs, many: u16, hits: Hits) {
     match runs.last_mut() {
-        Some((many, of)) if *of == hits && *many < u16::MAX => *many += 1,
-        _ => runs.push((1, hits)),
+        Some((before, of)) if *of == hits && *before <= u16::MAX - many => *before += many,
+        _ if many == 0 => {}
+        _ => runs.push((many, hits)),
     }
 }

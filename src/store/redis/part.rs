@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use super::reply::Decided;
 use super::request::Asked;
 use super::value;
-use crate::limit::Hits;
 use crate::limit::transaction::{Amount, Demand, Record, transact};
+use crate::limit::{Hits, Limit};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
 
@@ -121,31 +121,30 @@ impl<'a, 'l> Part<'a, 'l> {
         }
     }
 
-    /// What the one demand comes to after those `before` it, each charged if there was room.
+    /// What the one demand comes to at `now` after those `before` it, each charged at `at` if there was room.
     pub(super) fn decide_after(
         &self,
         before: &[(u16, Hits)],
         mut records: Records,
         at: Timestamp,
+        now: Timestamp,
     ) -> Decided {
         if let Some(asked) = self.demands.first().filter(|_| !before.is_empty()) {
             let mut ask = |amount| transact(&mut records, &[asked.demand(amount)], at);
             let used = ask(Amount::Peek(Hits::ZERO)).readings;
             let limits = asked.demand.limits.iter().zip(&used);
-            let rooms = limits
-                .filter(|(bound, _)| bound.limit.capacity() < Hits::MAX_USED)
-                .map(|(bound, read)| bound.limit.capacity().saturating_sub(read.used));
-            let mut room = rooms.min().unwrap_or(Hits::MAX_USED).thousandths();
-            let mut charged = 0;
-            for (many, each) in before {
-                let each = each.thousandths();
-                let fit = room.checked_div(each).unwrap_or(u64::MAX);
-                let taken = fit.min(u64::from(*many)) * each;
-                (room, charged) = (room - taken, charged + taken);
-            }
-            ask(Amount::Charge(Hits::from_thousandths(charged)));
+            let room = room(limits.map(|(bound, read)| (bound.limit, read.used)));
+            ask(Amount::Charge(fitting(room, before)));
         }
-        self.decide(records, at)
+        self.decide(records, now)
+    }
+
+    /// What is left of the scarcest limit of the one demand after it was decided, if it was charged `hits`.
+    pub(super) fn room_after(&self, decided: &Decided, hits: Hits) -> Hits {
+        let limits = self.demands.iter().flat_map(|asked| &asked.demand.limits);
+        let read = limits.zip(&decided.readings);
+        let used = read.map(|(bound, (reading, _))| (bound.limit, reading.used.plus(hits)));
+        room(used)
     }
 
     /// The one demand, if it may go together with others like it.
@@ -165,4 +164,22 @@ impl<'a, 'l> Part<'a, 'l> {
         let key = String::from_utf8_lossy(key);
         StoreError::Corrupt(format!("the value under {key:?}"))
     }
+}
+
+/// What is left of the scarcest of these limits, given what is used of each; what counts without end always has room.
+pub(super) fn room<'l>(used: impl Iterator<Item = (&'l Limit, Hits)>) -> Hits {
+    let ends = used.filter(|(limit, _)| limit.capacity() < Hits::MAX_USED);
+    let rooms = ends.map(|(limit, used)| limit.capacity().saturating_sub(used));
+    rooms.min().unwrap_or(Hits::MAX_USED)
+}
+
+/// How many hits of these runs of equal requests fit into `room`, one request after the other.
+pub(super) fn fitting(room: Hits, runs: &[(u16, Hits)]) -> Hits {
+    let mut left = room.thousandths();
+    for (many, each) in runs {
+        let each = each.thousandths();
+        let fit = left.checked_div(each).unwrap_or(u64::MAX);
+        left -= fit.min(u64::from(*many)) * each;
+    }
+    Hits::from_thousandths(room.thousandths() - left)
 }

@@ -58,6 +58,8 @@ pub(super) struct Refusals {
     learning: Mutex<HashSet<u128>>,
     /// Counts what has been forgotten: who was asking meanwhile may have heard what held before.
     forgotten: AtomicU64,
+    /// Counts how often all was forgotten.
+    era: AtomicU64,
     served: AtomicU64,
     hasher: SipHasher13,
 }
@@ -81,6 +83,7 @@ impl Refusals {
             known: Cache::new(MOST),
             learning: Mutex::default(),
             forgotten: AtomicU64::new(0),
+            era: AtomicU64::new(0),
             served: AtomicU64::new(0),
             hasher: SipHasher13::new_with_keys(rand::random(), rand::random()),
         }
@@ -152,8 +155,14 @@ impl Refusals {
 
     /// Redis says that all has changed, or can no longer say what has.
     pub(super) fn forget_all(&self) {
+        self.era.fetch_add(1, Ordering::AcqRel);
         self.forgotten.fetch_add(1, Ordering::AcqRel);
         self.known.clear();
+    }
+
+    /// How often all was forgotten: a connection has ended, or Redis was emptied.
+    pub(super) fn era(&self) -> u64 {
+        self.era.load(Ordering::Acquire)
     }
 
     /// How many requests were refused from memory.
@@ -196,7 +205,7 @@ impl Drop for Learning<'_> {
 
 impl Heard {
     /// The earliest and the latest that the time of Redis can be by now.
-    fn reckon(&self, now: Instant) -> (Timestamp, Timestamp) {
+    pub(super) fn reckon(&self, now: Instant) -> (Timestamp, Timestamp) {
         let after = |since: Instant| {
             let passed = now.saturating_duration_since(since).as_micros();
             self.at + Micros::new(u64::try_from(passed).unwrap_or(u64::MAX))

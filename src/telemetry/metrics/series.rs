@@ -32,6 +32,7 @@ pub(super) struct Series {
     pub(super) instances: Gauge,
     pub(super) owed: Gauge<u64, AtomicU64>,
     pub(super) settled: Gauge<u64, AtomicU64>,
+    pub(super) leased: Gauge<u64, AtomicU64>,
     pub(super) directory_hits: Gauge<u64, AtomicU64>,
     pub(super) directory_misses: Gauge<u64, AtomicU64>,
     pub(super) directory_errors: Family<KindLabel, Counter>,
@@ -109,7 +110,7 @@ impl Series {
             ),
             lost_give_backs: adder.add(
                 "tollgate_store_lost_give_backs",
-                "Charges of refused requests that could not be given back: limits that are stricter until their windows end",
+                "Charges of refused requests, and unused ones of leases, that could not be given back: limits that are stricter until their windows end",
                 Gauge::default(),
             ),
             remembered: adder.add(
@@ -140,6 +141,11 @@ impl Series {
             settled: adder.add(
                 "tollgate_settled",
                 "Keys for which the store was told later what had been admitted without it",
+                Gauge::default(),
+            ),
+            leased: adder.add(
+                "tollgate_store_leased",
+                "Requests answered from a lease: charged in advance, with another request",
                 Gauge::default(),
             ),
             directory_hits: adder.add(

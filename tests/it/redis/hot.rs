@@ -15,7 +15,7 @@ use super::{ask, charge, key, limit, per_hour, reading, used};
 use crate::support::redis::{Admin, Server, cluster, connected, until};
 
 /// How often Redis has run a script.
-async fn calls(admin: &Admin) -> u64 {
+pub(super) async fn calls(admin: &Admin) -> u64 {
     let stats = admin.run("INFO commandstats").await;
     let stats = stats.as_string().expect("text");
     let lines = stats.lines().filter_map(|line| {
@@ -37,7 +37,7 @@ async fn refuse_from_memory(store: &Redis, key: &Key, limit: &tollgate::limit::L
 }
 
 /// All at once, each asked before the next.
-async fn charge_at_once(
+pub(super) async fn charge_at_once(
     store: &Redis,
     key: &Key,
     limit: &tollgate::limit::Limit,
