@@ -15,6 +15,7 @@ mod golden;
 mod grpc;
 mod matching;
 mod metrics;
+mod panic;
 mod product;
 mod properties;
 mod redis;
