@@ -19,6 +19,9 @@ mod support;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long Redis may take when something else is busy.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 fn steps(criterion: &mut Criterion) {
     for mut part in parts::deciding().into_iter().chain(parts::whole()) {
         let mut place = 0;
@@ -85,7 +88,7 @@ fn script(criterion: &mut Criterion) {
             keys: &[Key::new("", name, "")],
             demands: &[demand],
             now: None,
-            timeout: Duration::from_secs(1),
+            timeout: PATIENCE,
         };
         criterion.bench_function(name, |bencher| {
             bencher.iter(|| {
@@ -119,7 +122,11 @@ impl Server {
     fn connect(&self, runtime: &Runtime) -> Redis {
         let socket = self.dir.path().join("redis.sock");
         let path = socket.to_str().expect("text");
-        let settings = Settings::parse(Kind::Single, Socket::Unix, path).expect("settings");
+        let settings = Settings::parse(Kind::Single, Socket::Unix, path);
+        let settings = Settings {
+            timeout: PATIENCE,
+            ..settings.expect("settings")
+        };
         runtime.block_on(async {
             let store = Redis::connect(&settings).expect("settings");
             while store.ping().await.is_err() {
