@@ -193,12 +193,17 @@ impl Generated {
 
     /// Each rule as often as any other, in random order. An empty value stands for one that differs in all lookups.
     pub(crate) fn lookups(&mut self) -> Lookups {
+        self.some_lookups(LOOKUPS)
+    }
+
+    /// The same, not so many of them; no place may be further.
+    pub(crate) fn some_lookups(&mut self, count: usize) -> Lookups {
         let all: Vec<_> = self
             .written
             .iter()
             .flat_map(|item| &item.found_by)
             .collect();
-        let mut order: Vec<_> = all.iter().cycle().take(LOOKUPS).collect();
+        let mut order: Vec<_> = all.iter().cycle().take(count).collect();
         order.shuffle(&mut self.rng);
         let mut lookups = Lookups {
             text: String::new(),

@@ -22,6 +22,15 @@
 //! Deliberately absent: a plugin interface for stores or algorithms (both are closed enums), and any state that is not in a
 //! store.
 
+// Whatever comes in is answered: what cannot be is told by its type, not by a panic.
+#![warn(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unwrap_in_result,
+    clippy::get_unwrap
+)]
+
 pub mod admin;
 pub mod cli;
 pub mod directory;

@@ -129,7 +129,8 @@ impl State {
         if self.banned(now).is_some() {
             return;
         }
-        self.refusals += 1;
+        // What stands in a store may say any number.
+        self.refusals = self.refusals.saturating_add(1);
         if self.refusals >= ban.after {
             self.refusals = 0;
             self.times = (self.times + 1).min(MAX_TIMES);

@@ -50,7 +50,10 @@ pub fn ratio(text: &str) -> Result<f32, String> {
     }
 }
 
-/// Reads a duration as Go's `time.ParseDuration` does.
+/// The longest duration, 100 years: added to any moment it still is one.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Reads a duration as Go's `time.ParseDuration` does, up to 100 years.
 pub fn duration(text: &str) -> Result<Span, String> {
     let wrong = || "not a duration such as 10ms, 5s or 1h30m".to_owned();
     if text == "0" {
@@ -79,6 +82,9 @@ pub fn duration(text: &str) -> Result<Span, String> {
         let number: f64 = number.parse().map_err(|_| wrong())?;
         let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
         total = total.checked_add(part).ok_or_else(wrong)?;
+        if total > LONGEST {
+            return Err("longer than 100 years".to_owned());
+        }
         rest = after;
     }
     if text.is_empty() {
@@ -107,7 +113,16 @@ mod tests {
         assert_eq!(millis("1h30m"), Ok(5_400_000));
         assert_eq!(millis("1.5s"), Ok(1500));
         assert_eq!(millis("0"), Ok(0));
-        for wrong in ["", "10", "s", "-5s", "1d", "1..5s", "99999999999999999999h"] {
+        for wrong in [
+            "",
+            "10",
+            "s",
+            "-5s",
+            "1d",
+            "1..5s",
+            "99999999999999999999h",
+            "876001h",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -11,6 +11,7 @@
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
 //! - `node`, `cluster`: connections; `pipe`: those that carry nothing but script calls
+//! - `untrusted`: what is read of all this, for the fuzzer
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +50,8 @@ mod request;
 mod script;
 pub mod settings;
 mod tls;
+#[doc(hidden)]
+pub mod untrusted;
 mod usage;
 mod value;
 

@@ -27,6 +27,7 @@ pub struct Tally {
 }
 
 impl Default for Tally {
+    #[expect(clippy::expect_used, reason = "the bounds are constants")]
     fn default() -> Self {
         Self {
             latency: Histogram::new_with_bounds(1, LONGEST_NS, DIGITS)

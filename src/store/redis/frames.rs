@@ -39,7 +39,7 @@ impl Redis {
 }
 
 /// The texts of a reply, each with its length before it.
-fn texts(mut reply: Bytes) -> Option<Vec<Bytes>> {
+pub(super) fn texts(mut reply: Bytes) -> Option<Vec<Bytes>> {
     let mut texts = Vec::new();
     while reply.has_remaining() {
         let length = reply.try_get_u32_le().ok()?;

@@ -9,6 +9,7 @@
 //! - Redis answers in the order of the calls, so the calls that wait are a queue. Between the answers it tells what has changed of the
 //!   keys that are watched.
 //! - `socket`: connecting, and the greeting
+//! - `untrusted`: for the fuzzer
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,6 +35,7 @@ use super::node::Call;
 use super::refusals::Refusals;
 
 pub(super) mod socket;
+mod untrusted;
 
 pub(super) use socket::{Endpoint, Greeting};
 

@@ -202,9 +202,11 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, SettingsError> {
         let (host, port) = text.trim().rsplit_once(':').ok_or(SettingsError::Address)?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let host = bare.unwrap_or(host);
+        let is_no_host = |c: char| c.is_whitespace() || c.is_control() || "[]".contains(c);
         match port.parse() {
-            Ok(port) if port > 0 && !host.is_empty() => Ok(Self {
+            Ok(port) if port > 0 && !host.is_empty() && !host.contains(is_no_host) => Ok(Self {
                 host: host.to_owned(),
                 port,
             }),

@@ -40,8 +40,7 @@ impl Redis {
     ) -> Result<Vec<Numbered>, StoreError> {
         let arguments = [Bytes::from_static(b"after"), text(after), text(most)];
         let reply = self.ask_ledger(ledger, &arguments, timeout).await?;
-        let rows = reply.chunks_exact(2).map(|pair| row(&pair[0], &pair[1]));
-        rows.collect::<Option<_>>().ok_or_else(unreadable)
+        rows(&reply).ok_or_else(unreadable)
     }
 
     pub(in crate::store) async fn tidy_usage(
@@ -74,6 +73,12 @@ impl Redis {
 
 fn text(number: impl ToString) -> Bytes {
     number.to_string().into()
+}
+
+/// The rows of a reply: of each its number, and then itself.
+pub(super) fn rows(reply: &[Bytes]) -> Option<Vec<Numbered>> {
+    let rows = reply.chunks_exact(2).map(|pair| row(&pair[0], &pair[1]));
+    rows.collect()
 }
 
 fn row(number: &Bytes, row: &Bytes) -> Option<Numbered> {

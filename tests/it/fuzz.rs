@@ -1,0 +1,56 @@
+//! What the fuzzer begins with, and all that it ever found: each file under `fuzz/seeds` is read as `fuzz/run` has it read.
+
+use std::fs;
+use std::path::Path;
+
+#[path = "../../fuzz/src/lib.rs"]
+#[allow(unreachable_pub, reason = "the targets use it from another crate")]
+mod entries;
+
+use entries::{api, directory, json, redis, request, rules, snapshot, tokens, value, values};
+
+/// A target, and what it does with the bytes of a file.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 10] = [
+    ("api", api::run),
+    ("directory", directory::run),
+    ("json", json::run),
+    ("redis", redis::run),
+    ("request", request::run),
+    ("rules", rules::run),
+    ("snapshot", snapshot::run),
+    ("tokens", tokens::run),
+    ("value", value::run),
+    ("values", values::run),
+];
+
+#[test]
+fn every_seed_is_stood() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    for (name, run) in TARGETS {
+        assert!(
+            root.join("targets").join(format!("{name}.rs")).exists(),
+            "{name}"
+        );
+        let seeds = fs::read_dir(root.join("seeds").join(name)).expect(name);
+        let mut count = 0;
+        for seed in seeds {
+            let path = seed.expect("a file").path();
+            // If this is the last line, it is what panics.
+            println!("{}", path.display());
+            run(&fs::read(&path).expect("a file"));
+            count += 1;
+        }
+        assert!(count > 0, "{name} has no seeds");
+    }
+}
+
+#[test]
+fn every_target_is_run() {
+    let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/targets");
+    assert_eq!(
+        fs::read_dir(targets).expect("targets").count(),
+        TARGETS.len()
+    );
+}

@@ -1,0 +1,129 @@
+//! A panic in one call is that call's alone: it is answered INTERNAL, and the calls beside it and after it as ever.
+//!
+//! Nothing in the service is known to panic, so a subscriber of the tests does, when it is told the domain of a decision.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use futures::future::join_all;
+use http::HeaderMap;
+use tokio::sync::watch;
+use tollgate::engine::{Engine, Settings};
+use tollgate::grpc::listen::Listener;
+use tollgate::grpc::rls::Rls;
+use tollgate::grpc::unary::{Answering, Method};
+use tollgate::grpc::{self, wire};
+use tollgate::store::Store;
+use tollgate::store::embedded::Embedded;
+use tollgate::telemetry::Tracing;
+use tollgate::telemetry::metrics::Metrics;
+use tollgate::time::Clock;
+use tonic::Code;
+use tonic::service::Routes;
+use tracing::Subscriber;
+use tracing::dispatcher::{self, Dispatch};
+use tracing::field::{Field, Visit};
+use tracing::span::{Id, Record};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use crate::support::rules::compile;
+
+/// Decisions for this domain panic.
+const PANICS: &str = "panics";
+
+/// Calls for this domain panic before there is a decision.
+const WORSE: &str = "worse";
+
+const RULES: &str = "
+domain: d
+descriptors:
+  - {key: user, rate_limit: {requests_per_unit: 100, unit: hour}}
+";
+
+struct Panics;
+
+impl<S: Subscriber> Layer<S> for Panics {
+    fn on_record(&self, _: &Id, values: &Record<'_>, _: Context<'_, S>) {
+        values.record(&mut Panics);
+    }
+}
+
+impl Visit for Panics {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        assert!(field.name() != "domain" || value != PANICS, "on purpose");
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
+}
+
+/// The service, under a subscriber that panics; and a method that panics itself.
+#[derive(Clone)]
+struct Panicky(Rls, Dispatch);
+
+impl Method for Panicky {
+    fn call(&self, headers: &HeaderMap, message: RateLimitRequest) -> Answering {
+        assert!(message.domain != WORSE, "on purpose");
+        dispatcher::with_default(&self.1, || self.0.call(headers, message))
+    }
+
+    async fn prepare(&self) {}
+}
+
+#[tokio::test]
+async fn a_call_that_panics_is_answered_internal_and_no_other() {
+    let dispatch = Dispatch::new(tracing_subscriber::registry().with(Panics));
+    let (clock, metrics) = (Clock::System, Metrics::new());
+    let store = Store::Embedded(Embedded::new(100, clock.clone()));
+    let engine = Engine::new(store, Settings::default(), clock, Arc::clone(&metrics));
+    let files = [("rules.yaml".to_owned(), RULES.to_owned())];
+    engine.install(compile(&files, false).expect("the rules are good"));
+    let method = Panicky(
+        Rls::new(Arc::new(engine), metrics, Tracing::new(true)),
+        dispatch,
+    );
+    let listener = Listener::tcp(([127, 0, 0, 1], 0).into(), None).expect("a port");
+    let address = listener.address().expect("an address");
+    let (down, shutdown) = watch::channel(false);
+    let settings = grpc::Settings {
+        max_connection_age: Duration::ZERO,
+        max_connection_age_grace: Duration::ZERO,
+        keepalive_interval: Duration::ZERO,
+        keepalive_timeout: Duration::from_secs(20),
+        max_concurrent_streams: 100,
+        max_message_size: 1 << 20,
+        needs_domain: false,
+        threads: 1,
+    };
+    let served = grpc::serve_method(listener, method, Routes::default(), settings, shutdown);
+    let server = tokio::spawn(served);
+    let client = RateLimitServiceClient::connect(format!("http://{address}"))
+        .await
+        .expect("a connection");
+    for _ in 0..3 {
+        let domains = ["d", PANICS, "d", WORSE, "d"];
+        let calls = join_all(domains.map(|domain| {
+            let mut client = client.clone();
+            async move {
+                let answer = client.should_rate_limit(message(domain)).await;
+                answer.map(drop).map_err(|status| status.code())
+            }
+        }));
+        let [one, inside, two, outside, three] = calls.await.try_into().expect("five");
+        assert_eq!([one, two, three], [Ok(()); 3]);
+        assert_eq!(inside, Err(Code::Internal));
+        // Its stream is cut off, which the client reads as it likes.
+        assert!(outside.is_err());
+    }
+    down.send_replace(true);
+    drop(client);
+    let ended = server.await.expect("no panic");
+    ended.expect("a server that ends well");
+}
+
+fn message(domain: &str) -> RateLimitRequest {
+    let entry = ("user".to_owned(), "alice".to_owned());
+    wire::message(domain, 1, [vec![entry]])
+}
