@@ -2,7 +2,8 @@
 //!
 //! The one call charges as many of them as there is room for, in the order in which they came, and answers with what stood under the
 //! key before; each of them reads its own outcome off that. Requests for keys that nobody waits for go at once, and pay only for
-//! the look. Keys share a place by their hash: two that meet there wait for each other, no more.
+//! the look. Where several went together last time, the first one waits as well, until all that have come with it have had their
+//! turn of the runtime: they are one call, not two. Keys share a place by their hash: two that meet there wait for each other, no more.
 //!
 //! Where the limits of a key have a [`lease`](super::lease), and it was asked for shortly before, a call charges more requests than wait, and those that
 //! come next take their turns from what is left over, without a call. Such a call is made by a task of its own, so that
@@ -52,6 +53,8 @@ pub(super) struct Hot {
 #[derive(Debug, Default)]
 struct Place {
     is_busy: bool,
+    /// Several went together when it was last busy.
+    is_hot: bool,
     waiting: Vec<Waiting>,
     held: Held,
 }
@@ -204,7 +207,7 @@ pub(super) fn enter(
         place: index,
         is_sending: false,
     };
-    if is_first && !takes_more {
+    if is_first && !takes_more && !place.is_hot {
         return Entered::Alone(leading());
     }
     if place.waiting.len() >= MOST_WAITING {
@@ -215,7 +218,7 @@ pub(super) fn enter(
     place.waiting.push(Waiting { asked, turn });
     drop(place);
     if is_first {
-        // A call that has ended sends those that wait.
+        // A call that has ended sends those that wait, in a task that comes after those that are ready.
         drop(leading());
     }
     Entered::Waits(turns)
@@ -249,13 +252,19 @@ impl Drop for Leading {
 impl Leading {
     /// Sends those that wait, and those that come meanwhile after them, until nobody waits.
     async fn send_all(mut self) {
+        let mut most = 0;
         loop {
-            let waiting = std::mem::take(&mut self.link.hot.places[self.place].lock().waiting);
+            let waiting = {
+                let mut place = self.link.hot.places[self.place].lock();
+                place.is_hot = most > 1;
+                std::mem::take(&mut place.waiting)
+            };
             if waiting.is_empty() {
                 // Whoever has come since is found when this is dropped.
                 self.is_sending = false;
                 return;
             }
+            most = most.max(waiting.len());
             let sending = groups(waiting).into_iter();
             join_all(sending.map(|group| send(&self.link, self.place, group))).await;
         }
