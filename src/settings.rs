@@ -99,7 +99,7 @@ pub struct Decision {
     /// Answer with dynamic metadata in the shape of envoyproxy/ratelimit
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
     pub response_dynamic_metadata: bool,
-    /// How many instances share a limit while the store does not answer
+    /// How many instances share a limit while the store does not answer; unset: as many as say in Redis that they are there
     #[arg(long, env, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub instance_count: Option<u32>,
     /// How long the usage of a period is kept after it has ended
