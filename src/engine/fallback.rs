@@ -38,9 +38,13 @@ pub fn decide(
     };
     let outcome = local.transact(&transaction);
     let mut local_readings = local_readings(charges, &modes, &shares, outcome.readings).into_iter();
-    let readings = modes.iter().map(|mode| match mode {
-        FailureMode::Allow => room(Verdict::Allowed),
-        FailureMode::Deny => room(Verdict::Wait(DENY_FOR)),
+    let takes = charges
+        .demands
+        .iter()
+        .flat_map(|demand| demand.limits.iter().map(|_| takes(demand)));
+    let readings = modes.iter().zip(takes).map(|(mode, takes)| match mode {
+        FailureMode::Deny if takes => room(Verdict::Wait(DENY_FOR)),
+        FailureMode::Allow | FailureMode::Deny => room(Verdict::Allowed),
         FailureMode::Local => local_readings.next().unwrap_or(room(Verdict::Allowed)),
     });
     let readings: Readings = readings.collect();
@@ -105,12 +109,16 @@ fn denied(charges: &Charges<'_>, modes: &[FailureMode]) -> bool {
     let mut fold = Fold::default();
     let mut modes = modes.iter();
     for demand in &charges.demands {
-        let takes = !matches!(demand.amount, Amount::Refund(_));
         let own = modes.by_ref().take(demand.limits.len());
         let denies = own.fold(false, |denies, mode| denies | (*mode == FailureMode::Deny));
-        fold.add(demand.role, !(denies && takes));
+        fold.add(demand.role, !(denies && takes(demand)));
     }
     !fold.admitted()
+}
+
+/// Whether it takes hits or asks for some: what gives them back is never refused.
+fn takes(demand: &Demand<'_>) -> bool {
+    !matches!(demand.amount, Amount::Refund(_))
 }
 
 /// This instance's share of each limit that is enforced locally.
@@ -128,7 +136,7 @@ fn shares(charges: &Charges<'_>, modes: &[FailureMode], instances: u32) -> Vec<V
     charges.demands.iter().map(of_demand).collect()
 }
 
-/// The demands on local memory. A request that is denied anyway charges nothing there.
+/// The demands on local memory. A request that is denied anyway charges nothing there, and gives nothing back.
 fn local_demands<'a, 'c: 'a>(
     charges: &Charges<'c>,
     shares: &'a [Vec<(Limit, bool)>],
@@ -138,6 +146,7 @@ fn local_demands<'a, 'c: 'a>(
         key: demand.key,
         amount: match demand.amount {
             Amount::Charge(hits) if denied => Amount::Peek(hits),
+            Amount::Refund(_) if denied => Amount::Refund(Hits::ZERO),
             amount @ (Amount::Charge(_) | Amount::Peek(_) | Amount::Refund(_)) => amount,
         },
         role: demand.role,

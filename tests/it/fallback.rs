@@ -73,6 +73,27 @@ async fn each_limit_has_its_own_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_back_is_not_denied() {
+    let service = alone();
+    for descriptors in [&["deny=1 -1"][..], &["deny=1 -1", "local=1"]] {
+        let answer = service.ask(descriptors).await;
+        assert_eq!(answer.overall, Code::Ok, "{descriptors:?}");
+    }
+    let answer = service.ask(&["deny=1 -1", "deny=2"]).await;
+    let codes: Vec<Code> = answer.statuses.iter().map(|status| status.code).collect();
+    assert_eq!(codes, [Code::Ok, Code::OverLimit]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_denied_gives_nothing_back() {
+    let service = alone();
+    assert_eq!(service.say(&["local=1 +2"]).await, "ok 0");
+    let answer = service.ask(&["local=1 -2", "deny=1"]).await;
+    assert_eq!(answer.overall, Code::OverLimit);
+    assert!(service.say(&["local=1"]).await.starts_with("over "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_hangs_is_not_waited_for() {
     let server = Server::start();
     let store = connected(&server.settings()).await;
