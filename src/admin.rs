@@ -160,6 +160,7 @@ fn update_gauges(admin: &Admin) {
             admin.metrics.lost_give_backs(store.lost_give_backs());
             admin.metrics.spared(store.spared());
         }
+        Store::Faulty(_) => {}
     }
     let directory = admin.engine.directory().hits_and_misses();
     admin.metrics.directory(directory);

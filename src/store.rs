@@ -19,7 +19,9 @@
 //! - [`embedded`]: in this process
 //! - [`usage`]: what was used, for billing
 //! - [`redis`]: Redis, Sentinel or Redis Cluster, through scripts
+//! - [`faulty`]: any of them behind a link that fails when told to, for simulations
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::transaction::{Demand, Outcome};
@@ -27,6 +29,7 @@ use crate::time::Timestamp;
 
 pub mod book;
 pub mod embedded;
+pub mod faulty;
 pub mod redis;
 pub mod usage;
 
@@ -61,6 +64,8 @@ pub enum Store {
     Embedded(embedded::Embedded),
     /// In Redis.
     Redis(redis::Redis),
+    /// One of these, behind a link with faults to order; never in service.
+    Faulty(Arc<faulty::Faulty>),
 }
 
 /// Why a transaction has no outcome. Whether it was charged is then unknown, unless the kind says so.
@@ -140,6 +145,10 @@ impl Store {
         match self {
             Store::Embedded(store) => Ok(store.transact(transaction)),
             Store::Redis(store) => store.transact(transaction).await,
+            Store::Faulty(link) => {
+                let call = Box::pin(link.store().transact(transaction));
+                link.send(call).await
+            }
         }
     }
 
@@ -148,6 +157,7 @@ impl Store {
         match self {
             Store::Embedded(_) => Ok(()),
             Store::Redis(store) => store.ping().await,
+            Store::Faulty(link) => link.send(Box::pin(link.store().ping())).await,
         }
     }
 
@@ -156,6 +166,7 @@ impl Store {
         match self {
             Store::Embedded(_) => "embedded",
             Store::Redis(_) => "redis",
+            Store::Faulty(link) => link.store().name(),
         }
     }
 }
