@@ -19,6 +19,7 @@ mod properties;
 mod redis;
 mod reload;
 mod shell;
+mod simulation;
 mod snapshot;
 mod subjects;
 mod support;
