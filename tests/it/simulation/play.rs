@@ -196,12 +196,9 @@ impl Play {
         if place == Place::Store || !self.world.local_is_hazy {
             checks::answer_is_as_recounted(reading, &foreseen, answer)?;
         }
-        let told = Foreseen {
-            admitted: answer.overall == Code::Ok,
-            ..foreseen.clone()
-        };
-        self.book(place, reading, now, &told);
-        Ok(foreseen)
+        let made = checks::made(reading, &foreseen, answer);
+        self.book(place, reading, now, &made);
+        Ok(made)
     }
 
     /// Remembers what a decision has let through, or would have.
@@ -258,7 +255,7 @@ impl Play {
         match fault {
             // While it was held, windows may have ended and buckets filled.
             None if now != self.world.now => {}
-            None => checks::sums_are_all_or_nothing(reading, foreseen, true, before, &after)?,
+            None => checks::sums_are_all_or_nothing(reading, foreseen, before, &after)?,
             // What was made of it is compared with the recount below.
             Some(Fault::LostAnswer) => {}
             Some(Fault::Unreachable | Fault::LostCall) => {
@@ -535,10 +532,7 @@ impl Play {
     async fn finish(&mut self) -> Holds {
         self.recount(|_| true).await?;
         let over = self.world.ledger.check();
-        over.map_err(|why| Broken {
-            check: "bound",
-            why,
-        })?;
+        ensure(over.is_ok(), "bound", || over.err().unwrap_or_default())?;
         self.world.set(self.world.latest_now + IDLE);
         self.say(|_| "nobody asks for a long time".to_owned());
         let used = self.world.used().await;
