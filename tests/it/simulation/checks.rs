@@ -172,7 +172,7 @@ pub(super) fn told_to_wait(answer: &Answer) -> Option<i64> {
     let header = answer
         .headers
         .iter()
-        .find(|header| header.name == "Retry-After")?;
+        .find(|header| header.name == "retry-after")?;
     header.value.parse().ok()
 }
 
