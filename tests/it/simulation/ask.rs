@@ -209,6 +209,17 @@ impl Part {
     }
 }
 
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self.parts.iter().map(Part::to_string).collect();
+        write!(f, "{}", parts.join(" and "))?;
+        match self.hits {
+            0 => Ok(()),
+            hits => write!(f, ", {hits} hits each"),
+        }
+    }
+}
+
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries: Vec<String> = self.entries().map(|(k, v)| format!("{k}={v}")).collect();

@@ -25,38 +25,37 @@ const TRY_WAITS: usize = 3;
 const IDLE: i64 = 40 * 365 * 86_400_000_000;
 
 /// A story as it is played.
-pub(super) struct Play {
+pub(super) struct Play<'t> {
     world: World,
     scope: Scope,
     refusals: usize,
     /// What has happened, in words.
-    pub(super) trace: Vec<String>,
+    trace: &'t mut Vec<String>,
 }
 
-impl Play {
-    /// Plays all of a story; the error says which check failed.
-    pub(super) async fn run(seed: u64, scope: Scope, shared: Shared) -> (Vec<String>, Holds) {
+impl<'t> Play<'t> {
+    /// Plays all of a story, and tells in `trace` what has happened; the error says which check failed.
+    pub(super) async fn run(
+        seed: u64,
+        scope: Scope,
+        shared: Shared,
+        trace: &'t mut Vec<String>,
+    ) -> Holds {
         let story = Story::new(seed, scope);
         let world = World::new(story.versions, story.start, seed, shared).await;
         let mut play = Self {
             world,
             scope,
             refusals: 0,
-            trace: Vec::new(),
+            trace,
         };
         play.say(|world| format!("rules\n{}", world.versions[0].yaml()));
-        let mut result = Ok(());
         for step in story.steps {
-            result = Box::pin(play.step(step)).await;
-            if result.is_err() {
-                break;
-            }
+            Box::pin(play.step(step)).await?;
         }
-        if result.is_ok() {
-            result = play.finish().await;
-        }
+        play.finish().await?;
         play.world.end().await;
-        (play.trace, result)
+        Ok(())
     }
 
     async fn step(&mut self, step: Step) -> Holds {
@@ -115,6 +114,14 @@ impl Play {
         self.trace.push(line);
     }
 
+    fn say_answer(&mut self, answer: &Answer) {
+        let wait = checks::told_to_wait(answer);
+        let said = format!(": {:?}, {:?}, wait {wait:?}", answer.overall, answer.reason);
+        if let Some(line) = self.trace.last_mut() {
+            line.push_str(&said);
+        }
+    }
+
     fn set_fault(&mut self, instance: usize, fault: Option<Fault>) {
         let instance = &mut self.world.instances[instance];
         instance.cut = fault;
@@ -135,19 +142,13 @@ impl Play {
             None if self.refusals.is_multiple_of(TRY_WAITS) => self.copy().await,
             _ => None,
         };
+        self.say(|_| {
+            let fault = fault.map_or(String::new(), |fault| format!(" ({fault:?})"));
+            format!("{instance} is asked for {ask}{fault}")
+        });
         let answer = self.world.instances[instance].ask(ask).await;
         self.set_fault(instance, cut);
-        self.say(|_| {
-            let parts: Vec<String> = ask.parts.iter().map(|part| format!("{part}")).collect();
-            let fault = fault.map_or(String::new(), |fault| format!(" ({fault:?})"));
-            let said = (answer.overall, answer.reason);
-            format!(
-                "{instance} is asked for {} x{}{fault}: {said:?} {:?}",
-                parts.join(" and "),
-                ask.hits,
-                checks::told_to_wait(&answer)
-            )
-        });
+        self.say_answer(&answer);
         let now = self.world.now;
         let foreseen = self.decide(instance, &reading, now, fault, &answer)?;
         let reached = matches!(fault, None | Some(Fault::LostAnswer));
@@ -327,7 +328,7 @@ impl Play {
     }
 
     async fn rehearse(&mut self, instance: usize, ask: &Ask) -> Holds {
-        self.say(|_| format!("{instance} is asked what it would say"));
+        self.say(|_| format!("{instance} is asked what it would say to {ask}"));
         let before = self.copy().await;
         let used = self.world.used().await;
         self.world.read(instance, ask);
@@ -355,14 +356,7 @@ impl Play {
             std::sync::Arc::clone(&at.engine),
             std::sync::Arc::clone(&at.link),
         );
-        self.say(|_| {
-            let parts: Vec<String> = ask.parts.iter().map(|part| format!("{part}")).collect();
-            format!(
-                "{instance} is asked for {} x{}, and held",
-                parts.join(" and "),
-                ask.hits
-            )
-        });
+        self.say(|_| format!("{instance} is asked for {ask}, and held"));
         link.hold(true);
         let request = ask.request();
         let mut answer = Box::pin(engine.check(&request, std::time::Instant::now(), None));
@@ -377,7 +371,8 @@ impl Play {
             None => answer.await,
         };
         let answer = answer.expect("an answer");
-        self.say(|_| format!("{instance} goes on: {:?}", (answer.overall, answer.reason)));
+        self.say(|_| format!("{instance} goes on"));
+        self.say_answer(&answer);
         let foreseen = self.decide(instance, &reading, began, None, &answer)?;
         self.check_sums(&reading, began, None, &foreseen, &before)
             .await?;
@@ -385,24 +380,38 @@ impl Play {
     }
 
     async fn pass(&mut self, micros: i64) -> Holds {
+        let began = self.world.now;
         let before = match micros < 0 {
             true => Some(self.world.used().await),
             false => None,
         };
-        self.world.set(self.world.now + micros);
+        self.world.set(began + micros);
         self.say(|_| format!("{micros} us pass"));
         let Some(before) = before else {
             return Ok(());
         };
         self.went_back();
+        let look = self.world.look_at_all();
         let after = self.world.used().await;
-        let sooner = before.iter().zip(&after).find(|(b, a)| {
-            let same = b.spec == a.spec && self.world.shared.knows(&b.key);
-            same && a.hits < b.hits
-        });
-        ensure(sooner.is_none(), "clock", || {
+        let sooner = before.iter().zip(&after).find(|(b, a)| a.hits < b.hits);
+        let same = before.iter().zip(&after).all(|(b, a)| b.spec == a.spec);
+        ensure(sooner.is_none() || !same, "clock", || {
             format!("going back has made room: {sooner:?}")
-        })
+        })?;
+        // Nor do those who write meanwhile.
+        let Some(undo) = self.copy().await else {
+            return Ok(());
+        };
+        self.world.touch(&look).await;
+        self.world.set(began);
+        let again = self.world.used().await;
+        self.world.shared.go_back(&undo).await;
+        self.world.set(began + micros);
+        let same = before.iter().zip(&again).all(|(b, a)| b.spec == a.spec);
+        if same {
+            checks::is_unchanged("clock", &before, &again)?;
+        }
+        Ok(())
     }
 
     /// What instances remember alone, or what was forgotten as fresh, may have been of use.

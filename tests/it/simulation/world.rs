@@ -192,7 +192,7 @@ impl World {
     }
 
     /// A look at all keys, the same until something changes.
-    fn look_at_all(&self) -> Arc<Look> {
+    pub(super) fn look_at_all(&self) -> Arc<Look> {
         let granted = self.standings.values().any(|known| known.grant.is_some());
         let mut last = self.last_look.borrow_mut();
         match &*last {
@@ -246,6 +246,21 @@ impl World {
         let transaction = look.transaction(&demands, self.now);
         let outcome = self.shared.store().transact(&transaction).await;
         outcome.expect("an outcome")
+    }
+
+    /// Charges nothing, which is written all the same.
+    pub(super) async fn touch(&self, look: &Look) {
+        let mut demands = look.demands();
+        for demand in &mut demands {
+            demand.amount = Amount::Charge(Hits::ZERO);
+            demand
+                .limits
+                .iter_mut()
+                .for_each(|bound| bound.always = true);
+        }
+        let transaction = look.transaction(&demands, self.now);
+        let outcome = self.shared.store().transact(&transaction).await;
+        outcome.expect("an outcome");
     }
 
     /// Asks the naive model.
