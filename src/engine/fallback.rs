@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::Reason;
 use super::charges::{Charges, Item};
-use crate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading, Readings};
+use crate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading, Readings, Role};
 use crate::limit::{Hits, Limit, Verdict};
 use crate::rules::FailureMode;
 use crate::store::Transaction;
@@ -29,30 +29,57 @@ pub fn decide(
     let modes = modes(charges);
     let denied = denied(charges, &modes);
     let shares = shares(charges, &modes, instances);
-    let demands = local_demands(charges, &shares, denied);
-    let transaction = Transaction {
-        keys: &charges.keys,
-        demands: &demands,
+    let alone = Alone {
+        charges,
+        local,
+        modes: &modes,
+        shares: &shares,
         now,
-        timeout: Duration::ZERO,
     };
-    let outcome = local.transact(&transaction);
-    let mut local_readings = local_readings(charges, &modes, &shares, outcome.readings).into_iter();
-    let takes = charges
-        .demands
-        .iter()
-        .flat_map(|demand| demand.limits.iter().map(|_| takes(demand)));
-    let readings = modes.iter().zip(takes).map(|(mode, takes)| match mode {
-        FailureMode::Deny if takes => room(Verdict::Wait(DENY_FOR)),
-        FailureMode::Allow | FailureMode::Deny => room(Verdict::Allowed),
-        FailureMode::Local => local_readings.next().unwrap_or(room(Verdict::Allowed)),
-    });
-    let readings: Readings = readings.collect();
-    let outcome = Outcome {
-        admitted: admitted(charges, &readings),
-        readings,
-    };
+    // Of quotas, some may be denied and the others have no room: then the request is refused, which local memory by itself does
+    // not know, so that it is asked first.
+    let refused = some_quota_denied(charges, &modes).then(|| alone.decide(true));
+    let refused = refused.filter(|(outcome, fits)| *fits && !outcome.admitted);
+    let (outcome, _) = refused.unwrap_or_else(|| alone.decide(denied));
     (outcome, reason(&modes, denied))
+}
+
+/// What a decision without the store rests on.
+struct Alone<'d, 'c> {
+    charges: &'d Charges<'c>,
+    local: &'d Embedded,
+    modes: &'d [FailureMode],
+    shares: &'d [Vec<(Limit, bool)>],
+    now: Option<Timestamp>,
+}
+
+impl Alone<'_, '_> {
+    /// What comes of the request, and whether local memory by itself would admit it. One that is `denied` leaves nothing there.
+    fn decide(&self, denied: bool) -> (Outcome, bool) {
+        let (charges, modes) = (self.charges, self.modes);
+        let demands = local_demands(charges, self.shares, denied);
+        let transaction = Transaction {
+            keys: &charges.keys,
+            demands: &demands,
+            now: self.now,
+            timeout: Duration::ZERO,
+        };
+        let outcome = self.local.transact(&transaction);
+        let local = local_readings(charges, modes, self.shares, outcome.readings);
+        let mut local = local.into_iter();
+        let takes = charges
+            .demands
+            .iter()
+            .flat_map(|demand| demand.limits.iter().map(|_| takes(demand)));
+        let readings = modes.iter().zip(takes).map(|(mode, takes)| match mode {
+            FailureMode::Deny if takes => room(Verdict::Wait(DENY_FOR)),
+            FailureMode::Allow | FailureMode::Deny => room(Verdict::Allowed),
+            FailureMode::Local => local.next().unwrap_or(room(Verdict::Allowed)),
+        });
+        let readings: Readings = readings.collect();
+        let admitted = admitted(charges, &readings);
+        (Outcome { admitted, readings }, outcome.admitted)
+    }
 }
 
 /// What local memory said, with the shares of the other instances taken for used.
@@ -114,6 +141,17 @@ fn denied(charges: &Charges<'_>, modes: &[FailureMode]) -> bool {
         fold.add(demand.role, !(denies && takes(demand)));
     }
     !fold.admitted()
+}
+
+/// Whether a quota is denied, which then refuses only with all others.
+fn some_quota_denied(charges: &Charges<'_>, modes: &[FailureMode]) -> bool {
+    let mut modes = modes.iter();
+    let denied = charges.demands.iter().map(|demand| {
+        let own = modes.by_ref().take(demand.limits.len());
+        let denies = own.fold(false, |denies, mode| denies | (*mode == FailureMode::Deny));
+        denies && demand.role == Role::Quota
+    });
+    denied.fold(false, |some, denied| some | denied)
 }
 
 /// Whether it takes hits or asks for some: what gives them back is never refused.
