@@ -154,7 +154,7 @@ fn ready_of(admin: &Admin) -> Response {
 /// How each server of the store does. That one does not answer is no reason to leave: requests are decided without it.
 fn servers(store: &Store) -> Vec<serde_json::Value> {
     let states = match store {
-        Store::Embedded(_) => Vec::new(),
+        Store::Embedded(_) | Store::Faulty(_) => Vec::new(),
         Store::Redis(store) => store.servers(),
     };
     let told = |server: ServerState| {
@@ -185,6 +185,7 @@ fn update_gauges(admin: &Admin) {
             admin.metrics.breakers(breakers);
             admin.metrics.leased(store.leased());
         }
+        Store::Faulty(_) => {}
     }
     admin.metrics.instances(admin.engine.instances());
     admin.metrics.owed(admin.engine.owed());

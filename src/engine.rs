@@ -379,6 +379,7 @@ impl Engine {
                 Ok(span.in_scope(|| store.transact(&transaction)))
             }
             Store::Redis(store) => Box::pin(self.ask_redis(store, &transaction)).await,
+            Store::Faulty(_) => Box::pin(self.store.transact(&transaction)).await,
         };
         let (store, took) = (self.store.name(), begun.elapsed());
         match result {

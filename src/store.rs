@@ -20,7 +20,9 @@
 //! - [`embedded`]: in this process
 //! - [`usage`]: what was used, for billing
 //! - [`redis`]: Redis, Sentinel or Redis Cluster, through scripts
+//! - [`faulty`]: any of them behind a link that fails when told to, for simulations
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::transaction::{Demand, Outcome};
@@ -28,6 +30,7 @@ use crate::time::Timestamp;
 
 pub mod book;
 pub mod embedded;
+pub mod faulty;
 pub mod redis;
 pub mod usage;
 
@@ -62,6 +65,8 @@ pub enum Store {
     Embedded(embedded::Embedded),
     /// In Redis.
     Redis(redis::Redis),
+    /// One of these, behind a link with faults to order; never in service.
+    Faulty(Arc<faulty::Faulty>),
 }
 
 /// Why a transaction has no outcome. Whether it was charged is then unknown, unless the kind says so.
@@ -145,6 +150,10 @@ impl Store {
         match self {
             Store::Embedded(store) => Ok(store.transact(transaction)),
             Store::Redis(store) => store.transact(transaction).await,
+            Store::Faulty(link) => {
+                let call = Box::pin(link.store().transact(transaction));
+                link.send(call).await
+            }
         }
     }
 
@@ -153,6 +162,7 @@ impl Store {
         match self {
             Store::Embedded(_) => Ok(()),
             Store::Redis(store) => store.ping().await,
+            Store::Faulty(link) => link.send(Box::pin(link.store().ping())).await,
         }
     }
 
@@ -161,6 +171,7 @@ impl Store {
         match self {
             Store::Embedded(_) => "embedded",
             Store::Redis(_) => "redis",
+            Store::Faulty(link) => link.store().name(),
         }
     }
 }

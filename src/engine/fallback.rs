@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::Reason;
 use super::charges::{Charges, Item};
-use crate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading, Readings};
+use crate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading, Readings, Role};
 use crate::limit::{Hits, Limit, Verdict};
 use crate::rules::FailureMode;
 use crate::store::Transaction;
@@ -29,26 +29,57 @@ pub fn decide(
     let modes = modes(charges);
     let denied = denied(charges, &modes);
     let shares = shares(charges, &modes, instances);
-    let demands = local_demands(charges, &shares, denied);
-    let transaction = Transaction {
-        keys: &charges.keys,
-        demands: &demands,
+    let alone = Alone {
+        charges,
+        local,
+        modes: &modes,
+        shares: &shares,
         now,
-        timeout: Duration::ZERO,
     };
-    let outcome = local.transact(&transaction);
-    let mut local_readings = local_readings(charges, &modes, &shares, outcome.readings).into_iter();
-    let readings = modes.iter().map(|mode| match mode {
-        FailureMode::Allow => room(Verdict::Allowed),
-        FailureMode::Deny => room(Verdict::Wait(DENY_FOR)),
-        FailureMode::Local => local_readings.next().unwrap_or(room(Verdict::Allowed)),
-    });
-    let readings: Readings = readings.collect();
-    let outcome = Outcome {
-        admitted: admitted(charges, &readings),
-        readings,
-    };
+    // Of quotas, some may be denied and the others have no room: then the request is refused, which local memory by itself does
+    // not know, so that it is asked first.
+    let refused = some_quota_denied(charges, &modes).then(|| alone.decide(true));
+    let refused = refused.filter(|(outcome, fits)| *fits && !outcome.admitted);
+    let (outcome, _) = refused.unwrap_or_else(|| alone.decide(denied));
     (outcome, reason(&modes, denied))
+}
+
+/// What a decision without the store rests on.
+struct Alone<'d, 'c> {
+    charges: &'d Charges<'c>,
+    local: &'d Embedded,
+    modes: &'d [FailureMode],
+    shares: &'d [Vec<(Limit, bool)>],
+    now: Option<Timestamp>,
+}
+
+impl Alone<'_, '_> {
+    /// What comes of the request, and whether local memory by itself would admit it. One that is `denied` leaves nothing there.
+    fn decide(&self, denied: bool) -> (Outcome, bool) {
+        let (charges, modes) = (self.charges, self.modes);
+        let demands = local_demands(charges, self.shares, denied);
+        let transaction = Transaction {
+            keys: &charges.keys,
+            demands: &demands,
+            now: self.now,
+            timeout: Duration::ZERO,
+        };
+        let outcome = self.local.transact(&transaction);
+        let local = local_readings(charges, modes, self.shares, outcome.readings);
+        let mut local = local.into_iter();
+        let takes = charges
+            .demands
+            .iter()
+            .flat_map(|demand| demand.limits.iter().map(|_| takes(demand)));
+        let readings = modes.iter().zip(takes).map(|(mode, takes)| match mode {
+            FailureMode::Deny if takes => room(Verdict::Wait(DENY_FOR)),
+            FailureMode::Allow | FailureMode::Deny => room(Verdict::Allowed),
+            FailureMode::Local => local.next().unwrap_or(room(Verdict::Allowed)),
+        });
+        let readings: Readings = readings.collect();
+        let admitted = admitted(charges, &readings);
+        (Outcome { admitted, readings }, outcome.admitted)
+    }
 }
 
 /// What local memory said, with the shares of the other instances taken for used.
@@ -105,12 +136,27 @@ fn denied(charges: &Charges<'_>, modes: &[FailureMode]) -> bool {
     let mut fold = Fold::default();
     let mut modes = modes.iter();
     for demand in &charges.demands {
-        let takes = !matches!(demand.amount, Amount::Refund(_));
         let own = modes.by_ref().take(demand.limits.len());
         let denies = own.fold(false, |denies, mode| denies | (*mode == FailureMode::Deny));
-        fold.add(demand.role, !(denies && takes));
+        fold.add(demand.role, !(denies && takes(demand)));
     }
     !fold.admitted()
+}
+
+/// Whether a quota is denied, which then refuses only with all others.
+fn some_quota_denied(charges: &Charges<'_>, modes: &[FailureMode]) -> bool {
+    let mut modes = modes.iter();
+    let denied = charges.demands.iter().map(|demand| {
+        let own = modes.by_ref().take(demand.limits.len());
+        let denies = own.fold(false, |denies, mode| denies | (*mode == FailureMode::Deny));
+        denies && demand.role == Role::Quota
+    });
+    denied.fold(false, |some, denied| some | denied)
+}
+
+/// Whether it takes hits or asks for some: what gives them back is never refused.
+fn takes(demand: &Demand<'_>) -> bool {
+    !matches!(demand.amount, Amount::Refund(_))
 }
 
 /// This instance's share of each limit that is enforced locally.
@@ -128,7 +174,7 @@ fn shares(charges: &Charges<'_>, modes: &[FailureMode], instances: u32) -> Vec<V
     charges.demands.iter().map(of_demand).collect()
 }
 
-/// The demands on local memory. A request that is denied anyway charges nothing there.
+/// The demands on local memory. A request that is denied anyway charges nothing there, and gives nothing back.
 fn local_demands<'a, 'c: 'a>(
     charges: &Charges<'c>,
     shares: &'a [Vec<(Limit, bool)>],
@@ -138,6 +184,7 @@ fn local_demands<'a, 'c: 'a>(
         key: demand.key,
         amount: match demand.amount {
             Amount::Charge(hits) if denied => Amount::Peek(hits),
+            Amount::Refund(_) if denied => Amount::Refund(Hits::ZERO),
             amount @ (Amount::Charge(_) | Amount::Peek(_) | Amount::Refund(_)) => amount,
         },
         role: demand.role,

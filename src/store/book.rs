@@ -64,6 +64,10 @@ impl Store {
         match self {
             Store::Embedded(store) => Ok(store.book().text(key)),
             Store::Redis(store) => store.text(key, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().text(key, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -79,6 +83,10 @@ impl Store {
         match self {
             Store::Embedded(store) => Ok(store.book().replace_text(key, before, text, keep)),
             Store::Redis(store) => store.replace_text(key, before, text, keep, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().replace_text(key, before, text, keep, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -95,6 +103,10 @@ impl Store {
                 Ok(())
             }
             Store::Redis(store) => store.announce(shelf, change, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().announce(shelf, change, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -112,6 +124,10 @@ impl Store {
                 Ok(())
             }
             Store::Redis(store) => store.set_item(shelf, id, text, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().set_item(shelf, id, text, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -124,6 +140,10 @@ impl Store {
         match self {
             Store::Embedded(store) => Ok(store.book().items()),
             Store::Redis(store) => store.items(shelf, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().items(shelf, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -137,6 +157,10 @@ impl Store {
         match self {
             Store::Embedded(store) => Ok(store.book().changes(after)),
             Store::Redis(store) => store.changes(shelf, after, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().changes(shelf, after, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -153,6 +177,10 @@ impl Store {
             // Nobody else has this store.
             Store::Embedded(_) => Ok(u32::from(keep > Micros::ZERO)),
             Store::Redis(store) => store.present(key, instance, keep, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().present(key, instance, keep, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -169,6 +197,10 @@ impl Store {
                 Ok(())
             }
             Store::Redis(store) => store.forget(key, tags, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().forget(key, tags, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! - A transaction locks the shards it needs in ascending order, so that any number of keys are one step.
 //! - The number of keys is bounded. A full shard forgets one of the next [`EVICT_AMONG`] keys, the one that is soonest as
 //!   good as fresh: a hostile flood of new keys can push out what matters least first, and never grows the process.
-//! - [`book`] has what is kept beside the counters, [`snapshot`] writes all of it to a file.
+//! - [`book`] has what is kept beside the counters, [`snapshot`] writes all of it to a file, [`copy`] is for simulations.
 //! - A shard is a `table` of `packed` records: a key with one fixed window or one token bucket costs 64 bytes.
 //! - Expired keys go as others come: each write looks at the next [`SWEEP`] keys, and [`Embedded::sweep`] does the same for
 //!   an idle process, so no lock is ever held for long.
@@ -26,6 +26,7 @@ use crate::limit::transaction::{Outcome, Record, transact};
 use crate::time::{Clock, Timestamp};
 
 pub mod book;
+pub mod copy;
 mod packed;
 pub mod rows;
 pub mod snapshot;
@@ -77,7 +78,9 @@ impl Embedded {
         Self::with_secret(max_keys, clock, (rand::random(), rand::random()))
     }
 
-    fn with_secret(max_keys: usize, clock: Clock, secret_keys: (u64, u64)) -> Self {
+    /// The same, with a secret of one's own: equal secrets place equal keys alike. Who knows it can choose keys that meet in one
+    /// shard, so it is for a snapshot's own secret, and for simulations.
+    pub fn with_secret(max_keys: usize, clock: Clock, secret_keys: (u64, u64)) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             keys: AtomicUsize::new(0),

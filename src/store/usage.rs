@@ -70,6 +70,10 @@ impl Store {
                 Ok(())
             }
             Store::Redis(store) => store.set_usage(ledger, rows, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().set_usage(ledger, rows, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -85,6 +89,10 @@ impl Store {
         match self {
             Store::Embedded(store) => Ok(store.rows().after(after, most)),
             Store::Redis(store) => store.usage_after(ledger, after, most, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().usage_after(ledger, after, most, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 
@@ -101,6 +109,10 @@ impl Store {
                 Ok(())
             }
             Store::Redis(store) => store.tidy_usage(ledger, before, timeout).await,
+            Store::Faulty(link) => {
+                let call = link.store().tidy_usage(ledger, before, timeout);
+                link.send(Box::pin(call)).await
+            }
         }
     }
 }

@@ -20,6 +20,8 @@ descriptors:
     rate_limits:
       - {requests_per_unit: 4, unit: hour, failure_mode: allow}
       - {requests_per_unit: 2, unit: day}
+  - {key: denied_quota, quota_mode: true, rate_limit: {requests_per_unit: 9, unit: hour, failure_mode: deny}}
+  - {key: local_quota, quota_mode: true, rate_limit: {requests_per_unit: 2, unit: hour}}
 ";
 
 /// A service whose Redis is not there, one of two instances.
@@ -70,6 +72,39 @@ async fn each_limit_has_its_own_way() {
         text.contains("tollgate_store_errors{kind=\"unreachable\"}"),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_back_is_not_denied() {
+    let service = alone();
+    for descriptors in [&["deny=1 -1"][..], &["deny=1 -1", "local=1"]] {
+        let answer = service.ask(descriptors).await;
+        assert_eq!(answer.overall, Code::Ok, "{descriptors:?}");
+    }
+    let answer = service.ask(&["deny=1 -1", "deny=2"]).await;
+    let codes: Vec<Code> = answer.statuses.iter().map(|status| status.code).collect();
+    assert_eq!(codes, [Code::Ok, Code::OverLimit]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_denied_gives_nothing_back() {
+    let service = alone();
+    assert_eq!(service.say(&["local=1 +2"]).await, "ok 0");
+    let answer = service.ask(&["local=1 -2", "deny=1"]).await;
+    assert_eq!(answer.overall, Code::OverLimit);
+    assert!(service.say(&["local=1"]).await.starts_with("over "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_that_refuse_together_leave_the_other_limits_as_they_are() {
+    let service = alone();
+    let request = ["denied_quota=1", "local_quota=1", "local=1"];
+    assert_eq!(service.ask(&request).await.overall, Code::Ok);
+    for _ in 0..5 {
+        let answer = service.ask(&request).await;
+        assert_eq!(answer.overall, Code::OverLimit);
+    }
+    assert_eq!(service.say(&["local=1"]).await, "ok 0");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ mod redis;
 mod regression;
 mod reload;
 mod shell;
+mod simulation;
 mod snapshot;
 mod subjects;
 mod support;

@@ -78,7 +78,7 @@ fn with_notes(store: Store) -> Store {
 fn save(store: &Store, path: &Path) {
     match store {
         Store::Embedded(store) => store.save(path).expect("saved"),
-        Store::Redis(_) => panic!("it is embedded"),
+        Store::Redis(_) | Store::Faulty(_) => panic!("it is embedded"),
     };
 }
 

@@ -183,3 +183,90 @@ pub(super) fn fitting(room: Hits, runs: &[(u16, Hits)]) -> Hits {
     }
     Hits::from_thousandths(room.thousandths() - left)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::limit::period::Zone;
+    use crate::limit::transaction::{Bound, Role};
+    use crate::limit::{Algorithm, Limit, Unit};
+    use crate::store::Key;
+
+    fn limit(random: &mut SmallRng, algorithm: u32) -> Limit {
+        let algorithm = match algorithm {
+            0 => Algorithm::FixedWindow,
+            _ => Algorithm::TokenBucket {
+                burst: Hits::from_thousandths(random.random_range(1000..30_000)),
+            },
+        };
+        let requests = random.random_range(1..30);
+        Limit::new(requests, Unit::Minute, 1, algorithm, &Zone::utc()).expect("a limit")
+    }
+
+    #[test]
+    fn those_that_go_together_are_told_what_they_would_be_told_one_by_one() {
+        for seed in 0..2000 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let limits: Vec<Limit> = (0..random.random_range(1..3))
+                .map(|algorithm| limit(&mut random, algorithm))
+                .collect();
+            let bound = |limit| Bound {
+                limit,
+                always: false,
+            };
+            let demand = |hits: Hits| Demand {
+                key: 0,
+                amount: Amount::Charge(hits),
+                role: Role::Enforced,
+                limits: limits.iter().map(bound).collect(),
+                ban: None,
+            };
+            let hits = |random: &mut SmallRng| match random.random_range(0..3) {
+                0 => Hits::from_thousandths(random.random_range(1..4000)),
+                _ => Hits::ONE,
+            };
+            let mut at = Timestamp::from_secs(1_774_700_000);
+            let mut records: Records = std::iter::once((Record::default(), false)).collect();
+            for _ in 0..20 {
+                at = at + crate::time::Micros::new(random.random_range(0..3_000_000));
+                let before: Vec<(u16, Hits)> = (0..random.random_range(0..4))
+                    .map(|_| (random.random_range(1..5), hits(&mut random)))
+                    .collect();
+                let own = [demand(hits(&mut random))];
+                let keys = [Key::new("", "subject", "")];
+                let parts = split(
+                    &Transaction {
+                        keys: &keys,
+                        demands: &own,
+                        now: None,
+                        timeout: Duration::ZERO,
+                    },
+                    false,
+                );
+                let together = parts[0].decide_after(&before, records.clone(), at, at);
+                let mut ask = |demand| {
+                    let mut after = records.clone();
+                    let outcome = transact(&mut after, &[demand], at);
+                    if outcome.admitted {
+                        records = after;
+                    }
+                    outcome
+                };
+                for (many, each) in &before {
+                    for _ in 0..*many {
+                        ask(demand(*each));
+                    }
+                }
+                let alone = ask(own[0].clone());
+                assert_eq!(together.admitted, alone.admitted, "seed {seed}");
+                let together = together.readings.iter().map(|(reading, _)| *reading);
+                assert!(together.eq(alone.readings), "seed {seed}");
+            }
+        }
+    }
+}

@@ -91,6 +91,10 @@ impl Refusals {
 
     /// What is asked, if it is certain to be refused.
     pub(super) fn refuse(&self, part: &Part<'_, '_>) -> Option<Decided> {
+        self.refuse_at(part, Instant::now())
+    }
+
+    fn refuse_at(&self, part: &Part<'_, '_>, now: Instant) -> Option<Decided> {
         if self.known.is_empty() || part.keys.len() > MOST_KEYS {
             return None;
         }
@@ -99,7 +103,6 @@ impl Refusals {
             .iter()
             .map(|key| self.known.get(&self.print(key)))
             .collect::<Option<_>>()?;
-        let now = Instant::now();
         let moments = known.iter().map(|known| known.heard.reckon(now));
         let (earliest, latest) = moments.reduce(|(a, b), (c, d)| (a.max(c), b.max(d)))?;
         let is_old = |known: &Arc<Known>| now.duration_since(known.heard.asked) > TRUSTED;
@@ -211,5 +214,144 @@ impl Heard {
             self.at + Micros::new(u64::try_from(passed).unwrap_or(u64::MAX))
         };
         (after(self.heard), after(self.asked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::super::part;
+    use super::*;
+    use crate::limit::period::Zone;
+    use crate::limit::transaction::{Amount, Bound, Demand, Role, transact};
+    use crate::limit::{Algorithm, Hits, Limit, Unit, Verdict};
+    use crate::store::{Key, Transaction};
+
+    /// A hundred days after the epoch.
+    const AT: i64 = 8_640_000_000_000;
+
+    fn limit(random: &mut SmallRng) -> Limit {
+        let algorithm = match random.random_range(0..3) {
+            0 => Algorithm::FixedWindow,
+            1 => Algorithm::SlidingWindow,
+            _ => Algorithm::TokenBucket {
+                burst: Hits::whole(random.random_range(1..8)),
+            },
+        };
+        let (requests, multiplier) = (random.random_range(1..8), random.random_range(1..30));
+        let zone = Zone::utc();
+        Limit::new(requests, Unit::Second, multiplier, algorithm, &zone).expect("a limit")
+    }
+
+    fn ask<T>(limit: &Limit, hits: u32, run: impl FnOnce(&Part<'_, '_>) -> T) -> T {
+        let bound = Bound {
+            limit,
+            always: false,
+        };
+        let demands = [Demand {
+            key: 0,
+            amount: Amount::Charge(Hits::whole(hits)),
+            role: Role::Enforced,
+            limits: std::iter::once(bound).collect(),
+            ban: None,
+        }];
+        let keys = [Key::new("", "subject", "")];
+        let transaction = Transaction {
+            keys: &keys,
+            demands: &demands,
+            now: None,
+            timeout: Duration::ZERO,
+        };
+        run(&part::split(&transaction, false)[0])
+    }
+
+    fn wait(decided: &Decided) -> Option<Micros> {
+        match decided.readings[0].0.verdict {
+            Verdict::Wait(wait) => Some(wait),
+            Verdict::Allowed | Verdict::Never | Verdict::Banned(_) => None,
+        }
+    }
+
+    /// Redis decides somewhen between asking and hearing. Whenever the memory refuses, Redis would; and who waits as long as it
+    /// says comes late enough.
+    #[test]
+    fn what_is_refused_from_memory_would_be_refused() {
+        let mut served = 0;
+        for seed in 0..3000 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let (limit, refusals) = (limit(&mut random), Refusals::new());
+            let asked = Instant::now();
+            let micros = |n: u64| Duration::from_micros(n);
+            let decided = asked + micros(random.random_range(0..2_000_000));
+            let heard = decided + micros(random.random_range(0..2_000_000));
+            let at = Timestamp::from_micros(AT + random.random_range(0..60_000_000));
+            let mut records: Records = std::iter::once((Record::default(), false)).collect();
+            for _ in 0..8 {
+                ask(&limit, 1, |part| {
+                    let demand = part.demands[0].demand(Amount::Charge(Hits::ONE));
+                    let mut after = records.clone();
+                    if transact(&mut after, &[demand], at).admitted {
+                        records = after;
+                    }
+                });
+            }
+            let known = Known {
+                record: records[0].0.clone(),
+                heard: Heard { at, asked, heard },
+            };
+            refusals
+                .known
+                .insert(refusals.print(b"{subject}"), Arc::new(known));
+            let mut now = heard;
+            for _ in 0..20 {
+                now += micros(random.random_range(0..3_000_000));
+                let time = at + Micros::new(now.duration_since(decided).as_micros() as u64);
+                let hits = random.random_range(1..4);
+                ask(&limit, hits, |part| {
+                    let Some(told) = refusals.refuse_at(part, now) else {
+                        return;
+                    };
+                    served += 1;
+                    assert!(now.duration_since(asked) <= TRUSTED, "seed {seed}");
+                    let redis = part.decide(records.clone(), time);
+                    assert!(!redis.admitted, "seed {seed}: {limit}, {told:?}");
+                    assert!(
+                        wait(&told) >= wait(&redis),
+                        "seed {seed}: {limit}, {told:?}"
+                    );
+                });
+            }
+        }
+        assert!(served > 3000, "{served}");
+    }
+
+    #[test]
+    fn what_changes_while_it_is_asked_for_is_not_remembered() {
+        // Version 2, seen at 1 us, and a window of a second that ends at 101 days, with 5 hits.
+        let mut value = vec![2, 1, 0, 0, 0, 0, 0, 0];
+        value.extend((32 + 8_u32).to_le_bytes());
+        value.extend(&(101 * 86_400_u64).to_le_bytes()[..5]);
+        value.extend(&5000_u64.to_le_bytes()[..7]);
+        let now = Instant::now();
+        let heard = Heard {
+            at: Timestamp::from_micros(AT),
+            asked: now,
+            heard: now,
+        };
+        let limit = Limit::new(5, Unit::Second, 1, Algorithm::FixedWindow, &Zone::utc());
+        let limit = limit.expect("a limit");
+        for changes in [false, true] {
+            let refusals = Refusals::new();
+            let learning = refusals.learn(b"{subject}").expect("nobody asks for it");
+            assert!(refusals.learn(b"{subject}").is_none(), "it is asked for");
+            if changes {
+                refusals.forget(b"{subject}");
+            }
+            learning.learnt(Bytes::from(value.clone()), heard);
+            let refused = ask(&limit, 1, |part| refusals.refuse_at(part, now));
+            assert_eq!(refused.is_none(), changes);
+        }
     }
 }

@@ -3,12 +3,17 @@
 //! It shares no arithmetic with the service: windows are counted by filtering a list, buckets are rational numbers in
 //! 128 bits, and all-or-nothing is a copy of everything that is thrown away.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
+use jiff::civil::{Date, date};
+use jiff::tz::TimeZone;
+use jiff::{Span, ToSpan};
+use tollgate::limit::fixed_window::Windows;
 use tollgate::limit::transaction::{Amount, Demand, Outcome, Reading, Role};
-use tollgate::limit::{Hits, Limit, Shape, Verdict};
+use tollgate::limit::{Hits, Limit, Shape, Unit, Verdict};
 use tollgate::store::Transaction;
-use tollgate::time::{Micros, Timestamp};
+use tollgate::time::Micros;
 
 /// Everything that was ever charged.
 #[derive(Clone, Default)]
@@ -16,6 +21,8 @@ pub(crate) struct Model {
     seen: HashMap<String, i64>,
     counters: HashMap<(String, u32), Counter>,
     bans: HashMap<String, Bans>,
+    /// Where days and months begin; none for the zones of the workload.
+    zone: Option<&'static str>,
     /// The keys that the request at hand has charged.
     charged: HashSet<String>,
 }
@@ -42,6 +49,26 @@ enum Counter {
 }
 
 impl Model {
+    /// Nothing charged yet, and all days begin in `zone`.
+    pub(crate) fn in_zone(zone: &'static str) -> Self {
+        Self {
+            zone: Some(zone),
+            ..Self::default()
+        }
+    }
+
+    /// The latest moment that a key has seen, if any.
+    pub(crate) fn seen(&self, key: &str) -> Option<i64> {
+        self.seen.get(key).copied()
+    }
+
+    /// All that is remembered of a key is as good as nothing.
+    pub(crate) fn forget(&mut self, key: &str) {
+        self.seen.remove(key);
+        self.bans.remove(key);
+        self.counters.retain(|(of, _), _| of != key);
+    }
+
     /// What a store must answer.
     pub(crate) fn transact(&mut self, transaction: &Transaction<'_, '_>) -> Outcome {
         let now = transaction.now.expect("the model has no clock").as_micros();
@@ -171,6 +198,7 @@ impl Model {
             seen,
             charged,
             bans: _,
+            zone: _,
         } = tentative;
         counters.retain(|(key, _), _| charged.contains(key));
         self.counters.extend(counters);
@@ -216,7 +244,7 @@ impl Model {
                 leaves.filter(|at| *at > now && fits(*at)).min()
             }
             (Shape::TokenBucket(_), _) => Some(first(now, now + (1 << 52), fits)),
-            _ => Some(end(limit, now)),
+            _ => Some(self.end(limit, now)),
         };
         let moment = moment.expect("an empty counter has room");
         Verdict::Wait(Micros::new((moment - now) as u64))
@@ -224,7 +252,7 @@ impl Model {
 
     fn reset(&self, key: &str, limit: &Limit, now: i64) -> Micros {
         let moment = match (limit.shape(), self.counter(key, limit)) {
-            (Shape::FixedWindow(_), _) => end(limit, now),
+            (Shape::FixedWindow(_), _) => self.end(limit, now),
             (Shape::SlidingWindow(slices), Some(Counter::Slices(counts))) => {
                 let slice = slices.length().get() as i64;
                 let kept = counts.iter().filter(|(_, hits)| *hits > 0);
@@ -248,7 +276,7 @@ impl Model {
     fn used(&self, key: &str, limit: &Limit, now: i64) -> u64 {
         match (limit.shape(), self.counter(key, limit)) {
             (_, Some(Counter::Windows(windows))) => {
-                windows.get(&end(limit, now)).copied().unwrap_or(0)
+                windows.get(&self.end(limit, now)).copied().unwrap_or(0)
             }
             (Shape::SlidingWindow(slices), Some(Counter::Slices(counts))) => {
                 let newest = now.div_euclid(slices.length().get() as i64);
@@ -261,6 +289,24 @@ impl Model {
                 (missing.div_euclid(window) + i128::from(missing.rem_euclid(window) != 0)) as u64
             }
             _ => 0,
+        }
+    }
+
+    /// The end of the fixed window that holds `now`.
+    fn end(&self, limit: &Limit, now: i64) -> i64 {
+        let Shape::FixedWindow(windows) = limit.shape() else {
+            unreachable!("no fixed window")
+        };
+        match windows {
+            Windows::Even(_) => {
+                let length = limit.window().get() as i64;
+                (now.div_euclid(length) + 1) * length
+            }
+            Windows::Calendar(_) => {
+                let of_workload = super::workload::zone_of(limit.unit());
+                let zone = self.zone.unwrap_or(of_workload);
+                end_of_period(limit.unit(), limit.multiplier(), zone, now)
+            }
         }
     }
 
@@ -278,6 +324,10 @@ impl Model {
         self.seen.insert(key.to_owned(), now);
         self.charged.insert(key.to_owned());
         let capacity = limit.capacity().thousandths();
+        let end = match limit.shape() {
+            Shape::FixedWindow(_) => self.end(limit, now),
+            Shape::TokenBucket(_) | Shape::SlidingWindow(_) => now,
+        };
         let place = (key.to_owned(), limit.tag().get());
         let counter = self
             .counters
@@ -293,7 +343,7 @@ impl Model {
             });
         match (counter, limit.shape()) {
             (Counter::Windows(windows), _) => {
-                let used = windows.entry(end(limit, now)).or_insert(0);
+                let used = windows.entry(end).or_insert(0);
                 *used = if refund {
                     used.saturating_sub(hits)
                 } else {
@@ -356,12 +406,50 @@ fn inflow(limit: &Limit, elapsed: i64) -> i128 {
     i128::from(limit.requests_per_unit()) * 1000 * i128::from(elapsed)
 }
 
-/// The end of the fixed window that holds `now`.
-fn end(limit: &Limit, now: i64) -> i64 {
-    match limit.shape() {
-        Shape::FixedWindow(windows) => windows.end(Timestamp::from_micros(now)).as_micros(),
-        Shape::TokenBucket(_) | Shape::SlidingWindow(_) => unreachable!("no fixed window"),
+/// The unit, how many of them, and the zone.
+type Kind = (Unit, u32, &'static str);
+
+/// The end of the calendar period that holds `now`: days are counted from Monday, 5 January 1970, months from the year 0.
+pub(crate) fn end_of_period(unit: Unit, multiplier: u32, zone: &'static str, now: i64) -> i64 {
+    thread_local! {
+        /// The last period of each kind.
+        static LAST: RefCell<HashMap<Kind, (i64, i64)>> = RefCell::default();
     }
+    let last = LAST.with_borrow(|last| last.get(&(unit, multiplier, zone)).copied());
+    if let Some((_, end)) = last.filter(|(start, end)| (*start..*end).contains(&now)) {
+        return end;
+    }
+    let period = period(unit, multiplier, zone, now);
+    LAST.with_borrow_mut(|last| last.insert((unit, multiplier, zone), period));
+    period.1
+}
+
+fn period(unit: Unit, multiplier: u32, zone: &str, now: i64) -> (i64, i64) {
+    let zone = TimeZone::get(zone).expect("a zone");
+    let moment = jiff::Timestamp::from_microsecond(now).expect("a moment");
+    let today = zone.to_datetime(moment).date();
+    let many = i64::from(multiplier);
+    let (first, days, months) = match unit {
+        Unit::Week => (date(1970, 1, 5), 7 * many, 0),
+        Unit::Month => (date(0, 1, 1), 0, many),
+        Unit::Year => (date(0, 1, 1), 0, 12 * many),
+        Unit::Second | Unit::Minute | Unit::Hour | Unit::Day => (date(1970, 1, 5), many, 0),
+    };
+    let begins = |period: i64| -> Date {
+        let span: Span = (days * period).days().months(months * period);
+        first.checked_add(span).expect("a date")
+    };
+    // The number of the period by a guess that is too low, and then one by one.
+    let elapsed = first.until(today).expect("a span").get_days();
+    let mut number = i64::from(elapsed) / (days + 31 * months);
+    while begins(number + 1) <= today {
+        number += 1;
+    }
+    let moment = |day: Date| {
+        let moment = day.to_zoned(zone.clone()).expect("a moment");
+        moment.timestamp().as_microsecond()
+    };
+    (moment(begins(number)), moment(begins(number + 1)))
 }
 
 /// The first moment from `low` to `high` at which `fits`, by halving.

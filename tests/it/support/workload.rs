@@ -188,17 +188,24 @@ fn ban(random: &mut SmallRng) -> Ban {
     Ban::new(random.random_range(1..5), within, first, longest).expect("a ban")
 }
 
+/// One zone per unit, since a counter's windows do not move.
+pub(crate) fn zone_of(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Day => "Europe/Berlin",
+        Unit::Month => "America/Santiago",
+        Unit::Second | Unit::Minute | Unit::Hour | Unit::Week | Unit::Year => "UTC",
+    }
+}
+
 fn limit(random: &mut SmallRng) -> Limit {
-    let zones = ["UTC", "Europe/Berlin", "America/Santiago"];
-    // One zone per unit, since a counter's windows do not move.
-    let (unit, zone) = match random.random_range(0..10) {
-        0..4 => (Unit::Second, zones[0]),
-        4..7 => (Unit::Minute, zones[0]),
-        7 => (Unit::Hour, zones[0]),
-        8 => (Unit::Day, zones[1]),
-        _ => (Unit::Month, zones[2]),
+    let unit = match random.random_range(0..10) {
+        0..4 => Unit::Second,
+        4..7 => Unit::Minute,
+        7 => Unit::Hour,
+        8 => Unit::Day,
+        _ => Unit::Month,
     };
-    let zone = Zone::named(zone).expect("a zone");
+    let zone = Zone::named(zone_of(unit)).expect("a zone");
     let multiplier = if random.random_bool(0.8) { 1 } else { 3 };
     let requests = random.random_range(0..12);
     let algorithm = match random.random_range(0..3) {
