@@ -47,7 +47,7 @@ fn main() {
     };
     // What is made once for all requests.
     decide();
-    let counted = allocation_counter::measure(&mut decide);
+    let counted = allocation_counter::measure(decide);
     let mark = if counted.count_total <= TARGET {
         ""
     } else {
