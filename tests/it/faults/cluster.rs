@@ -1,0 +1,66 @@
+//! A cluster: one of its masters fails, or hands its slots over.
+
+use std::time::Duration;
+
+use super::{Trial, seed};
+use crate::support::proxy::Fault;
+use crate::support::redis::cluster::{Cluster, MASTERS};
+
+const LASTS: Duration = Duration::from_millis(1000);
+
+async fn start(name: &str) -> (Cluster, Trial) {
+    let cluster = Cluster::behind_proxies(false, seed()).await;
+    let trial = Trial::start(name, "cluster", &cluster.addresses()).await;
+    let connections = cluster.proxies.iter().map(|proxy| proxy.connections());
+    assert!(connections.min() > Some(0), "all goes through the proxies");
+    (cluster, trial)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_network_to_one_master() {
+    let (cluster, trial) = start("one master's network").await;
+    let proxy = &cluster.proxies[0];
+    let median = Duration::from_millis(50);
+    let (requests, replies) = (true, true);
+    for fault in [
+        Fault::Slow { median },
+        Fault::Swallow { requests, replies },
+        Fault::CutAfter(500),
+        Fault::Refuse,
+    ] {
+        proxy.order(fault);
+        proxy.reset();
+        trial.endure(LASTS).await;
+    }
+    proxy.order(Fault::None);
+    let tally = trial.conclude().await;
+    assert!(tally.because("fallback_local") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_master() {
+    let (cluster, trial) = start("a stopped master").await;
+    // Not for so long that the others take it for dead, which is another test's.
+    cluster.servers[1].signal("-STOP");
+    trial.until_open().await;
+    trial.endure(LASTS / 2).await;
+    cluster.servers[1].signal("-CONT");
+    trial.conclude().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_move() {
+    let (cluster, trial) = start("moving slots").await;
+    for holder in 0..4 {
+        // As the service names it: see `engine::key`.
+        let key = tollgate::store::Key::new("", &format!("d|big={holder}"), "");
+        let slot = cluster.slot_of(key.as_str()).await;
+        let from = Cluster::first_master(slot);
+        let to = (from + 1) % MASTERS;
+        cluster.move_keys(slot, from, to).await;
+        trial.assert_well();
+        cluster.settle_slot(slot, from, to).await;
+    }
+    let tally = trial.conclude().await;
+    println!("{} without the store", tally.because("fallback_local"));
+}
