@@ -7,6 +7,7 @@ use tollgate::store::Store;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::settings::{Kind, Settings as RedisSettings, Socket};
 
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::redis::{Server, connected};
 use crate::support::service::Service;
 
@@ -195,4 +196,46 @@ async fn until_answered(service: &Service, descriptor: &str) {
         (service.ask(&[descriptor]).await.reason == Reason::WithinLimit).then_some(())
     })
     .await;
+}
+
+/// What was owed was sent to find out whether the store answers, and then counted as charged.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_owed_is_not_risked_on_a_store_that_is_silent() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port, 1);
+    let url = format!("127.0.0.1:{}", proxy.port);
+    let mut settings = RedisSettings::parse(Kind::Single, Socket::Tcp, &url).expect("settings");
+    settings.connect_timeout = Duration::from_secs(1);
+    let store = connected(&settings).await;
+    let service = Service::with(RULES, Settings::default(), |_| Store::Redis(store));
+    until_answered(&service, "both=2 ?").await;
+    let (requests, replies) = (true, true);
+    proxy.order(Fault::Swallow { requests, replies });
+    crate::support::poll::until_async("the breaker to open", || async {
+        service.ask(&["allow=1"]).await;
+        let text = service.metrics.encode();
+        text.contains("kind=\"breaker_open\"").then_some(())
+    })
+    .await;
+    crate::support::poll::until_async("something to be owed", || async {
+        service.ask(&["local=1 +1"]).await;
+        (service.engine.owed().0 > 0).then_some(())
+    })
+    .await;
+    let settling = async {
+        // Nobody else asks now. It is looked for longer than a payment is waited for.
+        crate::support::poll::hold(Duration::from_millis(2500)).await;
+        proxy.order(Fault::None);
+        proxy.reset();
+        until_answered(&service, "both=2 ?").await;
+        crate::support::poll::until_async("all to be settled", || async {
+            (service.engine.owed() == (0, 1)).then_some(())
+        })
+        .await;
+    };
+    tokio::select! {
+        () = service.engine.pay_owed() => unreachable!("it never ends"),
+        () = settling => {}
+    }
+    assert_eq!(service.say(&["local=1 ?"]).await, "ok 3");
 }
