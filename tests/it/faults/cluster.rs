@@ -1,10 +1,14 @@
 //! A cluster: one of its masters fails, or hands its slots over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Trial, seed};
 use crate::support::proxy::Fault;
 use crate::support::redis::cluster::{Cluster, MASTERS};
+use crate::support::redis::until;
+
+/// The most charges that a replica here may be behind: all that are answered in a tenth of a second.
+const REPLICATION_TAIL: u64 = 150;
 
 const LASTS: Duration = Duration::from_millis(1000);
 
@@ -46,6 +50,32 @@ async fn a_stopped_master() {
     trial.endure(LASTS / 2).await;
     cluster.servers[1].signal("-CONT");
     trial.conclude().await;
+}
+
+/// The replica takes over, and lacks at most what the master had answered and not yet told it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_master_with_a_replica() {
+    let mut cluster = Cluster::start(true).await;
+    let trial = Trial::start("a killed master", "cluster", &cluster.addresses()).await;
+    cluster.servers[0].kill();
+    let killed = Instant::now();
+    let replica = cluster.admins[MASTERS].clone();
+    until("the replica takes over", async || {
+        let info = replica.text("INFO replication").await;
+        info.contains("role:master")
+    })
+    .await;
+    until("the cluster is well", async || {
+        let info = replica.text("CLUSTER INFO").await;
+        info.contains("cluster_state:ok")
+    })
+    .await;
+    let failed_over = killed.elapsed();
+    let back = trial.until_resumed().await;
+    println!("failed over after {failed_over:?}, back {back:?} later");
+    assert!(back < Duration::from_secs(3), "{back:?}");
+    let tally = trial.conclude_without(REPLICATION_TAIL).await;
+    assert!(tally.because("fallback_local") > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
