@@ -58,6 +58,12 @@ fn seed() -> u64 {
     given.map_or(1, |seed| seed.parse().expect("SEED is a number"))
 }
 
+/// With `--nocapture`, what docs/reliability.md has its figures from.
+#[expect(clippy::print_stdout, reason = "figures are for whoever runs the test")]
+fn tell(text: &str) {
+    println!("{text}");
+}
+
 impl Trial {
     /// Starts a service on the Redis at `url`, and load.
     async fn start(name: &str, kind: &str, url: &str) -> Self {
@@ -172,7 +178,7 @@ impl Trial {
 
     async fn check(&self, tally: &Tally, resumed: Duration, forgotten: u64) {
         let name = &self.name;
-        println!("{name}: resumed after {resumed:?}; {tally}");
+        tell(&format!("{name}: resumed after {resumed:?}; {tally}"));
         assert!(tally.troubles.is_empty(), "{name}: {:?}", tally.troubles);
         let latest = tally.late.last().copied().unwrap_or_default();
         assert!(latest < MARGIN, "{name}: {latest:?} late");
@@ -200,7 +206,9 @@ impl Trial {
                 "{name}: {small}, {local}"
             );
         }
-        println!("{name}: {unknown} unknown, {missing} missing in the store, {surplus} beyond");
+        tell(&format!(
+            "{name}: {unknown} unknown, {missing} missing in the store, {surplus} beyond"
+        ));
         assert!(
             missing <= unknown + forgotten,
             "{name}: {missing} > {unknown}"

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Trial, seed};
+use super::{Trial, seed, tell};
 use crate::support::proxy::Fault;
 use crate::support::redis::cluster::{Cluster, MASTERS};
 use crate::support::redis::until;
@@ -72,7 +72,9 @@ async fn a_killed_master_with_a_replica() {
     .await;
     let failed_over = killed.elapsed();
     let back = trial.until_resumed().await;
-    println!("failed over after {failed_over:?}, back {back:?} later");
+    tell(&format!(
+        "failed over after {failed_over:?}, back {back:?} later"
+    ));
     assert!(back < Duration::from_secs(3), "{back:?}");
     let tally = trial.conclude_without(REPLICATION_TAIL).await;
     assert!(tally.because("fallback_local") > 0);
@@ -92,5 +94,8 @@ async fn slots_that_move() {
         cluster.settle_slot(slot, from, to).await;
     }
     let tally = trial.conclude().await;
-    println!("{} without the store", tally.because("fallback_local"));
+    tell(&format!(
+        "{} without the store",
+        tally.because("fallback_local")
+    ));
 }

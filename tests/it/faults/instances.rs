@@ -88,7 +88,9 @@ fn a_rolling_restart_behind_envoy() {
         passed += of_passed;
         refused += of_refused;
     }
-    println!("a rolling restart: {passed} passed, {refused} refused");
+    super::tell(&format!(
+        "a rolling restart: {passed} passed, {refused} refused"
+    ));
     assert!(passed <= 3000, "{passed}");
     // Whatever was not given out yet, and no more.
     let mut left = 0;

@@ -158,13 +158,10 @@ async fn serve(client: TcpStream, port: u16, shared: Arc<Shared>) {
     let mut resets = shared.resets.subscribe();
     let mut client = client;
     let server = SocketAddr::from(([127, 0, 0, 1], port));
-    let server = match *shared.fault.lock() {
-        Fault::Refuse => None,
-        _ => Some(TcpStream::connect(server)),
-    };
-    let server = match server {
-        Some(connecting) => connecting.await.ok(),
-        None => None,
+    let refuses = *shared.fault.lock() == Fault::Refuse;
+    let server = match refuses {
+        true => None,
+        false => TcpStream::connect(server).await.ok(),
     };
     if let Some(mut server) = server {
         let (from_client, to_client) = client.split();
