@@ -178,15 +178,17 @@ impl Engine {
         let demands: Vec<Demand<'_>> = owed
             .map(|(owing, hits)| demand(&owing.limit, Amount::Charge(*hits)))
             .collect();
-        let transaction = Transaction {
-            keys: std::slice::from_ref(&key),
-            demands: &demands,
-            now: self.given_time(),
-            timeout: WITHIN,
-        };
-        let result = match demands.is_empty() {
-            true => return true,
-            false => self.store.transact(&transaction).await,
+        if demands.is_empty() {
+            return true;
+        }
+        // Whether the store answers is found out by a look: a charge that is lost on the way is lost for good.
+        let look = Amount::Peek(Hits::ZERO);
+        let looks = limits.iter().map(|owing| demand(&owing.limit, look));
+        let looks: Vec<Demand<'_>> = looks.collect();
+        let result = match self.tell(&key, &looks).await {
+            Ok(_) => self.tell(&key, &demands).await,
+            Err(StoreError::Timeout) => Err(StoreError::Unreachable("no answer".to_owned())),
+            Err(error) => Err(error),
         };
         match result {
             Ok(_) => {
@@ -195,7 +197,7 @@ impl Engine {
             }
             // Nothing was charged: it is owed as before.
             Err(StoreError::Unreachable(_) | StoreError::Open(_) | StoreError::Refused(_)) => {
-                drop(demands);
+                drop((demands, looks));
                 for (owing, hits) in limits.into_iter().zip(hits) {
                     let (tag, now) = (owing.limit.tag(), self.given_time());
                     self.owed.add(&key, (tag, || owing), hits, now);
@@ -205,6 +207,16 @@ impl Engine {
             // It may have been.
             Err(StoreError::Timeout | StoreError::Corrupt(_)) => false,
         }
+    }
+
+    async fn tell(&self, key: &Key, demands: &[Demand<'_>]) -> Result<Outcome, StoreError> {
+        let transaction = Transaction {
+            keys: std::slice::from_ref(key),
+            demands,
+            now: self.given_time(),
+            timeout: WITHIN,
+        };
+        self.store.transact(&transaction).await
     }
 }
 

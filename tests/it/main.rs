@@ -10,6 +10,7 @@ mod conformance;
 mod decision;
 mod envoy;
 mod fallback;
+mod faults;
 mod fuzz;
 mod golden;
 mod grpc;

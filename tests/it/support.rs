@@ -1,10 +1,12 @@
 //! What the tests share.
 
+pub(crate) mod caller;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod model;
 pub(crate) mod otlp;
 pub(crate) mod poll;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod rules;
 pub(crate) mod server;

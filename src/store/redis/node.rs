@@ -51,6 +51,9 @@ const UNRESPONSIVE_CHECK: Duration = Duration::from_millis(250);
 /// Before a connection is begun anew that the library has given up.
 const RESTART: Duration = Duration::from_secs(1);
 
+/// From a call that waits less than this the breaker learns nothing if there is no answer.
+const PATIENT: Duration = Duration::from_millis(2);
+
 /// The longest error text that is kept.
 const MAX_ERROR: usize = 300;
 
@@ -193,6 +196,8 @@ impl Node {
         let answer = self.evaluate_once(call, asking, timeout);
         let answer = answer.instrument(span.clone()).await;
         let change = match answer {
+            // This tells more of the caller than of the server.
+            Err(NoAnswer::Failed(StoreError::Timeout)) if timeout < PATIENT => None,
             Err(NoAnswer::Failed(StoreError::Timeout)) => self.breaker.failed(),
             // Of this one nothing is known yet.
             Err(NoAnswer::Failed(StoreError::Unreachable(_))) => None,

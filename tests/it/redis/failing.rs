@@ -229,3 +229,22 @@ async fn a_server_that_does_not_answer_is_not_asked_by_each_call() {
     .await;
     assert!(!is_open());
 }
+
+/// Callers with next to no time, 32 in a row, made a server that is well look as if it did not answer.
+#[tokio::test]
+async fn the_breaker_does_not_open_for_the_hurry_of_callers() {
+    let server = Server::start();
+    let store = server.store().await;
+    let limit = per_hour(1000);
+    for timeout in [Duration::ZERO, Duration::from_micros(1)] {
+        for n in 0..100 {
+            let of_hurry = key(&format!("hurry{n}"));
+            // It may even be answered.
+            let _ = charge_within(&store, &of_hurry, &limit, timeout).await;
+            assert!(!store.servers()[0].is_open, "{timeout:?}");
+        }
+        if timeout.is_zero() {
+            assert_eq!(used(&store, &key("hurry0"), &limit).await, 0, "not sent");
+        }
+    }
+}

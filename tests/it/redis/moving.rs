@@ -94,35 +94,11 @@ async fn move_slot(cluster: &Cluster, store: &Redis) {
     let slot = cluster.slot_of(moving(0).as_str()).await;
     let from = Cluster::first_master(slot);
     let to = (from + 1) % MASTERS;
-    let (from_id, to_id) = (cluster.id(from).await, cluster.id(to).await);
-    let (source, target) = (&cluster.admins[from], &cluster.admins[to]);
-    target
-        .run(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"))
-        .await;
-    source
-        .run(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"))
-        .await;
-    let port = cluster.servers[to].port;
-    loop {
-        let keys = source.run(&format!("CLUSTER GETKEYSINSLOT {slot} 1")).await;
-        let Some(key) = keys.into_array().into_iter().next() else {
-            break;
-        };
-        let key = key.into_string().expect("a key");
-        source
-            .run(&format!("MIGRATE 127.0.0.1 {port} {key} 0 5000"))
-            .await;
-        pause().await;
-    }
+    cluster.move_keys(slot, from, to).await;
     // All keys have moved and the slot has not: only a question with ASKING is answered.
     let asked = charge(store, &Key::new("", "moving", "asked"), &per_hour(5)).await;
     asked.expect("an outcome");
-    target
-        .run(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"))
-        .await;
-    source
-        .run(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"))
-        .await;
+    cluster.settle_slot(slot, from, to).await;
     let moved = charge(store, &Key::new("", "moving", "asked"), &per_hour(5)).await;
     assert_eq!(super::reading(&moved.expect("an outcome")).used, Hits::ONE);
 }

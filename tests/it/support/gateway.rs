@@ -12,11 +12,16 @@ use super::poll;
 use super::redis::free_port;
 use super::server::{Server, Setup};
 
-/// A running gateway; it ends with this.
+/// A running gateway with a Tollgate of its own; both end with this.
 pub(crate) struct Gateway {
-    envoy: Child,
-    address: SocketAddr,
+    envoy: Envoy,
     pub(crate) tollgate: Server,
+}
+
+/// A running Envoy, with an upstream; it ends with this.
+pub(crate) struct Envoy {
+    process: Child,
+    pub(crate) address: SocketAddr,
     _dir: TempDir,
 }
 
@@ -25,29 +30,47 @@ impl Gateway {
     /// stands in its place.
     pub(crate) fn start(file: &str, edits: &[(&str, &str)], rules: &str) -> Self {
         let tollgate = Setup::rules(rules).start_ready();
+        let envoy = Envoy::start(file, edits, &[&tollgate]);
+        Self { envoy, tollgate }
+    }
+
+    pub(crate) fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        self.envoy.get(path, headers)
+    }
+
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+        send(self.envoy.address, method, path, headers, "").expect("the gateway answers")
+    }
+}
+
+impl Envoy {
+    /// The Envoy of a file in `envoy/`, before these instances.
+    pub(crate) fn start(file: &str, edits: &[(&str, &str)], instances: &[&Server]) -> Self {
         let dir = TempDir::new().expect("a directory");
         let port = free_port();
-        let grpc = tollgate.grpc.expect("a port").port();
-        let ports = [
-            (10000, port),
-            (9901, free_port()),
-            (10080, upstream()),
-            (8081, grpc),
-        ];
+        let ports = [(10000, port), (9901, free_port()), (10080, upstream())];
         let port_value = |port: u16| format!("port_value: {port}}}");
         let ports = ports.map(|(from, to)| (port_value(from), port_value(to)));
         let ports = ports.iter().map(|(from, to)| (from.as_str(), to.as_str()));
+        let endpoint = |port: u16| {
+            let address = format!("address: 127.0.0.1, port_value: {port}");
+            format!("{{endpoint: {{address: {{socket_address: {{{address}}}}}}}}}")
+        };
+        let endpoints = instances.iter().map(|server| endpoint(server.grpc_port()));
+        let endpoints: Vec<String> = endpoints.collect();
+        let endpoints = (endpoint(8081), endpoints.join(", "));
+        let endpoints = [(endpoints.0.as_str(), endpoints.1.as_str())];
         // On a busy machine no request may pass because Tollgate was not asked in time.
         let patience = [
             ("timeout: 0.05s", "timeout: 5s"),
             ("timeout: 0.5s", "timeout: 5s"),
         ];
-        let edits = edits.iter().copied().chain(patience).chain(ports);
-        let edits: Vec<(&str, &str)> = edits.collect();
+        let edits = edits.iter().copied().chain(patience);
+        let edits: Vec<(&str, &str)> = edits.chain(ports).chain(endpoints).collect();
         let path = dir.path().join(file);
         std::fs::write(&path, edited(&format!("envoy/{file}"), &edits)).expect("a file");
         let log = std::fs::File::create(dir.path().join("log")).expect("a file");
-        let envoy = Command::new(envoy_binary())
+        let process = Command::new(envoy_binary())
             .arg("--config-path")
             .arg(path)
             .args([
@@ -61,38 +84,37 @@ impl Gateway {
             .stderr(log)
             .spawn()
             .expect("Envoy starts");
-        let gateway = Self {
-            envoy,
+        let envoy = Self {
+            process,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
-            tollgate,
             _dir: dir,
         };
-        // Until its first health check has found Tollgate, Envoy lets everything pass.
-        poll::until("Envoy to ask Tollgate", || {
-            gateway.try_get("/warm-up", &[("x-api-key", "warm-up")])?;
-            (gateway.tollgate.metric("ratelimit_service_total_requests") > 0.0).then_some(())
-        });
-        gateway
+        // Until its first health check has found an instance, Envoy lets everything pass.
+        for instance in instances {
+            poll::until("Envoy to ask Tollgate", || {
+                send(
+                    envoy.address,
+                    "GET",
+                    "/warm-up",
+                    &[("x-api-key", "warm-up")],
+                    "",
+                )?;
+                (instance.metric("ratelimit_service_total_requests") > 0.0).then_some(())
+            });
+        }
+        envoy
     }
 
     pub(crate) fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
-        self.try_get(path, headers).expect("the gateway answers")
-    }
-
-    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
-        send(self.address, method, path, headers, "").expect("the gateway answers")
-    }
-
-    fn try_get(&self, path: &str, headers: &[(&str, &str)]) -> Option<Reply> {
-        send(self.address, "GET", path, headers, "")
+        send(self.address, "GET", path, headers, "").expect("the gateway answers")
     }
 }
 
-impl Drop for Gateway {
+impl Drop for Envoy {
     fn drop(&mut self) {
         // It may have ended already.
-        let _ = self.envoy.kill();
-        let _ = self.envoy.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

@@ -41,3 +41,9 @@ pub(crate) async fn pause() {
     // It always times out.
     let _ = tokio::time::timeout(PAUSE, std::future::pending::<()>()).await;
 }
+
+/// Lets things be as they are for so long: a fault that is to last.
+pub(crate) async fn hold(duration: Duration) {
+    // It always times out.
+    let _ = tokio::time::timeout(duration, std::future::pending::<()>()).await;
+}

@@ -211,20 +211,23 @@ pub(crate) fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
+/// What the servers run: `REDIS_SERVER`, as `tests/matrix` sets it, or the one that is installed.
+fn program() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 fn spawn(arguments: &[String]) -> Child {
+    let program = program();
     // The kernel ends the server when the test process ends, however that comes about.
     let mut command = if Path::new("/usr/bin/setpriv").exists() {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "redis-server"]);
+        command.args(["--pdeathsig", "KILL", &program]);
         command
     } else {
-        Command::new("redis-server")
+        Command::new(&program)
     };
-    let found = Command::new("redis-server").arg("--version").output();
-    assert!(
-        found.is_ok(),
-        "no redis-server: apt-get install redis-server"
-    );
+    let found = Command::new(&program).arg("--version").output();
+    assert!(found.is_ok(), "no {program}: run tests/tools/install");
     command
         .args(arguments)
         .stdout(Stdio::null())

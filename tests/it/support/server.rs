@@ -152,6 +152,11 @@ impl Server {
             .unwrap_or(0.0)
     }
 
+    /// Its gRPC port.
+    pub(crate) fn grpc_port(&self) -> u16 {
+        self.grpc.expect("a port").port()
+    }
+
     /// A connection to its gRPC port.
     pub(crate) async fn channel(&self) -> Channel {
         let address = format!("http://{}", self.grpc.expect("a port"));

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 use tollgate::store::redis::settings::{Kind, Settings, Socket};
 
 use super::{Admin, CALL_TIMEOUT, Server, free_port, until};
+use crate::support::poll::pause;
+use crate::support::proxy::Proxy;
 
 /// How long a server may be silent before the others take it for dead, in milliseconds.
 const NODE_TIMEOUT_MS: &str = "2000";
@@ -18,25 +20,50 @@ const SLOTS: usize = 16_384;
 pub(crate) struct Cluster {
     pub(crate) servers: Vec<Server>,
     pub(crate) admins: Vec<Admin>,
+    /// What clients are led through to each server, if anything.
+    pub(crate) proxies: Vec<Proxy>,
 }
 
 impl Cluster {
     pub(crate) async fn start(with_replicas: bool) -> Self {
+        Self::build(with_replicas, None).await
+    }
+
+    /// A cluster that tells its clients to come through a proxy to each server.
+    pub(crate) async fn behind_proxies(with_replicas: bool, seed: u64) -> Self {
+        Self::build(with_replicas, Some(seed)).await
+    }
+
+    async fn build(with_replicas: bool, proxies_by: Option<u64>) -> Self {
         let count = if with_replicas { 2 * MASTERS } else { MASTERS };
         let (mut servers, mut buses, mut admins) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..count {
-            let bus = free_port();
+        let mut proxies = Vec::new();
+        for n in 0..count {
+            let (port, bus) = (free_port(), free_port());
+            let mut options = options(bus);
+            if let Some(seed) = proxies_by {
+                let proxy = Proxy::to(port, seed + n as u64);
+                let announced = [
+                    ("--cluster-announce-ip", "127.0.0.1".to_owned()),
+                    ("--cluster-announce-port", proxy.port.to_string()),
+                    ("--cluster-announce-bus-port", bus.to_string()),
+                ];
+                let announced = announced.into_iter();
+                options.extend(announced.flat_map(|(name, value)| [name.to_owned(), value]));
+                proxies.push(proxy);
+            }
             buses.push(bus);
-            servers.push(Server::on(
-                free_port(),
-                options(bus),
-                TempDir::new().expect("a directory"),
-            ));
+            let directory = TempDir::new().expect("a directory");
+            servers.push(Server::on(port, options, directory));
         }
         for server in &servers {
             admins.push(server.admin().await);
         }
-        let cluster = Self { servers, admins };
+        let cluster = Self {
+            servers,
+            admins,
+            proxies,
+        };
         cluster.join(&buses).await;
         cluster.assign_slots().await;
         if with_replicas {
@@ -47,12 +74,57 @@ impl Cluster {
     }
 
     pub(crate) fn settings(&self) -> Settings {
-        let addresses: Vec<String> = self
-            .servers
+        settings(&self.addresses())
+    }
+
+    /// Where its clients come to.
+    pub(crate) fn addresses(&self) -> String {
+        let servers = self.servers.iter().map(|server| server.port);
+        let proxies: Vec<u16> = self.proxies.iter().map(|proxy| proxy.port).collect();
+        let ports = if proxies.is_empty() {
+            servers.collect()
+        } else {
+            proxies
+        };
+        let addresses: Vec<String> = ports
             .iter()
-            .map(|server| format!("127.0.0.1:{}", server.port))
+            .map(|port| format!("127.0.0.1:{port}"))
             .collect();
-        settings(&addresses.join(","))
+        addresses.join(",")
+    }
+
+    /// Moves the keys of a slot one by one, as an operator's tool does; then all of them have moved and the slot has not.
+    pub(crate) async fn move_keys(&self, slot: u16, from: usize, to: usize) {
+        let (from_id, to_id) = (self.id(from).await, self.id(to).await);
+        let (source, target) = (&self.admins[from], &self.admins[to]);
+        target
+            .run(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"))
+            .await;
+        source
+            .run(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"))
+            .await;
+        let port = self.servers[to].port;
+        loop {
+            let keys = source.run(&format!("CLUSTER GETKEYSINSLOT {slot} 1")).await;
+            let Some(key) = keys.into_array().into_iter().next() else {
+                break;
+            };
+            let key = key.into_string().expect("a key");
+            source
+                .send(&["MIGRATE", "127.0.0.1", &port.to_string(), &key, "0", "5000"])
+                .await
+                .expect("it moves");
+            pause().await;
+        }
+    }
+
+    /// Ends the move of a slot.
+    pub(crate) async fn settle_slot(&self, slot: u16, from: usize, to: usize) {
+        let id = self.id(to).await;
+        for server in [to, from] {
+            let settle = format!("CLUSTER SETSLOT {slot} NODE {id}");
+            self.admins[server].run(&settle).await;
+        }
     }
 
     /// The name that the cluster has for a server.

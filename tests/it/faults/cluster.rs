@@ -1,0 +1,101 @@
+//! A cluster: one of its masters fails, or hands its slots over.
+
+use std::time::{Duration, Instant};
+
+use super::{Trial, seed, tell};
+use crate::support::proxy::Fault;
+use crate::support::redis::cluster::{Cluster, MASTERS};
+use crate::support::redis::until;
+
+/// The most charges that a replica here may be behind: all that are answered in a tenth of a second.
+const REPLICATION_TAIL: u64 = 150;
+
+const LASTS: Duration = Duration::from_millis(1000);
+
+async fn start(name: &str) -> (Cluster, Trial) {
+    let cluster = Cluster::behind_proxies(false, seed()).await;
+    let trial = Trial::start(name, "cluster", &cluster.addresses()).await;
+    let connections = cluster.proxies.iter().map(|proxy| proxy.connections());
+    assert!(connections.min() > Some(0), "all goes through the proxies");
+    (cluster, trial)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_network_to_one_master() {
+    let (cluster, trial) = start("one master's network").await;
+    let proxy = &cluster.proxies[0];
+    let median = Duration::from_millis(50);
+    let (requests, replies) = (true, true);
+    for fault in [
+        Fault::Slow { median },
+        Fault::Swallow { requests, replies },
+        Fault::CutAfter(500),
+        Fault::Refuse,
+    ] {
+        proxy.order(fault);
+        proxy.reset();
+        trial.endure(LASTS).await;
+    }
+    proxy.order(Fault::None);
+    let tally = trial.conclude().await;
+    assert!(tally.because("fallback_local") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_master() {
+    let (cluster, trial) = start("a stopped master").await;
+    // Not for so long that the others take it for dead, which is another test's.
+    cluster.servers[1].signal("-STOP");
+    trial.until_open().await;
+    trial.endure(LASTS / 2).await;
+    cluster.servers[1].signal("-CONT");
+    trial.conclude().await;
+}
+
+/// The replica takes over, and lacks at most what the master had answered and not yet told it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_master_with_a_replica() {
+    let mut cluster = Cluster::start(true).await;
+    let trial = Trial::start("a killed master", "cluster", &cluster.addresses()).await;
+    cluster.servers[0].kill();
+    let killed = Instant::now();
+    let replica = cluster.admins[MASTERS].clone();
+    until("the replica takes over", async || {
+        let info = replica.text("INFO replication").await;
+        info.contains("role:master")
+    })
+    .await;
+    until("the cluster is well", async || {
+        let info = replica.text("CLUSTER INFO").await;
+        info.contains("cluster_state:ok")
+    })
+    .await;
+    let failed_over = killed.elapsed();
+    let back = trial.until_resumed().await;
+    tell(&format!(
+        "failed over after {failed_over:?}, back {back:?} later"
+    ));
+    assert!(back < Duration::from_secs(3), "{back:?}");
+    let tally = trial.conclude_without(REPLICATION_TAIL).await;
+    assert!(tally.because("fallback_local") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_move() {
+    let (cluster, trial) = start("moving slots").await;
+    for holder in 0..4 {
+        // As the service names it: see `engine::key`.
+        let key = tollgate::store::Key::new("", &format!("d|big={holder}"), "");
+        let slot = cluster.slot_of(key.as_str()).await;
+        let from = Cluster::first_master(slot);
+        let to = (from + 1) % MASTERS;
+        cluster.move_keys(slot, from, to).await;
+        trial.assert_well();
+        cluster.settle_slot(slot, from, to).await;
+    }
+    let tally = trial.conclude().await;
+    tell(&format!(
+        "{} without the store",
+        tally.because("fallback_local")
+    ));
+}
