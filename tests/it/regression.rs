@@ -46,3 +46,23 @@ fn a_redis_host_could_be_nonsense() {
         assert_eq!(address.host, host);
     }
 }
+
+/// The review: the decoder calls itself for each array within another, and 5,000 of them overflowed the stack and ended the
+/// process.
+#[test]
+fn an_answer_nested_without_end_overflowed_the_stack() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let said = |text: &[u8]| {
+        let answers = tollgate::store::redis::untrusted::answers(text);
+        runtime.block_on(answers).expect("a socket")
+    };
+    assert!(said(&b"*1\r\n".repeat(5_000)).is_empty());
+    assert!(said(&b"%1\r\n+a\r\n".repeat(100_000)).is_empty());
+    assert!(said(&b"|1\r\n+a\r\n+b\r\n".repeat(100_000)).is_empty());
+    // What was answered before stays answered.
+    let first = [b"$2\r\nok\r\n".to_vec(), b"*1\r\n".repeat(5_000)].concat();
+    assert_eq!(said(&first), ["ok"]);
+}

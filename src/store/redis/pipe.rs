@@ -9,6 +9,7 @@
 //! - Redis answers in the order of the calls, so the calls that wait are a queue. Between the answers it tells what has changed of the
 //!   keys that are watched.
 //! - `socket`: connecting, and the greeting
+//! - `bounds`: what a server may say at most
 //! - `untrusted`: for the fuzzer
 
 use std::collections::VecDeque;
@@ -30,10 +31,12 @@ use tokio::time::{Instant, Interval};
 use tokio_util::io::poll_read_buf;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::bounds::Bounds;
 use self::socket::Stream;
 use super::node::Call;
 use super::refusals::Refusals;
 
+mod bounds;
 pub(super) mod socket;
 mod untrusted;
 
@@ -303,6 +306,7 @@ struct Carrying {
     refusals: Arc<Refusals>,
     writing: BytesMut,
     reading: BytesMut,
+    bounds: Bounds,
     answered: Vec<(Caller, BytesFrame)>,
     looks: Interval,
     /// How many looks have found calls that wait, and no answer since the one before.
@@ -318,6 +322,7 @@ impl Carrying {
             refusals,
             writing: BytesMut::new(),
             reading: BytesMut::with_capacity(READ),
+            bounds: Bounds::default(),
             answered: Vec::new(),
             looks: tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY),
             silent: 0,
@@ -340,23 +345,29 @@ impl Carrying {
     }
 
     fn hand_out(&mut self) -> io::Result<()> {
-        {
-            let mut calls = self.queue.calls.lock();
-            while let Some((frame, ..)) =
-                decode_bytes_mut(&mut self.reading).map_err(io::Error::other)?
-            {
-                if let BytesFrame::Push { data, .. } = &frame {
-                    self.refusals.hear(data);
-                    continue;
-                }
-                let caller = calls.waiting.pop_front();
-                let caller = caller.ok_or_else(|| io::Error::other("an answer to no call"))?;
-                self.answered.extend(caller.map(|caller| (caller, frame)));
-            }
-        }
+        let taken_apart = self.take_apart();
         for (caller, frame) in self.answered.drain(..) {
             // Whoever waits no longer has given up.
             let _ = caller.send(frame);
+        }
+        taken_apart
+    }
+
+    /// Finds whom each whole frame is for; after an error nothing more is.
+    fn take_apart(&mut self) -> io::Result<()> {
+        let mut calls = self.queue.calls.lock();
+        while self.bounds.is_whole(&self.reading)? {
+            let decoded = decode_bytes_mut(&mut self.reading).map_err(io::Error::other)?;
+            let Some((frame, ..)) = decoded else {
+                return Err(io::Error::other("a frame that ends elsewhere"));
+            };
+            if let BytesFrame::Push { data, .. } = &frame {
+                self.refusals.hear(data);
+                continue;
+            }
+            let caller = calls.waiting.pop_front();
+            let caller = caller.ok_or_else(|| io::Error::other("an answer to no call"))?;
+            self.answered.extend(caller.map(|caller| (caller, frame)));
         }
         Ok(())
     }
