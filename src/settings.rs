@@ -192,6 +192,12 @@ pub struct Grpc {
     /// How long it may take to give one
     #[arg(long, env, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub grpc_keepalive_timeout: Span,
+    /// The most connections at once; beyond it new ones are closed
+    #[arg(long, env, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub grpc_max_connections: u32,
+    /// The most calls of all connections at once; beyond it calls are answered RESOURCE_EXHAUSTED unread
+    #[arg(long, env, value_name = "N", default_value = "65536", value_parser = clap::value_parser!(u32).range(1..))]
+    pub grpc_max_calls: u32,
     /// The most calls of one connection at once
     #[arg(long, env, value_name = "N", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..))]
     pub grpc_max_concurrent_streams: u32,

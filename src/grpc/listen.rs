@@ -18,7 +18,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
+use super::places::{Place, Places};
 use super::tls::Tls;
+use crate::telemetry::logs::Seldom;
 
 /// How many connections wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
@@ -42,9 +44,12 @@ enum Bound {
     Unix(UnixListener),
 }
 
-/// A connection that no thread waits on yet.
+/// A connection that no thread waits on yet, and its place.
 #[derive(Debug)]
-pub(super) enum Loose {
+pub(super) struct Loose(Stream, Place);
+
+#[derive(Debug)]
+enum Stream {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
@@ -103,20 +108,31 @@ impl Listener {
         self.tls.clone()
     }
 
-    /// Accepts connections and deals them out to `threads` in turn, until `shutdown`.
+    /// Accepts connections and deals them out to `threads` in turn, until `shutdown`. One that there is no place for is closed.
     pub(super) async fn accept_into(
         self,
         threads: Vec<mpsc::Sender<Loose>>,
+        places: Places,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        for thread in threads.iter().cycle() {
+        let full = Seldom::new();
+        let mut threads = threads.iter().cycle();
+        loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 _ = shutdown.wait_for(|down| *down) => return,
             };
             match accepted {
-                // A thread that is gone has been shut down.
-                Ok(connection) => drop(thread.send(connection).await),
+                Ok(stream) => match (places.take(), threads.next()) {
+                    // A thread that is gone has been shut down.
+                    (Some(place), Some(thread)) => {
+                        drop(thread.send(Loose(stream, place)).await);
+                    }
+                    _ if full.is_due() => {
+                        warn!("GRPC_MAX_CONNECTIONS are open; those beyond are closed at once");
+                    }
+                    _ => {}
+                },
                 Err(error) => {
                     warn!("a connection cannot be accepted: {error}");
                     tokio::time::sleep(PAUSE).await;
@@ -161,23 +177,25 @@ impl Handshakes {
 
 impl Loose {
     /// The connection, on this thread.
-    pub(super) fn settle(self) -> io::Result<Accepted> {
-        match self {
-            Loose::Tcp(stream) => TcpStream::from_std(stream).map(Accepted::Tcp),
-            Loose::Unix(stream) => UnixStream::from_std(stream).map(Accepted::Unix),
-        }
+    pub(super) fn settle(self) -> io::Result<(Accepted, Place)> {
+        let Self(stream, place) = self;
+        let stream = match stream {
+            Stream::Tcp(stream) => TcpStream::from_std(stream).map(Accepted::Tcp),
+            Stream::Unix(stream) => UnixStream::from_std(stream).map(Accepted::Unix),
+        };
+        Ok((stream?, place))
     }
 }
 
 impl Bound {
-    async fn accept(&self) -> io::Result<Loose> {
+    async fn accept(&self) -> io::Result<Stream> {
         match self {
             Bound::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 stream.set_nodelay(true)?;
-                stream.into_std().map(Loose::Tcp)
+                stream.into_std().map(Stream::Tcp)
             }
-            Bound::Unix(socket) => socket.accept().await?.0.into_std().map(Loose::Unix),
+            Bound::Unix(socket) => socket.accept().await?.0.into_std().map(Stream::Unix),
         }
     }
 }

@@ -4,6 +4,7 @@ mod admin;
 mod api;
 mod bench;
 mod book;
+mod bounds;
 mod cli;
 mod compat;
 mod conformance;

@@ -127,7 +127,9 @@ pub(super) fn grpc(settings: &Settings) -> grpc::Settings {
         max_connection_age_grace: grpc.grpc_max_connection_age_grace.0,
         keepalive_interval: grpc.grpc_keepalive_interval.0,
         keepalive_timeout: grpc.grpc_keepalive_timeout.0,
+        max_connections: usize::try_from(grpc.grpc_max_connections).unwrap_or(usize::MAX),
         max_concurrent_streams: grpc.grpc_max_concurrent_streams,
+        max_calls: usize::try_from(grpc.grpc_max_calls).unwrap_or(usize::MAX),
         max_message_size: usize::try_from(grpc.grpc_max_message_size).unwrap_or(usize::MAX),
         needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
         threads: match usize::from(grpc.grpc_threads) {

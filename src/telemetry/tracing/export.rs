@@ -1,8 +1,7 @@
 //! Where spans go: an OTLP exporter behind a bounded queue, which never holds up a decision.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig};
@@ -15,9 +14,7 @@ use tracing::warn;
 
 use super::{Protocol, Settings};
 use crate::telemetry::Error;
-
-/// How often an unreachable collector is worth a warning.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+use crate::telemetry::logs::Seldom;
 
 /// The port of OTLP over HTTP.
 const HTTP_PORT: &str = "4318";
@@ -131,32 +128,19 @@ fn resource(settings: &Settings) -> Resource {
 /// An exporter whose failures are a warning now and then, however many they are.
 struct Quiet {
     exporter: Otlp,
-    begun: Instant,
-    /// When the next warning is due, in milliseconds since `begun`.
-    next_warning_ms: AtomicU64,
+    failures: Seldom,
 }
 
 impl Quiet {
     fn new(exporter: Otlp) -> Self {
         Self {
             exporter,
-            begun: Instant::now(),
-            next_warning_ms: AtomicU64::new(0),
+            failures: Seldom::new(),
         }
     }
 
     fn warn(&self, error: &dyn fmt::Display) {
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let every = u64::try_from(WARN_EVERY.as_millis()).unwrap_or(u64::MAX);
-        let due = self.next_warning_ms.load(Ordering::Relaxed);
-        let next = now.saturating_add(every);
-        let order = Ordering::Relaxed;
-        if now >= due
-            && self
-                .next_warning_ms
-                .compare_exchange(due, next, order, order)
-                .is_ok()
-        {
+        if self.failures.is_due() {
             warn!("spans cannot be exported and are dropped: {error}");
         }
     }

@@ -161,7 +161,7 @@ impl Server {
 
     /// A client of its gRPC port.
     pub(crate) async fn client(&self) -> RateLimitServiceClient<Channel> {
-        RateLimitServiceClient::new(self.channel().await)
+        client_of(self.channel().await)
     }
 
     /// Sends a signal by the name that `kill` knows.
@@ -187,6 +187,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A client over a connection.
+pub(crate) fn client_of(channel: Channel) -> RateLimitServiceClient<Channel> {
+    RateLimitServiceClient::new(channel)
 }
 
 /// A request of one hit, each descriptor given by its entries.
