@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig};
+use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::runtime::Tokio;
@@ -12,7 +12,7 @@ use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProces
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use tracing::warn;
 
-use super::{Protocol, Settings};
+use super::{Protocol, Settings, secured};
 use crate::telemetry::Error;
 use crate::telemetry::logs::Seldom;
 
@@ -42,9 +42,13 @@ pub(in crate::telemetry) fn provider(
         Otlp::builder()
             .with_http()
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+            .with_http_client(secured::http()?)
             .build()
     } else {
-        Otlp::builder().with_tonic().build()
+        Otlp::builder()
+            .with_tonic()
+            .with_tls_config(secured::grpc()?)
+            .build()
     };
     let exporter = built.map_err(|error| Error::Exporter(error.to_string()))?;
     let processor = BatchSpanProcessor::builder(Quiet::new(exporter), Tokio).build();
@@ -70,10 +74,7 @@ fn protocol(settings: &Settings) -> Result<Protocol, Error> {
     if let Some(protocol) = settings.protocol {
         return Ok(protocol);
     }
-    if let Some((name, value)) = PROTOCOLS
-        .into_iter()
-        .find_map(|name| Some((name, set(name)?)))
-    {
+    if let Some((name, value)) = first_set(PROTOCOLS) {
         return match value.as_str() {
             "grpc" => Ok(Protocol::Grpc),
             "http/protobuf" => Ok(Protocol::Http),
@@ -95,6 +96,16 @@ fn has_port(url: &str, port: &str) -> bool {
     let host = address.split('/').next().unwrap_or_default();
     host.rsplit_once(':')
         .is_some_and(|(_, found)| found == port)
+}
+
+/// The first of these variables that is set to anything, and its value.
+pub(super) fn first_set<const N: usize>(
+    variables: [&'static str; N],
+) -> Option<(&'static str, String)> {
+    let mut set = variables
+        .into_iter()
+        .filter_map(|name| Some((name, set(name)?)));
+    set.next()
 }
 
 /// The value of a variable, if it is set to anything.
