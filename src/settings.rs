@@ -243,6 +243,21 @@ pub struct Http {
     /// The debug port
     #[arg(long, env, value_name = "PORT", default_value = "6070")]
     pub debug_port: u16,
+    /// Serve TLS on both HTTP ports
+    #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
+    pub http_server_use_tls: bool,
+    /// The certificate chain; read again when it changes
+    #[arg(long, env, value_name = "FILE")]
+    pub http_server_tls_cert: Option<PathBuf>,
+    /// Its key; read again when it changes
+    #[arg(long, env, value_name = "FILE")]
+    pub http_server_tls_key: Option<PathBuf>,
+    /// The authority of client certificates, which are then required, of probes too
+    #[arg(long, env, value_name = "FILE")]
+    pub http_client_tls_cacert: Option<PathBuf>,
+    /// The DNS name that a client's certificate must have
+    #[arg(long, env, value_name = "NAME")]
+    pub http_client_tls_san: Option<String>,
     /// The tokens of those who may read the management API, one a line; read again at each call
     #[arg(long, env, value_name = "FILE")]
     pub api_read_tokens: Option<PathBuf>,

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::places::{Place, Places};
 use super::tls::Tls;
@@ -24,8 +24,6 @@ use crate::telemetry::logs::Seldom;
 
 /// How many connections wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many TLS handshakes are under way at once.
 const HANDSHAKES: usize = 256;
 /// How long to wait when no connection can be accepted, for want of file descriptors as a rule.
@@ -166,12 +164,8 @@ impl Handshakes {
             (_, stream) => return Some(stream),
         };
         let _permit = self.permits.acquire().await;
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => return Some(Accepted::Tls(Box::new(stream))),
-            Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
-            Err(_) => debug!("a TLS handshake took too long"),
-        }
-        None
+        let stream = tls.shake(stream).await?;
+        Some(Accepted::Tls(Box::new(stream)))
     }
 }
 

@@ -27,5 +27,6 @@ mod snapshot;
 mod subjects;
 mod support;
 mod tidy;
+mod tls;
 mod tracing;
 mod usage;
