@@ -58,7 +58,8 @@ pub(crate) fn send_over(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Option<Reply> {
-    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+    let mut request =
+        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
     }
