@@ -29,6 +29,7 @@ use crate::time::Clock;
 use snapshots::Snapshots;
 
 mod parts;
+mod secrets;
 mod snapshots;
 
 /// How often keys that have expired are looked for.
@@ -100,6 +101,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let telemetry = parts::telemetry(&settings.telemetry);
     let (guard, tracing) =
         telemetry::install(&telemetry).map_err(|error| Failed::Usage(error.to_string()))?;
+    secrets::warn_of_open_files(&settings);
     let metrics = Metrics::new();
     let store = store(&settings)?;
     let engine = Engine::new(

@@ -22,6 +22,7 @@ mod properties;
 mod redis;
 mod regression;
 mod reload;
+mod secrets;
 mod shell;
 mod snapshot;
 mod subjects;

@@ -79,17 +79,12 @@ impl Setup {
         }
         command
             .envs(self.env)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
-        let stderr = child.stderr.take().expect("a pipe");
         let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.lock().expect("no panic").push(line);
-            }
-        });
+        collect(child.stdout.take().expect("a pipe"), &log);
+        collect(child.stderr.take().expect("a pipe"), &log);
         let mut server = Server {
             child,
             log,
@@ -179,6 +174,16 @@ impl Server {
             self.child.try_wait().expect("a child")
         })
     }
+}
+
+/// Adds all lines of a pipe to a log.
+fn collect(pipe: impl std::io::Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
+    let log = Arc::clone(log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            log.lock().expect("no panic").push(line);
+        }
+    });
 }
 
 impl Drop for Server {
