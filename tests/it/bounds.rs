@@ -1,18 +1,22 @@
 //! What there may be at most, of the real binary: at the bound all is well, beyond it the answer is early and says so.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
+use tollgate::admin::MAX_BODY;
+use tollgate::admin::listen::MAX_CONNECTIONS;
+use tollgate::store::redis::MAX_IN_FLIGHT;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::poll;
-use crate::support::server::{Setup, request};
+use crate::support::http::{get, send};
+use crate::support::server::{Setup, is_over, request};
+use crate::support::{poll, redis};
 
 const RULES: &str = "
 domain: d
@@ -147,4 +151,97 @@ async fn a_head_of_a_call_is_bounded() {
     let status = client.should_rate_limit(with(20_000)).await;
     status.expect_err("does not fit");
     client.should_rate_limit(with(0)).await.expect("goes on");
+}
+
+/// A store that does not answer, and more calls than may wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_bound_of_the_store_the_failure_mode_decides_at_once() {
+    const TIMEOUT: Duration = Duration::from_secs(15);
+    let rules = "
+domain: d
+descriptors:
+  - key: user
+    rate_limit: {requests_per_unit: 1000000, unit: hour, failure_mode: deny}
+";
+    let store = redis::Server::start();
+    let server = Setup::rules(rules)
+        .env("REDIS_URL", &format!("127.0.0.1:{}", store.port))
+        .env("STORE_TIMEOUT", &format!("{}s", TIMEOUT.as_secs()))
+        .start_ready();
+    let mut client = server.client().await;
+    let ask = |n: usize| request("d", &[&[("user", &n.to_string())]]);
+    let answer = client.should_rate_limit(ask(0)).await.expect("an answer");
+    assert!(!is_over(answer.get_ref()), "the store answers");
+    store.signal("-STOP");
+    // They are answered when the store has timed out, or the test is over.
+    let per_connection = 1000;
+    for connection in 0..=MAX_IN_FLIGHT / per_connection {
+        let client = server.client().await;
+        for call in 0..per_connection {
+            let mut client = client.clone();
+            let asked = ask(connection * per_connection + call);
+            tokio::spawn(async move { client.should_rate_limit(asked).await });
+        }
+    }
+    let mut sooner = 0;
+    let full = poll::until_async("an early answer", || {
+        sooner += 1;
+        let (mut client, asked) = (client.clone(), ask(100_000 + sooner));
+        async move {
+            let begun = Instant::now();
+            let answer = client.should_rate_limit(asked);
+            let answer = tokio::time::timeout(Duration::from_millis(500), answer).await;
+            Some((answer.ok()?.ok()?, begun.elapsed()))
+        }
+    })
+    .await;
+    let (answer, took) = full;
+    assert!(is_over(answer.get_ref()), "the failure mode is deny");
+    assert!(took < TIMEOUT / 2, "after {took:?}");
+    let errors = server.metric("tollgate_store_errors{kind=\"unreachable\"}");
+    assert!(errors >= 1.0, "{errors}");
+    store.signal("-CONT");
+}
+
+#[test]
+fn bodies_of_the_http_port_are_bounded() {
+    let server = Setup::rules(RULES).start_ready();
+    let body = |bytes: usize| {
+        let json =
+            r#"{"domain": "d", "descriptors": [{"entries": [{"key": "user", "value": "a"}]}]}"#;
+        json.to_owned() + &" ".repeat(bytes - json.len())
+    };
+    let post = |bytes: usize| send(server.http, "POST", "/json", &[], &body(bytes));
+    assert_eq!(post(MAX_BODY).expect("an answer").code, 200);
+    // The answer may be lost with the connection, as not all is read.
+    let beyond = post(MAX_BODY + 1).map(|reply| reply.code);
+    assert!(beyond.is_none_or(|code| code == 413), "{beyond:?}");
+    let head = "x".repeat(32 * 1024);
+    let beyond = send(server.http, "GET", "/health/live", &[("x-long", &head)], "");
+    assert!(beyond.is_none_or(|reply| reply.code == 431));
+    assert_eq!(get(server.http, "/health/live").code, 200);
+}
+
+#[test]
+fn connections_of_the_http_port_are_bounded() {
+    let server = Setup::rules(RULES).start_ready();
+    let head = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut held: Vec<TcpStream> = (0..MAX_CONNECTIONS)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.http).expect("a connection");
+            stream.write_all(head).expect("sent");
+            stream.read_exact(&mut [0; 12]).expect("an answer");
+            stream
+        })
+        .collect();
+    let mut beyond = TcpStream::connect(server.http).expect("a connection");
+    beyond.write_all(head).expect("sent");
+    let patience = Some(Duration::from_millis(100));
+    beyond.set_read_timeout(patience).expect("a timeout");
+    let early = beyond.read(&mut [0; 12]);
+    assert!(early.is_err(), "it waits: {early:?}");
+    held.pop();
+    let patience = Some(Duration::from_secs(10));
+    beyond.set_read_timeout(patience).expect("a timeout");
+    beyond.read_exact(&mut [0; 12]).expect("its turn");
 }

@@ -14,6 +14,7 @@ mod fallback;
 mod fuzz;
 mod golden;
 mod grpc;
+mod injection;
 mod matching;
 mod metrics;
 mod panic;

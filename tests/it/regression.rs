@@ -6,14 +6,19 @@ use std::time::{Duration, Instant};
 use tollgate::admin::Access;
 use tollgate::admin::api::PREFIX;
 use tollgate::admin::api::access::MAX_FILE;
+use tollgate::engine::Settings;
 use tollgate::limit::Unit;
 use tollgate::limit::ban::{Ban, State};
 use tollgate::settings::values::duration;
+use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::redis::settings::Address;
+use tollgate::telemetry::metrics::Metrics;
+use tollgate::telemetry::metrics::rule::MAX_NAME;
 use tollgate::time::{Clock, Micros, Timestamp};
 
 use crate::support::server::Setup;
+use crate::support::service::Service;
 
 /// The fuzzer: a stored count of 2^32 - 1 refusals wrapped around to none, and the ban did not come.
 #[test]
@@ -139,4 +144,35 @@ fn half_a_token_did_for_the_whole() {
 fn the_secret_of_the_store_was_printed() {
     let store = Embedded::new(64, Clock::System);
     assert_eq!(format!("{store:?}"), "Embedded { .. }");
+}
+
+/// The review: RESPONSE_DYNAMIC_METADATA told Envoy, and so its access log, the values that the domain calls sensitive.
+#[tokio::test]
+async fn sensitive_values_were_told_in_metadata() {
+    let rules = "domain: d\nsensitive: [api_key]\ndescriptors: [{key: api_key, rate_limit: {requests_per_unit: 1, unit: hour}}]";
+    let settings = Settings {
+        reference_metadata: true,
+        ..Settings::default()
+    };
+    let store = |clock| Store::Embedded(Embedded::new(64, clock));
+    let service = Service::with(rules, settings, store);
+    let answer = service.ask(&["api_key=hunter2", "path=/x"]).await;
+    let told = serde_json::to_string(&answer.metadata).expect("JSON");
+    assert!(
+        told.contains("api_key=#") && told.contains("path=/x"),
+        "{told}"
+    );
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+/// The review: a name of 16 KiB for each of 5,000 series, and for each of them five counters.
+#[test]
+fn values_of_requests_made_names_of_any_length() {
+    let metrics = Metrics::new();
+    for name in ["a".repeat(MAX_NAME), "b".repeat(MAX_NAME + 1)] {
+        drop(metrics.rule_by_request("d", &name));
+    }
+    let text = metrics.encode();
+    assert!(text.contains(&"a".repeat(MAX_NAME)) && !text.contains("bb"));
+    assert!(text.contains("rule=\"other\""));
 }

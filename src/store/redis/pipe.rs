@@ -180,15 +180,16 @@ impl Pipe {
     }
 }
 
-/// The text of an error.
+/// The text of an error, as one line of a log.
 fn said_error(frame: &BytesFrame) -> Option<String> {
+    let one_line = |text: &str| text.replace(char::is_control, " ");
     if let BytesFrame::BlobError { data, .. } = frame {
-        return Some(String::from_utf8_lossy(data).into_owned());
+        return Some(one_line(&String::from_utf8_lossy(data)));
     }
     let BytesFrame::SimpleError { data, .. } = frame else {
         return None;
     };
-    Some(data.to_string())
+    Some(one_line(data))
 }
 
 /// Adds a call to what is to be written.
@@ -423,5 +424,19 @@ impl Future for Carrying {
             Ok(()) => Poll::Pending,
             Err(error) => Poll::Ready(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_whatever_redis_says() {
+        let data = Bytes::from_static(b"ERR\n2026-01-01 ERROR forged\x1b[31m");
+        let attributes = None;
+        let frame = BytesFrame::BlobError { data, attributes };
+        let text = said_error(&frame).expect("an error");
+        assert_eq!(text, "ERR 2026-01-01 ERROR forged [31m");
     }
 }
