@@ -35,6 +35,14 @@ impl Bounds {
     /// Whether `read` begins with a whole frame; then the next look is at what follows it. `read` only ever grows meanwhile.
     pub(super) fn is_whole(&mut self, read: &[u8]) -> io::Result<bool> {
         loop {
+            if self.at > 0 && self.open.is_empty() {
+                // All heads are there; the text after the last one may still be on its way.
+                let is_whole = self.at <= read.len();
+                if is_whole {
+                    *self = Self::default();
+                }
+                return Ok(is_whole);
+            }
             let rest = read.get(self.at..).unwrap_or_default();
             let Some(head) = head(rest)? else {
                 return match read.len() {
@@ -63,14 +71,6 @@ impl Bounds {
                     break;
                 }
                 self.open.pop();
-            }
-            if self.open.is_empty() {
-                if self.at > read.len() {
-                    // The text after the last head is still on its way.
-                    return Ok(false);
-                }
-                *self = Self::default();
-                return Ok(true);
             }
         }
     }
