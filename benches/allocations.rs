@@ -36,7 +36,7 @@ fn main() {
     engine.install(rules);
     let entry = ("user_id".to_owned(), "alice".to_owned());
     let message = wire::message("bench", 1, [vec![entry]]);
-    let mut decide = || {
+    let decide = || {
         let Ok(request) = wire::request(&message) else {
             return;
         };
