@@ -5,6 +5,7 @@
 //! - [`listen`]: sockets, and the connections that they accept
 //! - `threads`: who serves them
 //! - `places`: how many there may be of what
+//! - `preface`: what they begin with
 //! - `connection`: one of them, until its end
 //! - [`unary`]: one call of it
 //! - [`tls`]: certificates, read again when they change
@@ -27,6 +28,7 @@ use crate::telemetry::metrics::Metrics;
 mod connection;
 pub mod listen;
 mod places;
+pub mod preface;
 pub mod rls;
 mod threads;
 pub mod tls;

@@ -23,6 +23,7 @@ use tracing::debug;
 use super::Settings;
 use super::listen::Accepted;
 use super::places::{Place, Places};
+use super::preface::Begun;
 use super::unary::{self, Method, Reply};
 
 /// The path of the one method that is served here.
@@ -52,6 +53,13 @@ impl<M: Method> Port<M> {
     /// Serves a connection until it ends: by the client, or once it is old or the port is shut down. Then the client is told to go
     /// elsewhere, and the calls under way finish; those of an old connection within the grace.
     pub(super) async fn serve(mut self, stream: Accepted) {
+        let stream = tokio::select! {
+            begun = Begun::begin(stream) => match begun {
+                Ok(stream) => stream,
+                Err(error) => return debug!("a connection did not begin: {error}"),
+            },
+            _ = self.shutdown.wait_for(|down| *down) => return,
+        };
         let settings = &self.settings;
         let keepalive = settings.keepalive_interval;
         let (age, grace) = (jittered_age(settings), settings.max_connection_age_grace);
