@@ -9,6 +9,7 @@ use h2::client::SendRequest;
 use http::Request;
 use tollgate::admin::MAX_BODY;
 use tollgate::admin::listen::MAX_CONNECTIONS;
+use tollgate::grpc::preface::PREFACE_WITHIN;
 use tollgate::store::redis::MAX_IN_FLIGHT;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -63,6 +64,28 @@ async fn connections_beyond_the_bound_are_closed_and_those_before_served() {
         client.should_rate_limit(ask()).await.ok()
     })
     .await;
+}
+
+/// A place that somebody holds who says nothing is free again in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_says_nothing_holds_no_place_for_long() {
+    let server = Setup::rules(RULES)
+        .env("GRPC_MAX_CONNECTIONS", "2")
+        .start_ready();
+    let address = server.grpc.expect("a port");
+    let mut client = server.client().await;
+    let begun = Instant::now();
+    let mut silent = TcpStream::connect(address).expect("a connection");
+    silent.write_all(b"PRI * HTTP/2").expect("sent");
+    poll::until("the end of a connection", || {
+        is_closed(&mut silent).then_some(())
+    });
+    assert!(begun.elapsed() > PREFACE_WITHIN / 2, "not at once");
+    let ask = request("d", &[&[("user", "a")]]);
+    client.should_rate_limit(ask).await.expect("an answer");
+    server.signal("TERM");
+    let _late = TcpStream::connect(address);
+    assert!(server.wait().success(), "nor does it hold up the end");
 }
 
 /// A connection that sends heads of calls and leaves the rest open.
@@ -153,7 +176,8 @@ async fn a_head_of_a_call_is_bounded() {
     client.should_rate_limit(with(0)).await.expect("goes on");
 }
 
-/// A store that does not answer, and more calls than may wait for it.
+/// A store that does not answer, and more calls than may wait for it: whether it is the bound that tells, or the breaker that has
+/// opened by then. `redis::failing` has the bound alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn past_the_bound_of_the_store_the_failure_mode_decides_at_once() {
     const TIMEOUT: Duration = Duration::from_secs(15);
@@ -198,8 +222,6 @@ descriptors:
     let (answer, took) = full;
     assert!(is_over(answer.get_ref()), "the failure mode is deny");
     assert!(took < TIMEOUT / 2, "after {took:?}");
-    let errors = server.metric("tollgate_store_errors{kind=\"unreachable\"}");
-    assert!(errors >= 1.0, "{errors}");
     store.signal("-CONT");
 }
 
