@@ -35,6 +35,7 @@ use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
 use crate::store::{Key, Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::rule::{MAX_NAME, OTHER};
 use crate::telemetry::tracing as spans;
 use crate::time::{Clock, Timestamp};
 
@@ -459,7 +460,9 @@ fn trace(
     let limit = spoken.map(|spoken| spoken.decisive().limit.to_string());
     say(spans::Decision {
         domain: request.domain,
-        rule: rule.as_deref().unwrap_or_default(),
+        rule: rule
+            .as_deref()
+            .map_or("", |rule| if rule.len() > MAX_NAME { OTHER } else { rule }),
         limit: limit.as_deref().unwrap_or_default(),
         remaining: spoken.map_or(0, |spoken| spoken.decisive().remaining.floor()),
         reason: reason.name(),

@@ -4,6 +4,8 @@
 //! - [`wire`]: messages to requests, answers to messages; the only file that names generated types
 //! - [`listen`]: sockets, and the connections that they accept
 //! - `threads`: who serves them
+//! - `places`: how many there may be of what
+//! - `preface`: what they begin with
 //! - `connection`: one of them, until its end
 //! - [`unary`]: one call of it
 //! - [`tls`]: certificates, read again when they change
@@ -25,6 +27,8 @@ use crate::telemetry::metrics::Metrics;
 
 mod connection;
 pub mod listen;
+mod places;
+pub mod preface;
 pub mod rls;
 mod threads;
 pub mod tls;
@@ -33,6 +37,7 @@ pub mod wire;
 
 use connection::Port;
 use listen::Listener;
+use places::Places;
 use unary::Method;
 
 /// The names under which health is asked: the whole, the reference's, and what Envoy's health check sends by convention.
@@ -41,6 +46,9 @@ pub const HEALTH_SERVICES: [&str; 3] = [
     "ratelimit",
     "envoy.service.ratelimit.v3.RateLimitService",
 ];
+
+/// The most calls of health and reflection at once, shared out among the threads; those that watch health stay.
+pub const MAX_ASIDES: usize = 4096;
 
 /// How the port is served.
 #[derive(Clone, Debug)]
@@ -53,8 +61,12 @@ pub struct Settings {
     pub keepalive_interval: Duration,
     /// How long it may take to give one.
     pub keepalive_timeout: Duration,
+    /// The most connections at once.
+    pub max_connections: usize,
     /// The most calls of one connection at once.
     pub max_concurrent_streams: u32,
+    /// The most calls of all connections at once, shared out among the threads.
+    pub max_calls: usize,
     /// The largest request, in bytes.
     pub max_message_size: usize,
     /// Healthy only while there is a domain.
@@ -96,18 +108,29 @@ pub async fn serve_method(
 ) -> io::Result<()> {
     let tls = listener.tls();
     let count = settings.threads.max(1);
+    let connections = Places::new(settings.max_connections);
     let port = Port {
         method,
         others: others.prepare(),
+        calls: Places::new(0),
+        asides: Places::new(0),
         settings,
         shutdown: shutdown.clone(),
     };
     let (threads, ends): (Vec<_>, Vec<_>) = (0..count)
-        .map(|number| threads::spawn(number, port.clone(), tls.clone()))
+        .map(|number| {
+            let calls = Places::new(port.settings.max_calls.div_ceil(count));
+            let port = Port {
+                calls,
+                asides: Places::new(MAX_ASIDES.div_ceil(count)),
+                ..port.clone()
+            };
+            threads::spawn(number, port, tls.clone())
+        })
         .collect::<io::Result<Vec<_>>>()?
         .into_iter()
         .unzip();
-    let accepting = tokio::spawn(listener.accept_into(threads, shutdown));
+    let accepting = tokio::spawn(listener.accept_into(threads, connections, shutdown));
     let ended: io::Result<Vec<()>> = join_all(ends).await.into_iter().collect();
     accepting.abort();
     ended.map(|_| ())

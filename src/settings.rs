@@ -192,6 +192,12 @@ pub struct Grpc {
     /// How long it may take to give one
     #[arg(long, env, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub grpc_keepalive_timeout: Span,
+    /// The most connections at once; beyond it new ones are closed
+    #[arg(long, env, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub grpc_max_connections: u32,
+    /// The most calls of all connections at once; beyond it calls are answered RESOURCE_EXHAUSTED unread
+    #[arg(long, env, value_name = "N", default_value = "65536", value_parser = clap::value_parser!(u32).range(1..))]
+    pub grpc_max_calls: u32,
     /// The most calls of one connection at once
     #[arg(long, env, value_name = "N", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..))]
     pub grpc_max_concurrent_streams: u32,
@@ -237,6 +243,21 @@ pub struct Http {
     /// The debug port
     #[arg(long, env, value_name = "PORT", default_value = "6070")]
     pub debug_port: u16,
+    /// Serve TLS on both HTTP ports
+    #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
+    pub http_server_use_tls: bool,
+    /// The certificate chain; read again when it changes
+    #[arg(long, env, value_name = "FILE")]
+    pub http_server_tls_cert: Option<PathBuf>,
+    /// Its key; read again when it changes
+    #[arg(long, env, value_name = "FILE")]
+    pub http_server_tls_key: Option<PathBuf>,
+    /// The authority of client certificates, which are then required, of probes too
+    #[arg(long, env, value_name = "FILE")]
+    pub http_client_tls_cacert: Option<PathBuf>,
+    /// The DNS name that a client's certificate must have
+    #[arg(long, env, value_name = "NAME")]
+    pub http_client_tls_san: Option<String>,
     /// The tokens of those who may read the management API, one a line; read again at each call
     #[arg(long, env, value_name = "FILE")]
     pub api_read_tokens: Option<PathBuf>,

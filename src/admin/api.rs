@@ -37,6 +37,9 @@ mod usage;
 /// What every route begins with.
 pub const PREFIX: &str = "/api/v1/rate-limit";
 
+/// The longest note, in bytes.
+pub const MAX_NOTE: usize = 1024;
+
 /// Every route: its method, and its path after [`PREFIX`].
 pub const ROUTES: [(&str, &str); 24] = [
     ("GET", "/openapi.json"),

@@ -19,6 +19,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use crate::grpc::listen::Accepted;
+use crate::grpc::tls::Tls;
+
 /// How long a client may take to send the head of a request; an idle connection is closed after as long.
 pub const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// How long a request may take from its head to the answer, its body included.
@@ -34,9 +37,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// Serves routes until `shutdown`, and then until the calls under way are done.
+/// Serves routes, within TLS if there is any, until `shutdown`, and then until the calls under way are done.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     routes: Router,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -61,11 +65,19 @@ pub async fn serve(
             request
         });
         let service = TowerToHyperService::new(named);
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        let connection = connections.watch(connection);
+        let (http, tls) = (http.clone(), tls.clone());
+        let (watcher, mut down) = (connections.watcher(), shutdown.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!("an HTTP connection ended: {error}");
+            let shaking = shake(tls.as_deref(), stream);
+            let shaken = tokio::select! {
+                shaken = shaking => shaken,
+                _ = down.wait_for(|down| *down) => None,
+            };
+            if let Some(stream) = shaken {
+                let connection = http.serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = watcher.watch(connection).await {
+                    debug!("an HTTP connection ended: {error}");
+                }
             }
             drop(place);
         });
@@ -89,6 +101,15 @@ async fn accept(
             None
         }
     }
+}
+
+/// The connection after its handshake, if it has one; none if that fails.
+async fn shake(tls: Option<&Tls>, stream: TcpStream) -> Option<Accepted> {
+    let Some(tls) = tls else {
+        return Some(Accepted::Tcp(stream));
+    };
+    let stream = tls.shake(stream).await?;
+    Some(Accepted::Tls(Box::new(stream)))
 }
 
 /// Answers 408 to a request whose body does not come.

@@ -17,7 +17,7 @@ use crate::admin::{self, Access, Admin};
 use crate::engine::Engine;
 use crate::grpc;
 use crate::grpc::listen::Listener;
-use crate::grpc::tls::Tls;
+use crate::grpc::tls::{Files, Protocol, Tls};
 use crate::reload::{Failure, Loaded, Reloader};
 use crate::settings::{Backend, Settings};
 use crate::store::Store;
@@ -29,6 +29,7 @@ use crate::time::Clock;
 use snapshots::Snapshots;
 
 mod parts;
+mod secrets;
 mod snapshots;
 
 /// How often keys that have expired are looked for.
@@ -50,6 +51,13 @@ struct Ports {
     grpc: Listener,
     http: TcpListener,
     debug: TcpListener,
+}
+
+/// The TLS of the ports that have any.
+#[derive(Clone)]
+struct Secured {
+    grpc: Option<Arc<Tls>>,
+    http: Option<Arc<Tls>>,
 }
 
 /// What the process is told from outside, heard from its first moment on: unheard, each of these would end it.
@@ -93,6 +101,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let telemetry = parts::telemetry(&settings.telemetry);
     let (guard, tracing) =
         telemetry::install(&telemetry).map_err(|error| Failed::Usage(error.to_string()))?;
+    secrets::warn_of_open_files(&settings);
     let metrics = Metrics::new();
     let store = store(&settings)?;
     let engine = Engine::new(
@@ -108,11 +117,11 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     if let Some(trouble) = access.trouble() {
         return Err(Failed::Usage(trouble));
     }
-    let ports = bind(&settings, tls.clone()).await?;
+    let ports = bind(&settings, tls.grpc.clone()).await?;
     greet(&settings, &ports, &reloader.load());
 
     let reload = Arc::new(Notify::new());
-    let mut background = background(&engine, reloader, &reload, tls);
+    let mut background = background(&engine, reloader, &reload, &tls);
     let store = &settings.store;
     let snapshots = store
         .snapshot()
@@ -122,7 +131,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
         background.push(tokio::spawn(keep));
     }
     let (shutdown, down) = watch::channel(false);
-    let surfaces = (tracing, access);
+    let surfaces = (tracing, access, tls.http);
     let serving = spawn_servers(&settings, ports, &engine, &metrics, surfaces, &down);
     let outcome = wait_for_the_end(&settings, &engine, signals, &reload, &shutdown, serving).await;
     background.iter().for_each(JoinHandle::abort);
@@ -170,17 +179,28 @@ fn store(settings: &Settings) -> Result<Store, Failed> {
     }
 }
 
-fn tls(settings: &Settings) -> Result<Option<Arc<Tls>>, Failed> {
-    let Some(files) = parts::tls_files(&settings.grpc).map_err(Failed::Usage)? else {
-        return Ok(None);
+/// The TLS of the gRPC port, and of the HTTP ports.
+fn tls(settings: &Settings) -> Result<Secured, Failed> {
+    let read = |files: Result<Option<Files>, String>, protocol| {
+        let Some(files) = files.map_err(Failed::Usage)? else {
+            return Ok(None);
+        };
+        let tls = Tls::new(files, protocol).map_err(|error| Failed::Run(error.to_string()))?;
+        Ok(Some(Arc::new(tls)))
     };
-    let tls = Tls::new(files).map_err(|error| Failed::Run(error.to_string()))?;
-    Ok(Some(Arc::new(tls)))
+    Ok(Secured {
+        grpc: read(parts::grpc_tls(&settings.grpc), Protocol::Http2)?,
+        http: read(parts::http_tls(&settings.http), Protocol::Http1)?,
+    })
 }
 
 async fn bind(settings: &Settings, tls: Option<Arc<Tls>>) -> Result<Ports, Failed> {
     let (grpc, http) = (&settings.grpc, &settings.http);
     let grpc = match &grpc.grpc_uds {
+        Some(path) if !path.as_os_str().is_empty() && tls.is_some() => {
+            let problem = "GRPC_UDS has no TLS; leave out GRPC_SERVER_USE_TLS, or listen on a port";
+            return Err(Failed::Usage(format!("{problem} ({})", path.display())));
+        }
         Some(path) if !path.as_os_str().is_empty() => Listener::unix(path).map_err(|error| {
             Failed::Run(format!("cannot listen on {}: {error}", path.display()))
         })?,
@@ -272,8 +292,12 @@ fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
         .ok()
         .and_then(|loaded| loaded.domains.first());
     let domain = domain.map_or("edge", String::as_str);
+    let scheme = match settings.http.http_server_use_tls {
+        true => "https://",
+        false => "",
+    };
     info!(
-        "try: curl -s localhost:{port}/json -d '{{\"domain\": \"{domain}\", \
+        "try: curl -s {scheme}localhost:{port}/json -d '{{\"domain\": \"{domain}\", \
          \"descriptors\": [{{\"entries\": [{{\"key\": \"user_id\", \"value\": \"alice\"}}]}}]}}'"
     );
 }
@@ -283,7 +307,7 @@ fn background(
     engine: &Arc<Engine>,
     reloader: Arc<Reloader>,
     reload: &Arc<Notify>,
-    tls: Option<Arc<Tls>>,
+    tls: &Secured,
 ) -> Vec<JoinHandle<()>> {
     let keeper = Arc::clone(engine);
     let (sweeper, pinger, follower) = (Arc::clone(engine), Arc::clone(engine), Arc::clone(engine));
@@ -307,7 +331,8 @@ fn background(
             }
         }),
     ];
-    tasks.extend(tls.map(|tls| tokio::spawn(tls.watch())));
+    let served = [&tls.grpc, &tls.http].into_iter().flatten();
+    tasks.extend(served.map(|tls| tokio::spawn(Arc::clone(tls).watch())));
     tasks
 }
 
@@ -316,7 +341,7 @@ fn spawn_servers(
     ports: Ports,
     engine: &Arc<Engine>,
     metrics: &Arc<Metrics>,
-    (tracing, access): (Tracing, Arc<Access>),
+    (tracing, access, tls): (Tracing, Arc<Access>, Option<Arc<Tls>>),
     down: &watch::Receiver<bool>,
 ) -> JoinHandle<io::Result<()>> {
     let admin = Admin {
@@ -332,8 +357,13 @@ fn spawn_servers(
         parts::grpc(settings),
         down.clone(),
     );
-    let http = admin::serve(ports.http, admin.clone().http(access), down.clone());
-    let debug = admin::serve(ports.debug, admin.debug(), down.clone());
+    let http = admin::serve(
+        ports.http,
+        tls.clone(),
+        admin.clone().http(access),
+        down.clone(),
+    );
+    let debug = admin::serve(ports.debug, tls, admin.debug(), down.clone());
     tokio::spawn(async move { tokio::try_join!(grpc, http, debug).map(|_| ()) })
 }
 

@@ -136,7 +136,7 @@ pub fn answer(
         answer.body = body.map(|body| body.text);
     }
     answer.metadata = Some(if settings.reference_metadata {
-        metadata::reference(request, ruling)
+        metadata::reference(domain, request, ruling)
     } else {
         metadata::decision(domain, request, ruling, reason)
     });

@@ -1,10 +1,13 @@
 //! One connection: its HTTP/2, whom its calls go to, and its end.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Request;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -12,16 +15,25 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
 use tracing::debug;
 
 use super::Settings;
 use super::listen::Accepted;
+use super::places::{Place, Places};
+use super::preface::Begun;
 use super::unary::{self, Method, Reply};
 
 /// The path of the one method that is served here.
 const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+
+/// The largest head of a call, in bytes.
+const MAX_HEAD: u32 = 16 * 1024;
+
+/// What a call is told that there is no place for. Its message is not read.
+const FULL: &str = "too many calls are under way";
 
 /// What the calls of a connection go to.
 #[derive(Clone)]
@@ -29,6 +41,10 @@ pub(super) struct Port<M> {
     pub(super) method: M,
     /// Health and reflection.
     pub(super) others: Routes,
+    /// How many calls there may be at once, of all connections of its thread.
+    pub(super) calls: Places,
+    /// The same for calls of health and reflection, which are answered when there is no place for others.
+    pub(super) asides: Places,
     pub(super) settings: Settings,
     pub(super) shutdown: watch::Receiver<bool>,
 }
@@ -37,6 +53,13 @@ impl<M: Method> Port<M> {
     /// Serves a connection until it ends: by the client, or once it is old or the port is shut down. Then the client is told to go
     /// elsewhere, and the calls under way finish; those of an old connection within the grace.
     pub(super) async fn serve(mut self, stream: Accepted) {
+        let stream = tokio::select! {
+            begun = Begun::begin(stream) => match begun {
+                Ok(stream) => stream,
+                Err(error) => return debug!("a connection did not begin: {error}"),
+            },
+            _ = self.shutdown.wait_for(|down| *down) => return,
+        };
         let settings = &self.settings;
         let keepalive = settings.keepalive_interval;
         let (age, grace) = (jittered_age(settings), settings.max_connection_age_grace);
@@ -44,12 +67,22 @@ impl<M: Method> Port<M> {
         http.timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(settings.max_concurrent_streams)
+            .max_header_list_size(MAX_HEAD)
             .keep_alive_interval((!keepalive.is_zero()).then_some(keepalive))
             .keep_alive_timeout(settings.keepalive_timeout);
         let port = (self.method, self.others, settings.max_message_size);
+        let (calls, asides) = (self.calls, self.asides);
         let answer = service_fn(move |request| {
             let (method, others, most) = port.clone();
-            async move { Ok::<_, Infallible>(answer(&method, others, most, request).await) }
+            let is_decision = is_decision(&request);
+            let place = if is_decision { &calls } else { &asides }.take();
+            async move {
+                let response = match place {
+                    Some(_) => answer(&method, others, most, request, is_decision).await,
+                    None => unary::refusal(&Status::resource_exhausted(FULL)),
+                };
+                Ok::<_, Infallible>(response.map(|reply| Held(reply, place)))
+            }
         });
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
         let is_old = tokio::select! {
@@ -66,13 +99,36 @@ impl<M: Method> Port<M> {
     }
 }
 
+/// A reply, and the place of its call until it is sent or given up.
+struct Held(
+    Reply,
+    #[allow(dead_code, reason = "it is free when dropped")] Option<Place>,
+);
+
+impl Body for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}
+
 async fn answer<M: Method>(
     method: &M,
     mut others: Routes,
     most: usize,
     request: Request<Incoming>,
+    is_decision: bool,
 ) -> http::Response<Reply> {
-    if request.uri().path() == SHOULD_RATE_LIMIT {
+    if is_decision {
         return unary::answer(method, most, request).await;
     }
     // Boxed, as it is larger and rarer than the method that all calls make room for.
@@ -81,6 +137,10 @@ async fn answer<M: Method>(
         response.map(Reply::Other)
     })
     .await
+}
+
+fn is_decision(request: &Request<Incoming>) -> bool {
+    request.uri().path() == SHOULD_RATE_LIMIT
 }
 
 /// Clients that go away are no news.

@@ -16,14 +16,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, warn};
+use tracing::warn;
 
+use super::places::{Place, Places};
 use super::tls::Tls;
+use crate::telemetry::logs::Seldom;
 
 /// How many connections wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many TLS handshakes are under way at once.
 const HANDSHAKES: usize = 256;
 /// How long to wait when no connection can be accepted, for want of file descriptors as a rule.
@@ -42,9 +42,12 @@ enum Bound {
     Unix(UnixListener),
 }
 
-/// A connection that no thread waits on yet.
+/// A connection that no thread waits on yet, and its place.
 #[derive(Debug)]
-pub(super) enum Loose {
+pub(super) struct Loose(Stream, Place);
+
+#[derive(Debug)]
+enum Stream {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
@@ -103,20 +106,31 @@ impl Listener {
         self.tls.clone()
     }
 
-    /// Accepts connections and deals them out to `threads` in turn, until `shutdown`.
+    /// Accepts connections and deals them out to `threads` in turn, until `shutdown`. One that there is no place for is closed.
     pub(super) async fn accept_into(
         self,
         threads: Vec<mpsc::Sender<Loose>>,
+        places: Places,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        for thread in threads.iter().cycle() {
+        let full = Seldom::new();
+        let mut threads = threads.iter().cycle();
+        loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 _ = shutdown.wait_for(|down| *down) => return,
             };
             match accepted {
-                // A thread that is gone has been shut down.
-                Ok(connection) => drop(thread.send(connection).await),
+                Ok(stream) => match (places.take(), threads.next()) {
+                    // A thread that is gone has been shut down.
+                    (Some(place), Some(thread)) => {
+                        drop(thread.send(Loose(stream, place)).await);
+                    }
+                    _ if full.is_due() => {
+                        warn!("GRPC_MAX_CONNECTIONS are open; those beyond are closed at once");
+                    }
+                    _ => {}
+                },
                 Err(error) => {
                     warn!("a connection cannot be accepted: {error}");
                     tokio::time::sleep(PAUSE).await;
@@ -150,34 +164,32 @@ impl Handshakes {
             (_, stream) => return Some(stream),
         };
         let _permit = self.permits.acquire().await;
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => return Some(Accepted::Tls(Box::new(stream))),
-            Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
-            Err(_) => debug!("a TLS handshake took too long"),
-        }
-        None
+        let stream = tls.shake(stream).await?;
+        Some(Accepted::Tls(Box::new(stream)))
     }
 }
 
 impl Loose {
     /// The connection, on this thread.
-    pub(super) fn settle(self) -> io::Result<Accepted> {
-        match self {
-            Loose::Tcp(stream) => TcpStream::from_std(stream).map(Accepted::Tcp),
-            Loose::Unix(stream) => UnixStream::from_std(stream).map(Accepted::Unix),
-        }
+    pub(super) fn settle(self) -> io::Result<(Accepted, Place)> {
+        let Self(stream, place) = self;
+        let stream = match stream {
+            Stream::Tcp(stream) => TcpStream::from_std(stream).map(Accepted::Tcp),
+            Stream::Unix(stream) => UnixStream::from_std(stream).map(Accepted::Unix),
+        };
+        Ok((stream?, place))
     }
 }
 
 impl Bound {
-    async fn accept(&self) -> io::Result<Loose> {
+    async fn accept(&self) -> io::Result<Stream> {
         match self {
             Bound::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 stream.set_nodelay(true)?;
-                stream.into_std().map(Loose::Tcp)
+                stream.into_std().map(Stream::Tcp)
             }
-            Bound::Unix(socket) => socket.accept().await?.0.into_std().map(Loose::Unix),
+            Bound::Unix(socket) => socket.accept().await?.0.into_std().map(Stream::Unix),
         }
     }
 }

@@ -59,12 +59,13 @@ async fn serve<M: Method>(
     let served = TaskTracker::new();
     while let Some(connection) = connections.recv().await {
         match connection.settle() {
-            Ok(stream) => {
+            Ok((stream, place)) => {
                 let (handshakes, port) = (handshakes.clone(), port.clone());
                 served.spawn(async move {
                     if let Some(stream) = handshakes.shake(stream).await {
                         port.serve(stream).await;
                     }
+                    drop(place);
                 });
             }
             Err(error) => warn!("a connection cannot be taken over: {error}"),

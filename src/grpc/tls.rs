@@ -13,12 +13,15 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The files of a server's TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,18 +36,32 @@ pub struct Files {
     pub client_san: Option<String>,
 }
 
+/// What is spoken within TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2, as gRPC needs it.
+    Http2,
+    /// HTTP/1.1.
+    Http1,
+}
+
 /// TLS with the files as they are now.
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
+    protocol: Protocol,
     config: ArcSwap<ServerConfig>,
 }
 
 impl Tls {
     /// Reads the files; the error names the one that is wrong.
-    pub fn new(files: Files) -> io::Result<Self> {
-        let config = ArcSwap::new(read(&files)?);
-        Ok(Self { files, config })
+    pub fn new(files: Files, protocol: Protocol) -> io::Result<Self> {
+        let config = ArcSwap::new(read(&files, protocol)?);
+        Ok(Self {
+            files,
+            protocol,
+            config,
+        })
     }
 
     /// Reads the files again whenever they have changed, until dropped. Files that are wrong change nothing.
@@ -57,7 +74,7 @@ impl Tls {
                 continue;
             }
             before = now;
-            match read(&self.files) {
+            match read(&self.files, self.protocol) {
                 Ok(config) => {
                     self.config.store(config);
                     info!("read the TLS certificate again");
@@ -69,8 +86,17 @@ impl Tls {
         }
     }
 
-    /// Shakes hands.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    /// Shakes hands within [`HANDSHAKE_TIMEOUT`]; none if that fails.
+    pub async fn shake(&self, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.accept(stream)).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
+            Err(_) => debug!("a TLS handshake took too long"),
+        }
+        None
+    }
+
+    async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let stream = TlsAcceptor::from(self.config.load_full())
             .accept(stream)
             .await?;
@@ -87,7 +113,7 @@ impl Tls {
     }
 }
 
-fn read(files: &Files) -> io::Result<Arc<ServerConfig>> {
+fn read(files: &Files, protocol: Protocol) -> io::Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -107,7 +133,10 @@ fn read(files: &Files) -> io::Result<Arc<ServerConfig>> {
     let mut config = builder
         .with_single_cert(certificates(&files.certificate)?, key)
         .map_err(|error| wrong(&files.certificate, error))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![match protocol {
+        Protocol::Http2 => b"h2".to_vec(),
+        Protocol::Http1 => b"http/1.1".to_vec(),
+    }];
     Ok(Arc::new(config))
 }
 

@@ -12,6 +12,8 @@ use crate::rules::file::{MAX_BYTES, SourceFile};
 
 /// The most files of a directory.
 pub const MAX_FILES: usize = 10_000;
+/// The most bytes of all of them.
+pub const MAX_TOTAL: u64 = 4 * MAX_BYTES as u64;
 /// How deep directories are nested.
 pub const MAX_DEPTH: usize = 16;
 
@@ -73,12 +75,16 @@ pub enum SourceError {
     /// A file larger than [`MAX_BYTES`].
     #[error("{} is larger than {MAX_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
+    /// Files of more than [`MAX_TOTAL`] together.
+    #[error("{} has more than {MAX_TOTAL} bytes", .0.display())]
+    TooMuch(PathBuf),
 }
 
 impl Source {
     /// Reads all files.
     pub fn read(&self) -> Result<Read, SourceError> {
         let mut read = Read::default();
+        let mut total = 0;
         for (path, metadata) in self.list()? {
             if !is_rule_file(&path) {
                 read.ignored.push(path);
@@ -86,6 +92,10 @@ impl Source {
             }
             if metadata.len() > MAX_BYTES as u64 {
                 return Err(SourceError::TooLarge(path));
+            }
+            total += metadata.len();
+            if total > MAX_TOTAL {
+                return Err(SourceError::TooMuch(self.dir.clone()));
             }
             let text = fs::read_to_string(&path).map_err(|error| SourceError::io(&path, error))?;
             let name = path.strip_prefix(&self.dir).unwrap_or(&path);
@@ -113,7 +123,7 @@ impl Source {
                     .collect(),
             ),
             Err(SourceError::Io { error, .. }) => Look::Unreadable(error.kind()),
-            Err(SourceError::TooMany(_) | SourceError::TooLarge(_)) => {
+            Err(SourceError::TooMany(_) | SourceError::TooLarge(_) | SourceError::TooMuch(_)) => {
                 Look::Unreadable(io::ErrorKind::Other)
             }
         }
@@ -195,4 +205,48 @@ fn identity(metadata: &Metadata) -> Identity {
 #[cfg(not(unix))]
 fn identity(_metadata: &Metadata) -> Identity {
     (0, 0, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> (tempfile::TempDir, Source) {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        let source = Source {
+            dir: dir.path().to_owned(),
+            ignore_dotfiles: false,
+        };
+        (dir, source)
+    }
+
+    /// A file of so many zeros that takes no room.
+    fn file(dir: &tempfile::TempDir, name: &str, bytes: usize) {
+        let file = fs::File::create(dir.path().join(name)).expect("a file");
+        file.set_len(bytes as u64).expect("a length");
+    }
+
+    #[test]
+    fn files_are_bounded_in_number() {
+        let (dir, source) = source();
+        for n in 0..MAX_FILES {
+            file(&dir, &format!("{n}.yaml"), 0);
+        }
+        let read = source.read().expect("as many as may be");
+        assert_eq!(read.files.len(), MAX_FILES);
+        file(&dir, "beyond.yaml", 0);
+        assert!(matches!(source.read(), Err(SourceError::TooMany(_))));
+    }
+
+    #[test]
+    fn files_are_bounded_in_size_each_and_together() {
+        let (dir, source) = source();
+        file(&dir, "a.yaml", MAX_BYTES + 1);
+        assert!(matches!(source.read(), Err(SourceError::TooLarge(_))));
+        file(&dir, "a.yaml", 1);
+        for name in ["b.yaml", "c.yaml", "d.yaml", "e.yaml"] {
+            file(&dir, name, MAX_BYTES);
+        }
+        assert!(matches!(source.read(), Err(SourceError::TooMuch(_))));
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -28,6 +30,43 @@ const LEVELS: [(&str, &str); 8] = [
 
 /// Crates that say more than an operator wants to know; and spans, which are not log lines.
 const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,fred=warn,rustls=warn,opentelemetry=warn,tollgate::spans=off";
+
+/// How often the same trouble is worth a line, however often it comes.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Trouble that may come at any rate, and is told of once a minute.
+#[derive(Debug)]
+pub struct Seldom {
+    begun: Instant,
+    /// When the next line is due, in milliseconds since `begun`.
+    next_ms: AtomicU64,
+}
+
+impl Seldom {
+    /// Trouble that has not come yet.
+    pub fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            next_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether to tell of it now.
+    pub fn is_due(&self) -> bool {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(self.begun.elapsed());
+        let next = now.saturating_add(millis(AGAIN_AFTER));
+        let order = Ordering::Relaxed;
+        let tell = |due| (now >= due).then_some(next);
+        self.next_ms.fetch_update(order, order, tell).is_ok()
+    }
+}
+
+impl Default for Seldom {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// The layer that writes the lines.
 pub(super) fn layer<S>(level: &str, json: bool) -> Result<impl Layer<S> + use<S>, Error>

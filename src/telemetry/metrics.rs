@@ -83,8 +83,14 @@ impl Metrics {
     }
 
     /// The counters of a rule whose name holds a value of the request. So that clients leave room for the names of the rule
-    /// files, they get a name of their own only while fewer than [`rule::MAX_BY_REQUEST`] are counted by name.
+    /// files, they get a name of their own only while fewer than [`rule::MAX_BY_REQUEST`] are counted by name, and none longer than
+    /// [`rule::MAX_NAME`].
     pub fn rule_by_request(&self, domain: &str, rule: &str) -> RuleCounters {
+        let rule = if rule.len() > rule::MAX_NAME {
+            rule::OTHER
+        } else {
+            rule
+        };
         self.rules.counters(domain, rule, rule::MAX_BY_REQUEST)
     }
 

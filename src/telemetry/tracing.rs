@@ -4,6 +4,7 @@
 //! sampling rate decide. A decision that is not traced has no span at all.
 //!
 //! - `export`: where spans go
+//! - `secured`: TLS on the way
 
 use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -17,6 +18,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
 pub(super) mod export;
+mod secured;
 
 /// The target of all spans that are exported.
 pub(super) const TARGET: &str = "tollgate::spans";

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use tollgate::admin::api::{OPENAPI, PREFIX, ROUTES};
+use tollgate::admin::api::{MAX_NOTE, OPENAPI, PREFIX, ROUTES};
+use tollgate::directory::standing::MAX_GRANTS;
 
 use crate::support::http::{Reply, send};
 use crate::support::poll;
@@ -403,4 +404,20 @@ async fn a_change_reaches_every_instance_within_a_second() {
         items["items"].get(0).map(|_| ())
     });
     assert!(!hit(&other, &[("ip", "7")]).await);
+}
+
+#[test]
+fn notes_and_grants_are_bounded() {
+    let server = Setup::rules(RULES).start_ready();
+    let caller = Caller::of(&server);
+    let noted = |bytes: usize| json!({"note": "x".repeat(bytes)});
+    caller.done("PUT", "/lists/deny/ip=7", &noted(MAX_NOTE));
+    let beyond = noted(MAX_NOTE + 1).to_string();
+    caller.refused(400, "PUT", "/lists/deny/ip=7", &beyond);
+    let grant = json!({"limit": "month", "hits": 1});
+    for _ in 0..MAX_GRANTS {
+        caller.done("POST", "/quota/a/grant", &grant);
+    }
+    let said = caller.refused(409, "POST", "/quota/a/grant", &grant.to_string());
+    assert!(said.contains("64 grants already"), "{said}");
 }

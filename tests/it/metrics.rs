@@ -48,12 +48,12 @@ const FAMILIES: [(&str, &str); 35] = [
 
 /// An exposition, read strictly.
 #[derive(Debug, Default)]
-struct Read {
+pub(crate) struct Read {
     families: BTreeMap<String, String>,
-    samples: BTreeMap<String, f64>,
+    pub(crate) samples: BTreeMap<String, f64>,
 }
 
-fn read(text: &str) -> Read {
+pub(crate) fn read(text: &str) -> Read {
     let mut read = Read::default();
     let mut family = String::new();
     for line in text.lines() {

@@ -47,7 +47,7 @@ async fn a_head_that_does_not_come_ends_its_connection_and_no_other() {
     let address = listener.local_addr().expect("an address");
     let (shutdown, down) = watch::channel(false);
     let routes = Router::new().route("/", get(async || "here"));
-    let server = tokio::spawn(listen::serve(listener, routes, down));
+    let server = tokio::spawn(listen::serve(listener, None, routes, down));
     let client = tokio::task::spawn_blocking(move || {
         let begun = Instant::now();
         let mut slow = connect(address);

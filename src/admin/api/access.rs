@@ -1,10 +1,13 @@
 //! Who may do what: tokens from files for readers and administrators, or loopback alone. Each change leaves a line behind.
 
 use std::fs::OpenOptions;
+use std::hint::black_box;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use axum::extract::Request;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
@@ -16,7 +19,7 @@ use crate::admin::listen::Peer;
 use crate::time::Clock;
 
 /// The largest file of tokens that is read, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+pub const MAX_FILE: u64 = 1 << 20;
 
 /// Who may do what.
 #[derive(Debug, Default)]
@@ -125,17 +128,45 @@ impl Access {
     }
 }
 
-/// Without tokens only this machine may ask, and of it no web page that a browser shows.
+/// What a proxy adds: whoever asks is elsewhere.
+const FORWARDED: [&str; 5] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Without tokens only this machine may ask: nobody through a proxy that runs on it, and no web page that a browser shows,
+/// be it one whose name has come to mean this machine.
 fn check_local(request: &Request) -> Result<(), Problem> {
     let peer = request.extensions().get::<Peer>();
     let local = peer.is_some_and(|Peer(address)| address.ip().to_canonical().is_loopback());
-    if !local || request.headers().contains_key(header::ORIGIN) {
+    let headers = request.headers();
+    let is_forwarded = FORWARDED.iter().any(|name| headers.contains_key(*name));
+    let is_page = headers.contains_key(header::ORIGIN) || !is_asked_as_local(headers);
+    if !local || is_forwarded || is_page {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "without API_READ_TOKENS and API_ADMIN_TOKENS the API answers on loopback only",
         ));
     }
     Ok(())
+}
+
+/// Whether the caller calls this machine by a name that no other has.
+fn is_asked_as_local(headers: &HeaderMap) -> bool {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let authority: Option<Authority> = host.and_then(|host| host.parse().ok());
+    authority.is_some_and(|authority| {
+        let host = authority.host();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let address: Option<IpAddr> = bare.parse().ok();
+        host.eq_ignore_ascii_case("localhost")
+            || address.is_some_and(|address| address.to_canonical().is_loopback())
+    })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -154,24 +185,31 @@ fn name_of(token: &str) -> String {
     format!("token {name}")
 }
 
-/// Digests are compared, so that the time it takes says nothing of the tokens.
+/// Digests are compared, of each token all bytes, so that the time it takes says nothing of the tokens.
 fn has(file: &Path, token: &str) -> bool {
     let asked = digest(&SHA256, token.as_bytes());
     let known = tokens(file).unwrap_or_else(|problem| {
         error!("the tokens in {} cannot be read: {problem}", file.display());
         Vec::new()
     });
-    let mut same = known
-        .iter()
-        .filter(|known| digest(&SHA256, known.as_bytes()).as_ref() == asked.as_ref());
-    same.next().is_some()
+    known.iter().fold(false, |found, known| {
+        let known = digest(&SHA256, known.as_bytes());
+        let pairs = known.as_ref().iter().zip(asked.as_ref());
+        let apart = pairs.fold(0, |apart, (a, b)| black_box(apart | (a ^ b)));
+        found | (apart == 0)
+    })
 }
 
 fn tokens(file: &Path) -> std::io::Result<Vec<String>> {
     let mut text = String::new();
     std::fs::File::open(file)?
-        .take(MAX_FILE)
+        .take(MAX_FILE + 1)
         .read_to_string(&mut text)?;
+    // What is cut off may be half a token, and half of one must not do.
+    if text.len() as u64 > MAX_FILE {
+        let reason = format!("more than {MAX_FILE} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
+    }
     let lines = text.lines().map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(lines.map(str::to_owned).collect())

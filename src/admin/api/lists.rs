@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::quota::{MAX_NOTE, Subject};
-use super::{Answer, Api, Problem, Query, answer, as_moment, moment, read};
+use super::quota::Subject;
+use super::{Answer, Api, MAX_NOTE, Problem, Query, answer, as_moment, moment, read};
 use crate::directory::follow::LOOK_WITHIN;
 use crate::directory::{Item, List};
 use crate::engine::subjects;

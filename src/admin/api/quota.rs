@@ -11,7 +11,9 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Api, Problem, Query, answer, as_moment, moment, read, show, whole_second};
+use super::{
+    Answer, Api, MAX_NOTE, Problem, Query, answer, as_moment, moment, read, show, whole_second,
+};
 use crate::directory::follow::LOOK_WITHIN;
 use crate::directory::standing::MAX_GRANTS;
 use crate::directory::{Grant, Standing};
@@ -71,9 +73,6 @@ impl TryFrom<f64> for Whole {
 struct PostReset {
     limit: Option<String>,
 }
-
-/// The longest note, in bytes.
-pub(super) const MAX_NOTE: usize = 1024;
 
 pub(super) async fn quota(
     State(api): State<Api>,

@@ -127,7 +127,9 @@ pub(super) fn grpc(settings: &Settings) -> grpc::Settings {
         max_connection_age_grace: grpc.grpc_max_connection_age_grace.0,
         keepalive_interval: grpc.grpc_keepalive_interval.0,
         keepalive_timeout: grpc.grpc_keepalive_timeout.0,
+        max_connections: usize::try_from(grpc.grpc_max_connections).unwrap_or(usize::MAX),
         max_concurrent_streams: grpc.grpc_max_concurrent_streams,
+        max_calls: usize::try_from(grpc.grpc_max_calls).unwrap_or(usize::MAX),
         max_message_size: usize::try_from(grpc.grpc_max_message_size).unwrap_or(usize::MAX),
         needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
         threads: match usize::from(grpc.grpc_threads) {
@@ -138,25 +140,59 @@ pub(super) fn grpc(settings: &Settings) -> grpc::Settings {
 }
 
 /// The files of the gRPC port's TLS; none without TLS.
-pub(super) fn tls_files(grpc: &Grpc) -> Result<Option<Files>, String> {
+pub(super) fn grpc_tls(grpc: &Grpc) -> Result<Option<Files>, String> {
     if !grpc.grpc_server_use_tls {
         return Ok(None);
     }
-    let file = |path: &Option<PathBuf>, variable: &str| {
-        let given = path.clone().filter(|path| !path.as_os_str().is_empty());
-        given.ok_or_else(|| format!("GRPC_SERVER_USE_TLS=true needs {variable}"))
-    };
-    let san = grpc
-        .grpc_client_tls_san
-        .clone()
-        .filter(|san| !san.is_empty());
-    if san.is_some() && grpc.grpc_client_tls_cacert.is_none() {
-        return Err("GRPC_CLIENT_TLS_SAN needs GRPC_CLIENT_TLS_CACERT".to_owned());
+    tls_files(
+        "GRPC",
+        [
+            &grpc.grpc_server_tls_cert,
+            &grpc.grpc_server_tls_key,
+            &grpc.grpc_client_tls_cacert,
+        ],
+        grpc.grpc_client_tls_san.as_deref(),
+    )
+    .map(Some)
+}
+
+/// The files of the HTTP ports' TLS; none without TLS.
+pub(super) fn http_tls(http: &Http) -> Result<Option<Files>, String> {
+    if !http.http_server_use_tls {
+        return Ok(None);
     }
-    Ok(Some(Files {
-        certificate: file(&grpc.grpc_server_tls_cert, "GRPC_SERVER_TLS_CERT")?,
-        key: file(&grpc.grpc_server_tls_key, "GRPC_SERVER_TLS_KEY")?,
-        client_ca: file(&grpc.grpc_client_tls_cacert, "").ok(),
-        client_san: san,
-    }))
+    tls_files(
+        "HTTP",
+        [
+            &http.http_server_tls_cert,
+            &http.http_server_tls_key,
+            &http.http_client_tls_cacert,
+        ],
+        http.http_client_tls_san.as_deref(),
+    )
+    .map(Some)
+}
+
+fn tls_files(
+    port: &str,
+    [certificate, key, client_ca]: [&Option<PathBuf>; 3],
+    client_san: Option<&str>,
+) -> Result<Files, String> {
+    let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+    let needed = |path: &Option<PathBuf>, what: &str| {
+        let missing = || format!("{port}_SERVER_USE_TLS=true needs {port}_SERVER_TLS_{what}");
+        given(path).ok_or_else(missing)
+    };
+    let files = Files {
+        certificate: needed(certificate, "CERT")?,
+        key: needed(key, "KEY")?,
+        client_ca: given(client_ca),
+        client_san: client_san.filter(|san| !san.is_empty()).map(str::to_owned),
+    };
+    if files.client_san.is_some() && files.client_ca.is_none() {
+        return Err(format!(
+            "{port}_CLIENT_TLS_SAN needs {port}_CLIENT_TLS_CACERT"
+        ));
+    }
+    Ok(files)
 }

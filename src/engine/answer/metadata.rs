@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::Reason;
-use crate::engine::Request;
 use crate::engine::fold::Ruling;
+use crate::engine::{Request, key};
 use crate::rules::{Domain, Entry, Rule};
 
 /// The fields of the struct, each once.
@@ -65,10 +65,15 @@ pub fn decision(
 }
 
 /// The reference's shape (`RESPONSE_DYNAMIC_METADATA`): the request, and the merged metadata of the rules that passed.
-pub fn reference(request: &Request<'_>, ruling: &Ruling<'_>) -> Metadata {
+/// Sensitive values are hashed: Envoy logs what it is told.
+pub fn reference(domain: &Domain, request: &Request<'_>, ruling: &Ruling<'_>) -> Metadata {
+    let shown = |entry: &Entry<'_>| match domain.sensitive.iter().any(|key| key == entry.key) {
+        true => key::subject(domain, *entry),
+        false => format!("{}={}", entry.key, entry.value),
+    };
     let descriptors = request.descriptors.iter().map(|descriptor| {
         let entries = descriptor.entries.iter();
-        let entries: Vec<String> = entries.map(|e| format!("{}={}", e.key, e.value)).collect();
+        let entries: Vec<String> = entries.map(shown).collect();
         let mut map = Map::new();
         map.insert("entries".to_owned(), json!(entries));
         if let Some(limit) = descriptor.limit {

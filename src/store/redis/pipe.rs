@@ -9,6 +9,7 @@
 //! - Redis answers in the order of the calls, so the calls that wait are a queue. Between the answers it tells what has changed of the
 //!   keys that are watched.
 //! - `socket`: connecting, and the greeting
+//! - `bounds`: what a server may say at most
 //! - `untrusted`: for the fuzzer
 
 use std::collections::VecDeque;
@@ -30,10 +31,12 @@ use tokio::time::{Instant, Interval};
 use tokio_util::io::poll_read_buf;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::bounds::Bounds;
 use self::socket::Stream;
 use super::node::Call;
 use super::refusals::Refusals;
 
+mod bounds;
 pub(super) mod socket;
 mod untrusted;
 
@@ -177,15 +180,16 @@ impl Pipe {
     }
 }
 
-/// The text of an error.
+/// The text of an error, as one line of a log.
 fn said_error(frame: &BytesFrame) -> Option<String> {
+    let one_line = |text: &str| text.replace(char::is_control, " ");
     if let BytesFrame::BlobError { data, .. } = frame {
-        return Some(String::from_utf8_lossy(data).into_owned());
+        return Some(one_line(&String::from_utf8_lossy(data)));
     }
     let BytesFrame::SimpleError { data, .. } = frame else {
         return None;
     };
-    Some(data.to_string())
+    Some(one_line(data))
 }
 
 /// Adds a call to what is to be written.
@@ -303,6 +307,7 @@ struct Carrying {
     refusals: Arc<Refusals>,
     writing: BytesMut,
     reading: BytesMut,
+    bounds: Bounds,
     answered: Vec<(Caller, BytesFrame)>,
     looks: Interval,
     /// How many looks have found calls that wait, and no answer since the one before.
@@ -318,6 +323,7 @@ impl Carrying {
             refusals,
             writing: BytesMut::new(),
             reading: BytesMut::with_capacity(READ),
+            bounds: Bounds::default(),
             answered: Vec::new(),
             looks: tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY),
             silent: 0,
@@ -340,23 +346,29 @@ impl Carrying {
     }
 
     fn hand_out(&mut self) -> io::Result<()> {
-        {
-            let mut calls = self.queue.calls.lock();
-            while let Some((frame, ..)) =
-                decode_bytes_mut(&mut self.reading).map_err(io::Error::other)?
-            {
-                if let BytesFrame::Push { data, .. } = &frame {
-                    self.refusals.hear(data);
-                    continue;
-                }
-                let caller = calls.waiting.pop_front();
-                let caller = caller.ok_or_else(|| io::Error::other("an answer to no call"))?;
-                self.answered.extend(caller.map(|caller| (caller, frame)));
-            }
-        }
+        let taken_apart = self.take_apart();
         for (caller, frame) in self.answered.drain(..) {
             // Whoever waits no longer has given up.
             let _ = caller.send(frame);
+        }
+        taken_apart
+    }
+
+    /// Finds whom each whole frame is for; after an error nothing more is.
+    fn take_apart(&mut self) -> io::Result<()> {
+        let mut calls = self.queue.calls.lock();
+        while self.bounds.is_whole(&self.reading)? {
+            let decoded = decode_bytes_mut(&mut self.reading).map_err(io::Error::other)?;
+            let Some((frame, ..)) = decoded else {
+                return Err(io::Error::other("a frame that ends elsewhere"));
+            };
+            if let BytesFrame::Push { data, .. } = &frame {
+                self.refusals.hear(data);
+                continue;
+            }
+            let caller = calls.waiting.pop_front();
+            let caller = caller.ok_or_else(|| io::Error::other("an answer to no call"))?;
+            self.answered.extend(caller.map(|caller| (caller, frame)));
         }
         Ok(())
     }
@@ -412,5 +424,19 @@ impl Future for Carrying {
             Ok(()) => Poll::Pending,
             Err(error) => Poll::Ready(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_whatever_redis_says() {
+        let data = Bytes::from_static(b"ERR\n2026-01-01 ERROR forged\x1b[31m");
+        let attributes = None;
+        let frame = BytesFrame::BlobError { data, attributes };
+        let text = said_error(&frame).expect("an error");
+        assert_eq!(text, "ERR 2026-01-01 ERROR forged [31m");
     }
 }

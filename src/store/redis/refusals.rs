@@ -354,4 +354,17 @@ mod tests {
             assert_eq!(refused.is_none(), changes);
         }
     }
+
+    #[test]
+    fn no_more_records_are_asked_for_than_may_be_at_once() {
+        let refusals = Refusals::new();
+        let key = |n: usize| n.to_string().into_bytes();
+        let mut asked: Vec<_> = (0..MOST_LEARNING)
+            .map(|n| refusals.learn(&key(n)).expect("one of the most"))
+            .collect();
+        assert!(refusals.learn(&key(0)).is_none(), "it is asked for already");
+        assert!(refusals.learn(&key(MOST_LEARNING)).is_none(), "one beyond");
+        asked.pop();
+        assert!(refusals.learn(&key(MOST_LEARNING)).is_some());
+    }
 }

@@ -204,7 +204,8 @@ impl FromStr for Address {
         let (host, port) = text.trim().rsplit_once(':').ok_or(SettingsError::Address)?;
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let host = bare.unwrap_or(host);
-        let is_no_host = |c: char| c.is_whitespace() || c.is_control() || "[]".contains(c);
+        // What comes before an @ is a password, and a host's name is no secret.
+        let is_no_host = |c: char| c.is_whitespace() || c.is_control() || "[]@/\\?#".contains(c);
         match port.parse() {
             Ok(port) if port > 0 && !host.is_empty() && !host.contains(is_no_host) => Ok(Self {
                 host: host.to_owned(),
@@ -288,7 +289,7 @@ fn parse_uri(rest: &str) -> Result<Settings, SettingsError> {
 fn parse_sentinel(url: &str) -> Result<Servers, SettingsError> {
     let (master, sentinels) = url.split_once(',').ok_or(SettingsError::Sentinel)?;
     let master = master.trim();
-    if master.is_empty() {
+    if master.is_empty() || master.contains(['@', '/']) {
         return Err(SettingsError::Sentinel);
     }
     Ok(Servers::Sentinel {

@@ -21,7 +21,11 @@ pub const MAX_RULES: usize = 10_000;
 /// Up to how many a name may still hold a value of the request.
 pub const MAX_BY_REQUEST: usize = 5_000;
 
-const OTHER: &str = "other";
+/// The longest name that holds a value of the request, in bytes: longer ones are counted as `other`, and told as that.
+pub const MAX_NAME: usize = 512;
+
+/// What is counted together.
+pub const OTHER: &str = "other";
 
 /// The hits of one decision under one limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

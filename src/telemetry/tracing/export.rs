@@ -1,11 +1,10 @@
 //! Where spans go: an OTLP exporter behind a bounded queue, which never holds up a decision.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig};
+use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::runtime::Tokio;
@@ -13,11 +12,9 @@ use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProces
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use tracing::warn;
 
-use super::{Protocol, Settings};
+use super::{Protocol, Settings, secured};
 use crate::telemetry::Error;
-
-/// How often an unreachable collector is worth a warning.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+use crate::telemetry::logs::Seldom;
 
 /// The port of OTLP over HTTP.
 const HTTP_PORT: &str = "4318";
@@ -45,9 +42,13 @@ pub(in crate::telemetry) fn provider(
         Otlp::builder()
             .with_http()
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+            .with_http_client(secured::http()?)
             .build()
     } else {
-        Otlp::builder().with_tonic().build()
+        Otlp::builder()
+            .with_tonic()
+            .with_tls_config(secured::grpc()?)
+            .build()
     };
     let exporter = built.map_err(|error| Error::Exporter(error.to_string()))?;
     let processor = BatchSpanProcessor::builder(Quiet::new(exporter), Tokio).build();
@@ -73,10 +74,7 @@ fn protocol(settings: &Settings) -> Result<Protocol, Error> {
     if let Some(protocol) = settings.protocol {
         return Ok(protocol);
     }
-    if let Some((name, value)) = PROTOCOLS
-        .into_iter()
-        .find_map(|name| Some((name, set(name)?)))
-    {
+    if let Some((name, value)) = first_set(PROTOCOLS) {
         return match value.as_str() {
             "grpc" => Ok(Protocol::Grpc),
             "http/protobuf" => Ok(Protocol::Http),
@@ -98,6 +96,16 @@ fn has_port(url: &str, port: &str) -> bool {
     let host = address.split('/').next().unwrap_or_default();
     host.rsplit_once(':')
         .is_some_and(|(_, found)| found == port)
+}
+
+/// The first of these variables that is set to anything, and its value.
+pub(super) fn first_set<const N: usize>(
+    variables: [&'static str; N],
+) -> Option<(&'static str, String)> {
+    let mut set = variables
+        .into_iter()
+        .filter_map(|name| Some((name, set(name)?)));
+    set.next()
 }
 
 /// The value of a variable, if it is set to anything.
@@ -131,32 +139,19 @@ fn resource(settings: &Settings) -> Resource {
 /// An exporter whose failures are a warning now and then, however many they are.
 struct Quiet {
     exporter: Otlp,
-    begun: Instant,
-    /// When the next warning is due, in milliseconds since `begun`.
-    next_warning_ms: AtomicU64,
+    failures: Seldom,
 }
 
 impl Quiet {
     fn new(exporter: Otlp) -> Self {
         Self {
             exporter,
-            begun: Instant::now(),
-            next_warning_ms: AtomicU64::new(0),
+            failures: Seldom::new(),
         }
     }
 
     fn warn(&self, error: &dyn fmt::Display) {
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let every = u64::try_from(WARN_EVERY.as_millis()).unwrap_or(u64::MAX);
-        let due = self.next_warning_ms.load(Ordering::Relaxed);
-        let next = now.saturating_add(every);
-        let order = Ordering::Relaxed;
-        if now >= due
-            && self
-                .next_warning_ms
-                .compare_exchange(due, next, order, order)
-                .is_ok()
-        {
+        if self.failures.is_due() {
             warn!("spans cannot be exported and are dropped: {error}");
         }
     }

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tollgate::limit::transaction::Amount;
 use tollgate::limit::{Hits, Limit};
-use tollgate::store::redis::Redis;
+use tollgate::store::redis::{MAX_IN_FLIGHT, Redis};
 use tollgate::store::{Key, StoreError};
 
 use super::{ask_within, charge, key, per_hour, used};
@@ -247,4 +249,28 @@ async fn the_breaker_does_not_open_for_the_hurry_of_callers() {
             assert_eq!(used(&store, &key("hurry0"), &limit).await, 0, "not sent");
         }
     }
+}
+
+/// Calls beyond the bound fail at once, and wait for nothing.
+#[tokio::test]
+async fn calls_beyond_the_bound_fail_at_once() {
+    let server = Server::start();
+    let store = server.store().await;
+    let limit = per_hour(10);
+    charge(&store, &key("before"), &limit)
+        .await
+        .expect("an outcome");
+    server.signal("-STOP");
+    let keys: Vec<_> = (0..=MAX_IN_FLIGHT).map(|n| key(&n.to_string())).collect();
+    let mut calls: FuturesUnordered<_> =
+        keys.iter().map(|key| charge(&store, key, &limit)).collect();
+    let first = calls.next().await.expect("a call").expect_err("too many");
+    let wanted = format!("{MAX_IN_FLIGHT} calls are under way already");
+    assert!(first.to_string().contains(&wanted), "{first}");
+    server.signal("-CONT");
+    while calls.next().await.is_some() {}
+    until("places are free again", async || {
+        charge(&store, &key("after"), &limit).await.is_ok()
+    })
+    .await;
 }

@@ -39,11 +39,27 @@ pub(crate) fn send(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Option<Reply> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .ok()?;
-    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+    send_over(connect(address)?, method, path, headers, body)
+}
+
+/// A connection that does not wait for ever; none if the server cannot be reached.
+pub(crate) fn connect(address: SocketAddr) -> Option<TcpStream> {
+    let stream = TcpStream::connect(address).ok()?;
+    let patience = Some(Duration::from_secs(10));
+    stream.set_read_timeout(patience).ok()?;
+    Some(stream)
+}
+
+/// The same over a connection that is there; none if it ends without an answer.
+pub(crate) fn send_over(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Reply> {
+    let mut request =
+        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
     }

@@ -15,6 +15,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::ServerTlsConfig;
 use tonic::{Request, Response, Status};
 
 /// What was received so far.
@@ -46,6 +47,35 @@ impl Received {
         (received, address)
     }
 
+    /// The same within TLS.
+    pub(crate) async fn start_secured(tls: ServerTlsConfig) -> (Self, SocketAddr) {
+        let received = Self::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let service = TraceServiceServer::new(received.clone());
+        let mut server = tonic::transport::Server::builder()
+            .tls_config(tls)
+            .expect("TLS");
+        let serving = server
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(serving);
+        (received, address)
+    }
+
+    /// The routes of OTLP over HTTP.
+    pub(crate) fn routes(&self) -> axum::Router {
+        let export = async |State(received): State<Self>, body: Bytes| {
+            let request = ExportTraceServiceRequest::decode(body).expect("a message");
+            received.0.lock().expect("no panic").push(request);
+        };
+        axum::Router::new()
+            .route("/v1/traces", axum::routing::post(export))
+            .with_state(self.clone())
+    }
+
     /// The same for OTLP over HTTP.
     pub(crate) async fn start_http() -> (Self, SocketAddr) {
         let received = Self::default();
@@ -53,14 +83,7 @@ impl Received {
             .await
             .expect("a port");
         let address = listener.local_addr().expect("an address");
-        let export = async |State(received): State<Self>, body: Bytes| {
-            let request = ExportTraceServiceRequest::decode(body).expect("a message");
-            received.0.lock().expect("no panic").push(request);
-        };
-        let routes = axum::Router::new()
-            .route("/v1/traces", axum::routing::post(export))
-            .with_state(received.clone());
-        tokio::spawn(axum::serve(listener, routes).into_future());
+        tokio::spawn(axum::serve(listener, received.routes()).into_future());
         (received, address)
     }
 

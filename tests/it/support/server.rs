@@ -79,17 +79,12 @@ impl Setup {
         }
         command
             .envs(self.env)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
-        let stderr = child.stderr.take().expect("a pipe");
         let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.lock().expect("no panic").push(line);
-            }
-        });
+        collect(child.stdout.take().expect("a pipe"), &log);
+        collect(child.stderr.take().expect("a pipe"), &log);
         let mut server = Server {
             child,
             log,
@@ -166,7 +161,7 @@ impl Server {
 
     /// A client of its gRPC port.
     pub(crate) async fn client(&self) -> RateLimitServiceClient<Channel> {
-        RateLimitServiceClient::new(self.channel().await)
+        client_of(self.channel().await)
     }
 
     /// Sends a signal by the name that `kill` knows.
@@ -186,12 +181,27 @@ impl Server {
     }
 }
 
+/// Adds all lines of a pipe to a log.
+fn collect(pipe: impl std::io::Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
+    let log = Arc::clone(log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            log.lock().expect("no panic").push(line);
+        }
+    });
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A client over a connection.
+pub(crate) fn client_of(channel: Channel) -> RateLimitServiceClient<Channel> {
+    RateLimitServiceClient::new(channel)
 }
 
 /// A request of one hit, each descriptor given by its entries.

@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::bounds::Bounds;
 use super::{put_command, said_error};
 use crate::store::redis::refusals::Refusals;
 use crate::store::redis::script;
@@ -99,17 +100,19 @@ async fn greet(stream: &mut Stream, greeting: &Greeting) -> io::Result<()> {
     say(&[b"SCRIPT", b"LOAD", script::DECIDE.source.as_bytes()]);
     stream.write_all(&said).await?;
     stream.flush().await?;
-    let mut read = BytesMut::new();
+    let (mut read, mut bounds) = (BytesMut::new(), Bounds::default());
     while answers > 0 {
-        match decode_bytes_mut(&mut read).map_err(io::Error::other)? {
-            Some((frame, ..)) => match said_error(&frame) {
-                Some(text) => return Err(io::Error::other(text)),
-                None => answers -= 1,
-            },
-            None if stream.read_buf(&mut read).await? == 0 => {
+        if !bounds.is_whole(&read)? {
+            if stream.read_buf(&mut read).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            None => {}
+            continue;
+        }
+        let decoded = decode_bytes_mut(&mut read).map_err(io::Error::other)?;
+        let (frame, ..) = decoded.ok_or_else(|| io::Error::other("a frame that ends elsewhere"))?;
+        match said_error(&frame) {
+            Some(text) => return Err(io::Error::other(text)),
+            None => answers -= 1,
         }
     }
     Ok(())
