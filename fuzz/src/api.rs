@@ -39,5 +39,6 @@ fn request(call: &[u8]) -> Option<Request<Body>> {
     let path = Uri::from_maybe_shared(Bytes::from(path)).ok()?;
     let body = body.get(1..).unwrap_or_default().to_vec();
     let request = Request::builder().method(&head[..space]).uri(path);
+    let request = request.header("host", "localhost");
     request.body(Body::from(body)).ok()
 }

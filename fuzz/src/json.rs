@@ -11,7 +11,8 @@ use super::world;
 pub fn run(data: &[u8]) {
     let http = world::http(world::engine(), Access::default());
     let ask = |path: &str| {
-        let request = Request::post(path).header("content-type", "application/json");
+        let request = Request::post(path).header("host", "localhost");
+        let request = request.header("content-type", "application/json");
         let request = request.body(Body::from(data.to_vec())).expect("a request");
         world::wait(world::ask(&http, request))
     };
