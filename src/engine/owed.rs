@@ -186,7 +186,8 @@ impl Engine {
         let looks = limits.iter().map(|owing| demand(&owing.limit, look));
         let looks: Vec<Demand<'_>> = looks.collect();
         let result = match self.tell(&key, &looks).await {
-            Ok(_) => self.tell(&key, &demands).await,
+            // With a look in it, it is not combined with requests of other threads, whose connection may still be silent.
+            Ok(_) => self.tell(&key, &[&demands[..], &looks[..1]].concat()).await,
             Err(StoreError::Timeout) => Err(StoreError::Unreachable("no answer".to_owned())),
             Err(error) => Err(error),
         };
