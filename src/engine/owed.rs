@@ -8,7 +8,7 @@
 //! - Only what limits of `failure_mode: local` have admitted is counted anywhere; what `allow` lets through is not.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub(super) struct Owed {
     ledger: Embedded,
     /// The limits that the ledger has under each key.
     keys: Mutex<HashMap<Key, Limits>>,
+    /// How many keys are out of `keys` while the store is being told.
+    paying: AtomicUsize,
     noted: Notify,
     settled: AtomicU64,
 }
@@ -62,6 +64,7 @@ impl Owed {
             // Its shards are not filled evenly.
             ledger: Embedded::new(4 * MAX_KEYS, clock),
             keys: Mutex::default(),
+            paying: AtomicUsize::new(0),
             noted: Notify::new(),
             settled: AtomicU64::new(0),
         }
@@ -134,6 +137,7 @@ impl Owed {
             self.ledger.forget(&key, &tags);
             Some((key, limits, used))
         };
+        self.paying.store(some.len(), Ordering::Relaxed);
         some.into_iter().filter_map(take).collect()
     }
 
@@ -151,7 +155,9 @@ impl Engine {
     /// How many keys there are under which something may be owed, and how many have been settled.
     pub fn owed(&self) -> (usize, u64) {
         let settled = self.owed.settled.load(Ordering::Relaxed);
-        (self.owed.keys.lock().len(), settled)
+        let keys = self.owed.keys.lock();
+        let paying = self.owed.paying.load(Ordering::Relaxed);
+        (keys.len() + paying, settled)
     }
 
     /// Tells the store what it does not know of, whenever it answers, until the future is dropped.
@@ -162,6 +168,7 @@ impl Engine {
                 let some = self.owed.take_some(self.given_time()).into_iter();
                 let paying = some.map(|(key, limits, hits)| self.pay(key, limits, hits));
                 let paid = futures::future::join_all(paying).await;
+                self.owed.paying.store(0, Ordering::Relaxed);
                 if paid.contains(&false) {
                     tokio::time::sleep(RETRY).await;
                 }
@@ -186,7 +193,8 @@ impl Engine {
         let looks = limits.iter().map(|owing| demand(&owing.limit, look));
         let looks: Vec<Demand<'_>> = looks.collect();
         let result = match self.tell(&key, &looks).await {
-            Ok(_) => self.tell(&key, &demands).await,
+            // With a look in it, it is not combined with requests of other threads, whose connection may still be silent.
+            Ok(_) => self.tell(&key, &[&demands[..], &looks[..1]].concat()).await,
             Err(StoreError::Timeout) => Err(StoreError::Unreachable("no answer".to_owned())),
             Err(error) => Err(error),
         };
