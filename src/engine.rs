@@ -394,7 +394,7 @@ impl Engine {
                 let (outcome, reason) = fallback::decide(charges, &self.local, count, now);
                 // What was sent may be executed yet, and counts as charged.
                 if outcome.admitted && !matches!(error, StoreError::Timeout) {
-                    self.owed.note(charges, count, now);
+                    self.owed.note(charges, &outcome, count, now);
                 }
                 self.metrics.fallback(reason.name());
                 (outcome, Some(reason))

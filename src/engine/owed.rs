@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::Engine;
 use super::charges::{Charges, Item};
 use crate::limit::transaction::{Amount, Bound, Demand, Outcome, Role};
-use crate::limit::{Hits, Limit, Tag};
+use crate::limit::{Hits, Limit, Tag, Verdict};
 use crate::rules::FailureMode;
 use crate::store::embedded::Embedded;
 use crate::store::{Key, StoreError, Transaction};
@@ -70,17 +70,31 @@ impl Owed {
         }
     }
 
-    /// Takes note of a request that was admitted by this instance's share among `instances`.
-    pub(super) fn note(&self, charges: &Charges<'_>, instances: u32, now: Option<Timestamp>) {
+    /// Takes note of a request that was admitted by this instance's share among `instances`. What had no room, and refused nothing
+    /// for that, was not charged and is not owed.
+    pub(super) fn note(
+        &self,
+        charges: &Charges<'_>,
+        outcome: &Outcome,
+        instances: u32,
+        now: Option<Timestamp>,
+    ) {
+        let mut readings = outcome.readings.as_slice();
         let limited = charges.items.iter().filter_map(|item| match item {
             Item::Limited(limited) => Some(limited),
             Item::Free | Item::Unlimited(_) => None,
         });
         for limited in limited {
             let demand = &charges.demands[limited.demand];
+            let (own, rest) = readings.split_at(demand.limits.len());
+            readings = rest;
+            let fits = own.iter().all(|one| one.verdict == Verdict::Allowed);
             let Amount::Charge(hits) = demand.amount else {
                 continue;
             };
+            if !fits {
+                continue;
+            }
             for (bound, terms) in demand.limits.iter().zip(&limited.limits) {
                 if terms.failure_mode == FailureMode::Local {
                     let limit = bound.limit;

@@ -23,6 +23,7 @@ descriptors:
       - {requests_per_unit: 2, unit: day}
   - {key: denied_quota, quota_mode: true, rate_limit: {requests_per_unit: 9, unit: hour, failure_mode: deny}}
   - {key: local_quota, quota_mode: true, rate_limit: {requests_per_unit: 2, unit: hour}}
+  - {key: shadowed, shadow_mode: true, rate_limit: {requests_per_unit: 4, unit: hour}}
 ";
 
 /// A service whose Redis is not there, one of two instances.
@@ -171,6 +172,8 @@ async fn what_was_admitted_without_the_store_is_charged_when_it_is_back() {
         Some("over")
     );
     assert_eq!(one.ask(&["both=1"]).await.reason, Reason::FallbackLocal);
+    // What has no room in a shadow is not charged, now or later.
+    assert_eq!(one.ask(&["shadowed=1 +5"]).await.overall, Code::Ok);
     // All but what went to look whether the breaker still holds.
     assert!(one.engine.owed().0 > 0);
     server.signal("-CONT");
@@ -188,6 +191,7 @@ async fn what_was_admitted_without_the_store_is_charged_when_it_is_back() {
     for service in [&one, &other] {
         assert_eq!(left(service, "local=1 ?").await, 1);
         assert_eq!(left(service, "both=1 ?").await, 1);
+        assert_eq!(left(service, "shadowed=1 ?").await, 4);
     }
     assert_eq!(one.engine.owed().0, 0);
 }
