@@ -1,13 +1,10 @@
 //! One connection: its HTTP/2, whom its calls go to, and its end.
 
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Request;
-use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -70,18 +67,24 @@ impl<M: Method> Port<M> {
             .max_header_list_size(MAX_HEAD)
             .keep_alive_interval((!keepalive.is_zero()).then_some(keepalive))
             .keep_alive_timeout(settings.keepalive_timeout);
-        let port = (self.method, self.others, settings.max_message_size);
+        let most = settings.max_message_size;
+        let (method, others) = (self.method, self.others);
         let (calls, asides) = (self.calls, self.asides);
-        let answer = service_fn(move |request| {
-            let (method, others, most) = port.clone();
-            let is_decision = is_decision(&request);
-            let place = if is_decision { &calls } else { &asides }.take();
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let is_decision = request.uri().path() == SHOULD_RATE_LIMIT;
+            let called = match is_decision {
+                true => calls
+                    .take()
+                    .map(|place| Called::Decision(method.clone(), place)),
+                false => asides
+                    .take()
+                    .map(|place| Called::Other(others.clone(), place)),
+            };
             async move {
-                let response = match place {
-                    Some(_) => answer(&method, others, most, request, is_decision).await,
+                Ok::<_, Infallible>(match called {
+                    Some(called) => called.answer(request, most).await,
                     None => unary::refusal(&Status::resource_exhausted(FULL)),
-                };
-                Ok::<_, Infallible>(response.map(|reply| Held(reply, place)))
+                })
             }
         });
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
@@ -99,48 +102,27 @@ impl<M: Method> Port<M> {
     }
 }
 
-/// A reply, and the place of its call until it is sent or given up.
-struct Held(
-    Reply,
-    #[allow(dead_code, reason = "it is free when dropped")] Option<Place>,
-);
-
-impl Body for Held {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.0).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
+/// What a call goes to, and its place.
+enum Called<M> {
+    Decision(M, Place),
+    Other(Routes, Place),
 }
 
-async fn answer<M: Method>(
-    method: &M,
-    mut others: Routes,
-    most: usize,
-    request: Request<Incoming>,
-    is_decision: bool,
-) -> http::Response<Reply> {
-    if is_decision {
-        return unary::answer(method, most, request).await;
+impl<M: Method> Called<M> {
+    async fn answer(self, request: Request<Incoming>, most: usize) -> http::Response<Reply> {
+        match self {
+            Called::Decision(method, place) => unary::answer(&method, most, request, place).await,
+            // Boxed, as it is larger and rarer than the method that all calls make room for.
+            Called::Other(mut others, place) => {
+                Box::pin(async move {
+                    let request = request.map(tonic::body::Body::new);
+                    let Ok(response) = others.call(request).await;
+                    response.map(|body| Reply::other(body, Some(place)))
+                })
+                .await
+            }
+        }
     }
-    // Boxed, as it is larger and rarer than the method that all calls make room for.
-    Box::pin(async move {
-        let Ok(response) = others.call(request.map(tonic::body::Body::new)).await;
-        response.map(Reply::Other)
-    })
-    .await
-}
-
-fn is_decision(request: &Request<Incoming>) -> bool {
-    request.uri().path() == SHOULD_RATE_LIMIT
 }
 
 /// Clients that go away are no news.

@@ -15,6 +15,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tonic::Status;
 
+use super::places::Place;
 use super::wire::{self, PREFIX, RateLimitRequest};
 
 /// What answers the calls of `RateLimitService/ShouldRateLimit`.
@@ -40,8 +41,15 @@ pub enum Answering {
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The body of a response.
-pub(super) enum Reply {
-    /// A message that is still to be sent, and the status after it.
+pub(super) struct Reply {
+    rest: Rest,
+    /// Its call's, until it is sent or given up.
+    _place: Option<Place>,
+}
+
+/// What is still to be sent.
+enum Rest {
+    /// A message, and the status after it.
     Message(Bytes),
     /// The status, which says that all is well.
     Status,
@@ -51,11 +59,22 @@ pub(super) enum Reply {
     Other(tonic::body::Body),
 }
 
-/// Answers a call for which `method` decides, of at most `most` bytes.
+impl Reply {
+    /// What another service says in a call that has this place.
+    pub(super) fn other(body: tonic::body::Body, place: Option<Place>) -> Self {
+        Self {
+            rest: Rest::Other(body),
+            _place: place,
+        }
+    }
+}
+
+/// Answers a call for which `method` decides, of at most `most` bytes. It has its place until the reply is sent.
 pub(super) async fn answer<M: Method>(
     method: &M,
     most: usize,
     request: http::Request<impl Body<Data = Bytes, Error: Display> + Unpin>,
+    place: Place,
 ) -> http::Response<Reply> {
     let (head, body) = request.into_parts();
     let answered = match read(body, most).await {
@@ -67,7 +86,10 @@ pub(super) async fn answer<M: Method>(
     };
     match answered {
         Ok(message) => {
-            let mut response = http::Response::new(Reply::Message(message));
+            let mut response = http::Response::new(Reply {
+                rest: Rest::Message(message),
+                _place: Some(place),
+            });
             let grpc = HeaderValue::from_static("application/grpc");
             response.headers_mut().insert(CONTENT_TYPE, grpc);
             response
@@ -78,7 +100,8 @@ pub(super) async fn answer<M: Method>(
 
 /// A response that is nothing but a status.
 pub(super) fn refusal(status: &Status) -> http::Response<Reply> {
-    status.clone().into_http().map(Reply::Other)
+    let refusal = status.clone().into_http();
+    refusal.map(|body| Reply::other(body, None))
 }
 
 /// The one message of a request.
@@ -86,62 +109,56 @@ async fn read(
     mut body: impl Body<Data = Bytes, Error: Display> + Unpin,
     most: usize,
 ) -> Result<RateLimitRequest, Status> {
-    let mut rest = BytesMut::new();
+    let mut pieces = BytesMut::new();
     let mut whole = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
-        let Ok(data) = frame.into_data() else {
+        let Some(data) = frame.into_data().ok().filter(|data| !data.is_empty()) else {
             continue;
         };
-        // Nearly always all of it comes in one piece, and is not copied.
-        let mut data = if rest.is_empty() {
-            data
-        } else {
-            rest.extend_from_slice(&data);
-            rest.split().freeze()
-        };
-        if data.is_empty() {
-            continue;
-        }
         if whole.is_some() {
-            return Err(Status::internal("a call has one message, not several"));
+            return Err(several());
         }
-        match length(&data, most)? {
-            Some(length) if data.len() >= PREFIX + length => {
-                data.advance(PREFIX);
-                whole = Some(data.split_to(length));
-                rest.extend_from_slice(&data);
-                if !data.is_empty() {
-                    return Err(Status::internal("a call has one message, not several"));
-                }
-            }
-            Some(_) | None => rest.extend_from_slice(&data),
+        // Nearly always all of it comes in one piece, and is not copied.
+        if pieces.is_empty() && is_whole(&data, most)? {
+            whole = Some(data);
+            continue;
+        }
+        pieces.extend_from_slice(&data);
+        if is_whole(&pieces, most)? {
+            whole = Some(pieces.split().freeze());
         }
     }
-    let message = whole.ok_or_else(|| match rest.is_empty() {
+    let mut message = whole.ok_or_else(|| match pieces.is_empty() {
         true => Status::internal("the call has no message"),
         false => Status::internal("the message is incomplete"),
     })?;
+    message.advance(PREFIX);
     wire::decode(message).map_err(|error| Status::internal(error.to_string()))
 }
 
-/// The length of the message that `data` begins with, once its prefix is there.
-fn length(data: &[u8], most: usize) -> Result<Option<usize>, Status> {
-    let Some((prefix, _)) = data.split_first_chunk::<PREFIX>() else {
-        return Ok(None);
+/// Whether these bytes are one message with its prefix, rather than the beginning of one.
+fn is_whole(bytes: &[u8], most: usize) -> Result<bool, Status> {
+    let Some((prefix, message)) = bytes.split_first_chunk::<PREFIX>() else {
+        return Ok(false);
     };
     let [flag, length @ ..] = *prefix;
     let length = u32::from_be_bytes(length) as usize;
     match flag {
-        0 if length <= most => Ok(Some(length)),
-        0 => Err(Status::out_of_range(format!(
+        0 if length > most => Err(Status::out_of_range(format!(
             "the message has {length} bytes; the most are {most}"
         ))),
+        0 if message.len() > length => Err(several()),
+        0 => Ok(message.len() == length),
         1 => Err(Status::unimplemented("compressed messages are not read")),
         _ => Err(Status::internal(format!(
             "{flag} does not tell whether the message is compressed"
         ))),
     }
+}
+
+fn several() -> Status {
+    Status::internal("a call has one message, not several")
 }
 
 impl Body for Reply {
@@ -152,25 +169,25 @@ impl Body for Reply {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let (frame, next) = match &mut *self {
-            Reply::Message(message) => (Frame::data(std::mem::take(message)), Reply::Status),
-            Reply::Status => {
+        let (frame, rest) = match &mut self.rest {
+            Rest::Message(message) => (Frame::data(std::mem::take(message)), Rest::Status),
+            Rest::Status => {
                 let mut trailers = HeaderMap::with_capacity(1);
                 trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-                (Frame::trailers(trailers), Reply::Sent)
+                (Frame::trailers(trailers), Rest::Sent)
             }
-            Reply::Sent => return Poll::Ready(None),
-            Reply::Other(body) => return Pin::new(body).poll_frame(cx),
+            Rest::Sent => return Poll::Ready(None),
+            Rest::Other(body) => return Pin::new(body).poll_frame(cx),
         };
-        *self = next;
+        self.rest = rest;
         Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Reply::Message(_) | Reply::Status => false,
-            Reply::Sent => true,
-            Reply::Other(body) => body.is_end_stream(),
+        match &self.rest {
+            Rest::Message(_) | Rest::Status => false,
+            Rest::Sent => true,
+            Rest::Other(body) => body.is_end_stream(),
         }
     }
 }
@@ -229,6 +246,17 @@ mod tests {
             read_pieces([&empty[..], &[]]).expect("a message"),
             RateLimitRequest::default()
         );
+    }
+
+    /// The pieces of a large message are gathered, not copied anew with each of them.
+    #[test]
+    fn a_large_message_in_many_pieces_is_read() {
+        let entry = ("user".to_owned(), "x".repeat(1 << 20));
+        let message = wire::message("edge", 1, [vec![entry]]);
+        let bytes = framed(0, &message.encode_to_vec());
+        let pieces: VecDeque<Bytes> = bytes.chunks(2).map(Bytes::copy_from_slice).collect();
+        let read = futures::executor::block_on(read(Pieces(pieces), 2 << 20));
+        assert_eq!(read.expect("a message"), message);
     }
 
     #[test]
