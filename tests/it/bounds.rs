@@ -161,6 +161,21 @@ async fn streams_of_a_connection_are_bounded() {
     other.await.expect("another connection has its own");
 }
 
+/// Nor does what it holds: after the age and the grace its place is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_never_ends_does_not_keep_an_old_connection() {
+    let server = Setup::rules(RULES)
+        .env("GRPC_MAX_CONNECTION_AGE", "100ms")
+        .env("GRPC_MAX_CONNECTION_AGE_GRACE", "100ms")
+        .start_ready();
+    let address = server.grpc.expect("a port");
+    let mut half = half_caller(address).await;
+    let sent = half.send_request(head(address), false);
+    let (answer, _sending) = sent.expect("sent");
+    let ended = tokio::time::timeout(Duration::from_secs(30), answer).await;
+    ended.expect("an end").expect_err("no answer");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_of_a_call_is_bounded() {
     let server = Setup::rules(RULES).start_ready();

@@ -70,6 +70,26 @@ async fn a_hot_key_is_exact_in_the_order_of_arrival_and_costs_few_calls() {
     assert!(made <= 10, "{made} calls for 1000 requests");
 }
 
+/// The first of those that come together waits for the others, once several have gone together; one by itself never waits for long.
+#[tokio::test]
+async fn those_that_come_together_for_a_hot_key_are_one_call() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    let (key, limit) = (key("together"), per_hour(1000));
+    charge_at_once(&store, &key, &limit, &[1; 10]).await;
+    let before = calls(&admin).await;
+    for _ in 0..5 {
+        charge_at_once(&store, &key, &limit, &[1; 10]).await;
+    }
+    assert_eq!(calls(&admin).await - before, 5);
+    let combined = store.spared().1;
+    for _ in 0..5 {
+        charge(&store, &key, &limit).await.expect("an outcome");
+    }
+    assert_eq!(store.spared().1, combined, "nobody to go with");
+    assert_eq!(used(&store, &key, &limit).await, 65);
+}
+
 #[tokio::test]
 async fn requests_of_different_hits_go_together_as_if_one_after_the_other() {
     let store = connected(&cluster::shared()).await;
