@@ -157,11 +157,13 @@ fn servers(store: &Store) -> Vec<serde_json::Value> {
         Store::Embedded(_) | Store::Faulty(_) => Vec::new(),
         Store::Redis(store) => store.servers(),
     };
+    let breaker = |is_open: bool| if is_open { "open" } else { "closed" };
     let told = |server: ServerState| {
         json!({
             "name": server.name,
             "connected": server.is_connected,
-            "breaker": if server.is_open { "open" } else { "closed" },
+            "breaker": breaker(server.is_open),
+            "replicated_breaker": breaker(server.is_unconfirmed),
         })
     };
     states.into_iter().map(told).collect()
@@ -181,7 +183,10 @@ fn update_gauges(admin: &Admin) {
             admin.metrics.lost_give_backs(store.lost_give_backs());
             admin.metrics.spared(store.spared());
             let servers = store.servers().into_iter();
-            let breakers = servers.map(|server| (server.name, server.is_open));
+            let breakers = servers.flat_map(|server| {
+                let replicated = (server.name.clone(), "replicated", server.is_unconfirmed);
+                [(server.name, "usual", server.is_open), replicated]
+            });
             admin.metrics.breakers(breakers);
             admin.metrics.leased(store.leased());
         }

@@ -393,7 +393,7 @@ impl Engine {
                 let count = self.instances.count();
                 let (outcome, reason) = fallback::decide(charges, &self.local, count, now);
                 // What was sent may be executed yet, and counts as charged.
-                if outcome.admitted && !matches!(error, StoreError::Timeout) {
+                if outcome.admitted && !error.was_sent() {
                     self.owed.note(charges, &outcome, count, now);
                 }
                 self.metrics.fallback(reason.name());

@@ -78,6 +78,17 @@ pub struct Limit {
     tag: Tag,
     shape: Shape,
     lease: Option<lease::Lease>,
+    durability: Durability,
+}
+
+/// When a charge counts as made, in a store that has replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When the master has made it: what has not reached a replica is lost if the master fails just then.
+    #[default]
+    Usual,
+    /// When replicas have it too.
+    Replicated,
 }
 
 /// An algorithm with its numbers worked out.
@@ -301,6 +312,7 @@ impl Limit {
             tag,
             shape,
             lease: None,
+            durability: Durability::Usual,
         })
     }
 
@@ -344,6 +356,7 @@ impl Limit {
             tag: Tag::of_meter(unit),
             shape: Shape::FixedWindow(windows),
             lease: None,
+            durability: Durability::Usual,
         }
     }
 
@@ -414,6 +427,17 @@ impl Limit {
     #[must_use]
     pub fn leased(self, lease: Option<lease::Lease>) -> Self {
         Self { lease, ..self }
+    }
+
+    /// When a charge of it counts as made.
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// The same limit, of which a charge counts as made when `durability` says.
+    #[must_use]
+    pub fn durable(self, durability: Durability) -> Self {
+        Self { durability, ..self }
     }
 
     /// The state of a key that was never seen.

@@ -162,6 +162,9 @@ pub struct Store {
     /// How long connecting may take
     #[arg(long, env, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub redis_timeout: Span,
+    /// How many replicas must have a charge of a limit with `durability: replicated`
+    #[arg(long, env, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..))]
+    pub redis_wait_replicas: u8,
 }
 
 /// The gRPC port.

@@ -78,6 +78,9 @@ pub enum StoreError {
     /// Sent, and not answered in time.
     #[error("the store did not answer in time")]
     Timeout,
+    /// Charged by the server of this name, and not known to have reached its replicas, as the limit asks.
+    #[error("no replica has confirmed in time what was charged: {0}")]
+    Unconfirmed(String),
     /// Not sent: the server of this name has not answered lately.
     #[error("the store has not answered lately: {0}")]
     Open(String),
@@ -132,11 +135,17 @@ impl Key {
 }
 
 impl StoreError {
+    /// Whether it was sent, and thus has been charged or may be yet.
+    pub fn was_sent(&self) -> bool {
+        matches!(self, StoreError::Timeout | StoreError::Unconfirmed(_))
+    }
+
     /// A short word for metrics; one of a closed set.
     pub fn kind(&self) -> &'static str {
         match self {
             StoreError::Unreachable(_) => "unreachable",
             StoreError::Timeout => "timeout",
+            StoreError::Unconfirmed(_) => "unconfirmed",
             StoreError::Open(_) => "breaker_open",
             StoreError::Refused(_) => "refused",
             StoreError::Corrupt(_) => "corrupt",

@@ -195,6 +195,7 @@ impl From<StoreError> for Problem {
             StoreError::Unreachable(_)
             | StoreError::Open(_)
             | StoreError::Timeout
+            | StoreError::Unconfirmed(_)
             | StoreError::Corrupt(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }

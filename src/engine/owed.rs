@@ -209,7 +209,7 @@ impl Engine {
         let result = match self.tell(&key, &looks).await {
             // With a look in it, it is not combined with requests of other threads, whose connection may still be silent.
             Ok(_) => self.tell(&key, &[&demands[..], &looks[..1]].concat()).await,
-            Err(StoreError::Timeout) => Err(StoreError::Unreachable("no answer".to_owned())),
+            Err(error) if error.was_sent() => Err(StoreError::Unreachable("no answer".to_owned())),
             Err(error) => Err(error),
         };
         match result {
@@ -227,7 +227,7 @@ impl Engine {
                 false
             }
             // It may have been.
-            Err(StoreError::Timeout | StoreError::Corrupt(_)) => false,
+            Err(StoreError::Timeout | StoreError::Unconfirmed(_) | StoreError::Corrupt(_)) => false,
         }
     }
 

@@ -85,6 +85,8 @@ pub struct ServerState {
     pub is_connected: bool,
     /// Whether calls are kept from it, as it does not answer.
     pub is_open: bool,
+    /// Whether calls that its replicas are to confirm are kept from it, as they do not.
+    pub is_unconfirmed: bool,
 }
 
 /// What calls go over. Shared with the returns of charges, which may outlive the transaction.
@@ -104,7 +106,7 @@ struct Link {
 
 #[derive(Debug)]
 enum Connected {
-    One(Node),
+    One(Box<Node>),
     Cluster(Cluster),
 }
 
@@ -117,7 +119,7 @@ impl Redis {
         let servers = match &settings.servers {
             Servers::Cluster(seeds) => Connected::Cluster(Cluster::start(connector, seeds)?),
             one @ (Servers::Single(_) | Servers::Unix(_) | Servers::Sentinel { .. }) => {
-                Connected::One(connector.single(one)?)
+                Connected::One(Box::new(connector.single(one)?))
             }
         };
         Ok(Self {
@@ -183,7 +185,7 @@ impl Redis {
     pub fn servers(&self) -> Vec<ServerState> {
         let masters;
         let nodes: Vec<&Node> = match &self.link.servers {
-            Connected::One(node) => vec![node],
+            Connected::One(node) => vec![&**node],
             Connected::Cluster(cluster) => {
                 masters = cluster.masters();
                 masters.iter().map(|node| &**node).collect()
@@ -193,6 +195,7 @@ impl Redis {
             name: node.name().to_owned(),
             is_connected: node.is_connected(),
             is_open: node.is_open(),
+            is_unconfirmed: node.is_unconfirmed(),
         };
         nodes.into_iter().map(state).collect()
     }
@@ -240,6 +243,7 @@ impl Link {
             slot: part.slot,
             key: key.clone(),
             demand: request::demand(asked, self.clock.now()),
+            durability: part.durability(),
             hits,
             print,
             terms: may_lease.then(|| lease::Terms::of(&asked, hits)),
@@ -303,6 +307,7 @@ impl Link {
                 script: &script::DECIDE,
                 keys: part.keys.clone(),
                 body,
+                durability: part.durability(),
             };
             let answer = self.run(part.slot, &call, left).await?;
             match Reply::parse(answer) {

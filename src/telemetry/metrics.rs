@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
 use self::labels::{
-    DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel, ReasonLabel,
-    ServerLabel, StoreLabel,
+    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel,
+    ReasonLabel, StoreLabel,
 };
 use self::rule::Rules;
 use self::series::Series;
@@ -232,12 +232,12 @@ impl Metrics {
         self.series.combined.set(combined);
     }
 
-    /// The servers of the store, and whether calls are kept from each.
-    pub fn breakers(&self, servers: impl IntoIterator<Item = (String, bool)>) {
+    /// The servers of the store, and whether calls of each durability are kept from them.
+    pub fn breakers(&self, servers: impl IntoIterator<Item = (String, &'static str, bool)>) {
         // One that is no longer among them has no series.
         self.series.breaker_open.clear();
-        for (server, is_open) in servers {
-            let label = ServerLabel { server };
+        for (server, durability, is_open) in servers {
+            let label = BreakerLabel { server, durability };
             let open = self.series.breaker_open.get_or_create(&label);
             open.set(i64::from(is_open));
         }

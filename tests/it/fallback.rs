@@ -140,6 +140,35 @@ async fn a_store_that_hangs_is_not_waited_for() {
     .await;
 }
 
+/// A server without a replica: what must be on one is decided by its failure mode, and all else by the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_replica_confirms_is_decided_by_its_failure_mode() {
+    let rules = "
+domain: d
+descriptors:
+  - {key: kept, rate_limit: {requests_per_unit: 9, unit: month, durability: replicated, failure_mode: deny}}
+  - {key: usual, rate_limit: {requests_per_unit: 1000000, unit: month}}
+";
+    let server = Server::start();
+    let mut redis = server.settings();
+    redis.timeout = Duration::from_millis(10);
+    let store = connected(&redis).await;
+    let service = Service::with(rules, Settings::default(), |_| Store::Redis(store));
+    until_answered(&service, "usual=1 ?").await;
+    crate::support::poll::until_async("an answer that is not confirmed", || async {
+        let answer = service.ask(&["kept=1"]).await;
+        assert_eq!(
+            (answer.overall, answer.reason),
+            (Code::OverLimit, Reason::FallbackDeny)
+        );
+        let text = service.metrics.encode();
+        text.contains("kind=\"unconfirmed\"").then_some(())
+    })
+    .await;
+    until_answered(&service, "usual=1").await;
+    assert_eq!(service.engine.owed(), (0, 0));
+}
+
 /// The first of two instances admits alone while the store hangs; then both feel it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_admitted_without_the_store_is_charged_when_it_is_back() {

@@ -99,7 +99,7 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.fallback("fallback_local");
     metrics.directory_error("timeout");
     metrics.snapshot(None);
-    metrics.breakers([("10.0.0.1:6379".to_owned(), false)]);
+    metrics.breakers([("10.0.0.1:6379".to_owned(), "usual", false)]);
     let families = read(&metrics.encode()).families;
     let wanted: BTreeMap<String, String> = FAMILIES
         .map(|(name, kind)| (name.to_owned(), kind.to_owned()))

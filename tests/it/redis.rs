@@ -21,6 +21,7 @@ mod hot;
 mod leases;
 mod moving;
 mod parity;
+mod replicated;
 mod values;
 
 /// The store that is nothing but a map.

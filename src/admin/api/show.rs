@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Api, OPENAPI, answer};
-use crate::limit::{Limit, Shape};
+use crate::limit::{Durability, Limit, Shape};
 use crate::rules::{Domain, PlanSource, Rule, RuleLimit, RuleSet};
 
 pub(super) async fn openapi() -> Response {
@@ -168,6 +168,9 @@ pub(super) fn limit(label: &str, limit: &Limit) -> Value {
     });
     if let Some(lease) = limit.lease() {
         shown["lease"] = lease.to_string().into();
+    }
+    if limit.durability() == Durability::Replicated {
+        shown["durability"] = "replicated".into();
     }
     shown
 }

@@ -102,6 +102,7 @@ pub(super) fn redis(store: &Store) -> Result<redis::Settings, String> {
     }
     settings.connect_timeout = store.redis_timeout.0;
     settings.timeout = store.store_timeout.0;
+    settings.wait_replicas = store.redis_wait_replicas;
     Ok(settings)
 }
 

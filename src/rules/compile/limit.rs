@@ -4,7 +4,7 @@ use super::fields::{Fields, Scope};
 use super::table::Table;
 use crate::limit::lease::Lease;
 use crate::limit::period::Zone;
-use crate::limit::{Algorithm, Hits, Limit, LimitError, Unit};
+use crate::limit::{Algorithm, Durability, Hits, Limit, LimitError, Unit};
 use crate::rules::file::{Node, Span, Value};
 use crate::rules::{Domain, FailureMode, RuleLimit};
 
@@ -13,6 +13,12 @@ pub(super) const FAILURE_MODES: [(&str, FailureMode); 3] = [
     ("allow", FailureMode::Allow),
     ("deny", FailureMode::Deny),
     ("local", FailureMode::Local),
+];
+
+/// The words of `durability`.
+const DURABILITIES: [(&str, Durability); 2] = [
+    ("usual", Durability::Usual),
+    ("replicated", Durability::Replicated),
 ];
 
 /// A limit as read.
@@ -53,6 +59,7 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Optio
     let charge_always = fields.one_of("charge", &[("always", true), ("admitted", false)]);
     let failure_mode = fields.one_of("failure_mode", &FAILURE_MODES);
     let lease = lease(&fields, algorithm, charge_always);
+    let durability = fields.one_of("durability", &DURABILITIES);
     if fields.any_failed() {
         return None;
     }
@@ -65,7 +72,7 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Optio
         &domain.time_zone,
     )?;
     let limit = RuleLimit {
-        limit: limit.leased(lease),
+        limit: limit.leased(lease).durable(durability.unwrap_or_default()),
         name: name.map(Into::into),
         replaces,
         charge_always,
@@ -84,6 +91,7 @@ fn unlimited(fields: &Fields<'_, '_>, replaces: Vec<String>) -> Option<Found> {
         "burst_multiplier",
         "charge",
         "lease",
+        "durability",
     ] {
         // The reference lets `requests_per_unit` pass beside `unlimited`, and so do its users' files.
         let harmless = name == "requests_per_unit";

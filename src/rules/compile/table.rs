@@ -74,6 +74,7 @@ impl Table {
                 "charge",
                 "failure_mode",
                 "lease",
+                "durability",
             ],
             Table::Replaces => &["name"],
             Table::Messages => &["rate_limit_exceeded", "monthly_quota_exceeded", "banned"],

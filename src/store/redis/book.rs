@@ -9,7 +9,7 @@ use super::frames::unreadable;
 use super::lease::returns;
 use super::node::Call;
 use super::{Redis, request, script};
-use crate::limit::Tag;
+use crate::limit::{Durability, Tag};
 use crate::store::book::{Items, News, Shelf};
 use crate::store::{Key, StoreError};
 use crate::time::Micros;
@@ -123,6 +123,7 @@ impl Redis {
             script: &script::DECIDE,
             keys: vec![Bytes::copy_from_slice(key.as_str().as_bytes())],
             body: request::forget(tags),
+            durability: Durability::Usual,
         };
         let slot = redis_keyslot(key.as_str().as_bytes());
         self.link.run(slot, &call, timeout).await?;

@@ -27,7 +27,7 @@ use super::node::Call;
 use super::refusals::Heard;
 use super::reply::Reply;
 use super::{request, script, value};
-use crate::limit::Hits;
+use crate::limit::{Durability, Hits};
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -73,11 +73,18 @@ pub(super) struct Asking {
     pub(super) key: Bytes,
     /// The packed demand, its hits left out: those that are equal can go together.
     pub(super) demand: Bytes,
+    pub(super) durability: Durability,
     pub(super) hits: Hits,
     /// [`print()`] of the key.
     pub(super) print: u64,
     /// What may be taken in advance, if anything.
     pub(super) terms: Option<Terms>,
+}
+
+impl Asking {
+    fn goes_with(&self, other: &Self) -> bool {
+        self.key == other.key && self.demand == other.demand && self.durability == other.durability
+    }
 }
 
 /// What a request reads its outcome off that made no call of its own.
@@ -277,8 +284,7 @@ fn groups(waiting: Vec<Waiting>) -> SmallVec<[Vec<Waiting>; 1]> {
     for one in waiting.into_iter().filter(|one| !one.turn.is_closed()) {
         let same = |group: &&mut Vec<Waiting>| {
             let first = group.first().map(|first| &first.asked);
-            first
-                .is_some_and(|first| first.key == one.asked.key && first.demand == one.asked.demand)
+            first.is_some_and(|first| first.goes_with(&one.asked))
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(one),
@@ -295,6 +301,7 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
         slot,
         key,
         demand,
+        durability,
         hits,
         ..
     }) = group.last().map(|last| &last.asked)
@@ -311,6 +318,7 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
         script: &script::DECIDE,
         keys: vec![key.clone()],
         body: request::together(demand, &runs),
+        durability: *durability,
     };
     let era = link.refusals.era();
     let asked = Instant::now();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fred::types::config::{Config, Server, ServerConfig, TlsConfig, TlsConnector};
 
 use super::node::Node;
-use super::pipe::{Endpoint, Greeting};
+use super::pipe::{Confirming, Endpoint, Greeting};
 use super::refusals::Refusals;
 use super::settings::{Address, Servers, Settings, SettingsError};
 use super::tls;
@@ -15,6 +15,7 @@ use super::tls;
 pub(super) struct Connector {
     config: Config,
     greeting: Arc<Greeting>,
+    confirming: Confirming,
 }
 
 impl Connector {
@@ -44,6 +45,11 @@ impl Connector {
         Ok(Self {
             config,
             greeting: Arc::new(greeting),
+            confirming: Confirming {
+                replicas: settings.wait_replicas,
+                // So that what is not confirmed is told apart from a server that does not answer.
+                within: settings.timeout * 3 / 4,
+            },
         })
     }
 
@@ -90,7 +96,13 @@ impl Connector {
             server,
             ..self.config.clone()
         };
-        Node::start(config, at, Arc::clone(&self.greeting), name)
+        Node::start(
+            config,
+            at,
+            Arc::clone(&self.greeting),
+            self.confirming,
+            name,
+        )
     }
 }
 

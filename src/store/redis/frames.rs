@@ -8,6 +8,7 @@ use fred::util::redis_keyslot;
 use super::Redis;
 use super::node::Call;
 use super::script::Script;
+use crate::limit::Durability;
 use crate::store::{Key, StoreError};
 
 impl Redis {
@@ -32,6 +33,7 @@ impl Redis {
             script,
             keys: keys.iter().map(bytes).collect(),
             body: body.freeze(),
+            durability: Durability::Usual,
         };
         let reply = self.link.run(slot, &call, timeout).await?;
         texts(reply).ok_or_else(unreadable)

@@ -24,7 +24,7 @@ use super::request::{self, Asked, Charged};
 use super::script;
 use crate::limit::ban::Ban;
 use crate::limit::transaction::{Amount, Fold, Outcome, Readings, Role};
-use crate::limit::{Hits, Receipt, Verdict};
+use crate::limit::{Durability, Hits, Receipt, Verdict};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
 
@@ -129,6 +129,8 @@ async fn give_back(
             script: &script::DECIDE,
             keys: part.keys.clone(),
             body: request::give_back(&charges, &bans, now),
+            // One that is lost leaves the limit stricter.
+            durability: Durability::Usual,
         };
         // A task, so that it is made even if nobody waits for it any longer.
         let (link, slot, count) = (Arc::clone(link), part.slot, charges.len());

@@ -32,9 +32,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::breaker::{Breaker, Change};
-use super::pipe::{Endpoint, Greeting, Pipe, Trouble};
+use super::pipe::{Confirming, Endpoint, Greeting, Pipe, Trouble};
 use super::script::Script;
 use super::settings::{Address, SettingsError};
+use crate::limit::Durability;
 use crate::store::StoreError;
 use crate::telemetry::tracing as spans;
 
@@ -54,6 +55,9 @@ const RESTART: Duration = Duration::from_secs(1);
 /// From a call that waits less than this the breaker learns nothing if there is no answer.
 const PATIENT: Duration = Duration::from_millis(2);
 
+/// Between looks at a connection that is being opened.
+const OPENING: Duration = Duration::from_millis(1);
+
 /// The longest error text that is kept.
 const MAX_ERROR: usize = 300;
 
@@ -65,9 +69,16 @@ pub(super) struct Node {
     trouble: Arc<Mutex<Option<String>>>,
     /// Whether the server has been found to be a replica and is being left for the new master.
     leaving: Arc<AtomicBool>,
+    usual: Way,
+    /// The way of what counts when replicas have it too.
+    replicated: Way,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+/// What calls go over, and whether they go at all.
+struct Way {
     pipes: Pipes,
     breaker: Breaker,
-    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 /// The pipes of all threads that serve requests, by their runtimes; those that share a runtime share its pipe.
@@ -76,6 +87,7 @@ struct Pipes {
     /// Where the library has found the server.
     at: watch::Receiver<Option<Endpoint>>,
     greeting: Arc<Greeting>,
+    confirming: Option<Confirming>,
 }
 
 /// One call of a script, and what it is given.
@@ -87,6 +99,8 @@ pub(super) struct Call {
     pub(super) keys: Vec<Bytes>,
     /// The packed request.
     pub(super) body: Bytes,
+    /// When it counts as made.
+    pub(super) durability: Durability,
 }
 
 /// Why a call has no answer.
@@ -122,6 +136,7 @@ impl Node {
         config: Config,
         at: Option<Endpoint>,
         greeting: Arc<Greeting>,
+        confirming: Confirming,
         name: String,
     ) -> Result<Self, SettingsError> {
         let connect_timeout = greeting.timeout;
@@ -149,17 +164,23 @@ impl Node {
         let found = Finding { fixed: at, found };
         let watching = watch(events, name.clone(), Arc::clone(&trouble), found);
         let connecting = keep_connected(client.clone());
+        let way = |confirming| Way {
+            breaker: Breaker::new(),
+            pipes: Pipes {
+                started: ArcSwap::default(),
+                at: is_at.clone(),
+                greeting: Arc::clone(&greeting),
+                confirming,
+            },
+        };
+        let (usual, replicated) = (way(None), way(Some(confirming)));
         Ok(Self {
             client,
             name,
             trouble,
             leaving: Arc::default(),
-            breaker: Breaker::new(),
-            pipes: Pipes {
-                started: ArcSwap::default(),
-                at: is_at,
-                greeting,
-            },
+            usual,
+            replicated,
             _tasks: [
                 AbortOnDropHandle::new(tokio::spawn(watching)),
                 AbortOnDropHandle::new(tokio::spawn(connecting)),
@@ -172,9 +193,14 @@ impl Node {
         &self.name
     }
 
-    /// Whether calls are answered at once that it does not answer.
+    /// Whether calls are kept from it, as it does not answer.
     pub(super) fn is_open(&self) -> bool {
-        self.breaker.is_open()
+        self.usual.breaker.is_open()
+    }
+
+    /// Whether calls that replicas are to confirm are kept from it, as they do not.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.replicated.breaker.is_open()
     }
 
     /// Whether there is a connection.
@@ -189,26 +215,52 @@ impl Node {
         asking: bool,
         timeout: Duration,
     ) -> Result<Bytes, NoAnswer> {
-        if !self.breaker.admits() {
+        let is_usual = call.durability == Durability::Usual;
+        let breaker = &if is_usual {
+            &self.usual
+        } else {
+            &self.replicated
+        }
+        .breaker;
+        if !breaker.admits() {
             return Err(NoAnswer::Failed(StoreError::Open(self.name.clone())));
         }
         let span = spans::script_call(&self.name);
-        let answer = self.evaluate_once(call, asking, timeout);
-        let answer = answer.instrument(span.clone()).await;
+        let answering = async {
+            match is_usual {
+                true => self.evaluate_once(call, asking, timeout).await,
+                false => self.evaluate_confirmed(call, asking, timeout).await,
+            }
+        };
+        let answer = answering.instrument(span.clone()).await;
         let change = match answer {
             // This tells more of the caller than of the server.
-            Err(NoAnswer::Failed(StoreError::Timeout)) if timeout < PATIENT => None,
-            Err(NoAnswer::Failed(StoreError::Timeout)) => self.breaker.failed(),
+            Err(NoAnswer::Failed(StoreError::Timeout | StoreError::Unconfirmed(_)))
+                if timeout < PATIENT =>
+            {
+                None
+            }
+            Err(NoAnswer::Failed(StoreError::Timeout | StoreError::Unconfirmed(_))) => {
+                breaker.failed()
+            }
             // Of this one nothing is known yet.
             Err(NoAnswer::Failed(StoreError::Unreachable(_))) => None,
-            Ok(_) | Err(_) => self.breaker.answered(),
+            Ok(_) | Err(_) => breaker.answered(),
         };
-        match change {
-            Some(Change::Opened) => {
+        match (change, is_usual) {
+            (Some(Change::Opened), true) => {
                 tracing::warn!(server = %self.name, "redis does not answer; calls are decided without it");
             }
-            Some(Change::Closed) => tracing::info!(server = %self.name, "redis answers again"),
-            None => {}
+            (Some(Change::Opened), false) => {
+                tracing::warn!(server = %self.name, "no replica confirms in time what redis charges; limits with `durability: replicated` are decided without it");
+            }
+            (Some(Change::Closed), true) => {
+                tracing::info!(server = %self.name, "redis answers again");
+            }
+            (Some(Change::Closed), false) => {
+                tracing::info!(server = %self.name, "replicas confirm again what redis charges");
+            }
+            (None, _) => {}
         }
         if let Err(no_answer) = &answer {
             spans::failed(&span, no_answer.kind());
@@ -222,7 +274,7 @@ impl Node {
         asking: bool,
         timeout: Duration,
     ) -> Result<Bytes, NoAnswer> {
-        if let Some(pipe) = self.pipes.here() {
+        if let Some(pipe) = self.usual.pipes.here() {
             return self.call(&pipe, call, asking, timeout).await;
         }
         let sent = match self.send(call, asking, timeout, false).await {
@@ -237,6 +289,32 @@ impl Node {
             Ok(other) => Err(NoAnswer::Failed(strange(&format!("{:?}", other.kind())))),
             Err(error) => Err(self.explain(&error)),
         }
+    }
+
+    /// Over the connection that is for such calls alone, which the first of them begins; no other can tell what is confirmed.
+    async fn evaluate_confirmed(
+        &self,
+        call: &Call,
+        asking: bool,
+        timeout: Duration,
+    ) -> Result<Bytes, NoAnswer> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let opening = async {
+            loop {
+                match self.replicated.pipes.here() {
+                    Some(pipe) => return pipe,
+                    None => tokio::time::sleep(OPENING).await,
+                }
+            }
+        };
+        if !self.is_connected() {
+            return Err(NoAnswer::Failed(self.unreachable()));
+        }
+        let Ok(pipe) = tokio::time::timeout_at(deadline, opening).await else {
+            return Err(NoAnswer::Failed(StoreError::Timeout));
+        };
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        self.call(&pipe, call, asking, left).await
     }
 
     async fn call(
@@ -264,6 +342,7 @@ impl Node {
                 self.name
             ))),
             Trouble::Lost => NoAnswer::Failed(StoreError::Timeout),
+            Trouble::Unconfirmed => NoAnswer::Failed(StoreError::Unconfirmed(self.name.clone())),
             Trouble::Strange(what) => NoAnswer::Failed(strange(&what)),
             Trouble::Said(text) => {
                 let refused = || StoreError::Refused(text.chars().take(MAX_ERROR).collect());
@@ -275,13 +354,13 @@ impl Node {
 
     /// What stands under `key`; this instance is told when it changes. None if that cannot be had.
     pub(super) async fn watch(&self, key: &[u8], timeout: Duration) -> Option<Bytes> {
-        let pipe = self.pipes.here()?;
+        let pipe = self.usual.pipes.here()?;
         tokio::time::timeout(timeout, pipe.watch(key)).await.ok()?
     }
 
     /// Begins what calls of this runtime go over, unless it is there.
     pub(super) fn prepare(&self) {
-        self.pipes.here();
+        self.usual.pipes.here();
     }
 
     /// Asks for a sign of life.
@@ -409,7 +488,8 @@ impl Pipes {
         match started.iter().find(|(of, _)| *of == id) {
             Some((_, pipe)) => pipe.is_open().then(|| Arc::clone(pipe)),
             None => {
-                let pipe = Pipe::start(self.at.clone(), Arc::clone(&self.greeting));
+                let pipe =
+                    Pipe::start(self.at.clone(), Arc::clone(&self.greeting), self.confirming);
                 let pipe = Arc::new(pipe);
                 self.started.rcu(|before| {
                     if before.iter().any(|(of, _)| *of == id) {

@@ -9,7 +9,7 @@ use super::reply::Decided;
 use super::request::Asked;
 use super::value;
 use crate::limit::transaction::{Amount, Demand, Record, transact};
-use crate::limit::{Hits, Limit};
+use crate::limit::{Durability, Hits, Limit};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
 
@@ -83,6 +83,18 @@ impl<'a, 'l> Part<'a, 'l> {
             amount: demand.amount,
             demand,
         });
+    }
+
+    /// When what it charges counts as made: when all of it does. What a failover loses of a refund makes a limit stricter.
+    pub(super) fn durability(&self) -> Durability {
+        let charges = self.demands.iter();
+        let charges = charges.filter(|asked| matches!(asked.amount, Amount::Charge(_)));
+        let limits = charges.flat_map(|asked| &asked.demand.limits);
+        let mut all = limits.map(|bound| bound.limit.durability());
+        match all.any(|one| one == Durability::Replicated) {
+            true => Durability::Replicated,
+            false => Durability::Usual,
+        }
     }
 
     /// How many limits the demands have in all.

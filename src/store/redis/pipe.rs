@@ -8,6 +8,8 @@
 //! - A call is sent at most once. What was under way when a connection ends is lost, and counts as charged.
 //! - Redis answers in the order of the calls, so the calls that wait are a queue. Between the answers it tells what has changed of the
 //!   keys that are watched.
+//! - Where charges are to be on replicas before they count, each batch is followed by `WAIT`, and the next one goes when that is answered:
+//!   so a replica that hangs leaves one batch unconfirmed, and no queue of them.
 //! - `socket`: connecting, and the greeting
 //! - `bounds`: what a server may say at most
 //! - `untrusted`: for the fuzzer
@@ -75,6 +77,8 @@ pub(super) enum Trouble {
     Full,
     /// It was sent, and the connection has ended.
     Lost,
+    /// It was executed, and too few replicas say that they have it.
+    Unconfirmed,
     /// Redis says so: `NOSCRIPT …`.
     Said(String),
     /// What Redis says is not what a script of ours answers.
@@ -94,17 +98,45 @@ struct Calls {
     /// Whether the task knows that there is something to write.
     is_told: bool,
     out: BytesMut,
-    /// Whoever waits for the next answer, and so on; nobody does for that to `ASKING`.
-    waiting: VecDeque<Option<Caller>>,
+    /// Whom the next answer is for, and so on.
+    waiting: VecDeque<Awaited>,
 }
 
-type Caller = oneshot::Sender<BytesFrame>;
+/// Whom an answer is for.
+#[derive(Debug)]
+enum Awaited {
+    Call(Caller),
+    /// Nobody: it is that to `ASKING`.
+    Nobody,
+    /// All calls of the batch before: it is that to `WAIT`.
+    Batch,
+}
+
+type Caller = oneshot::Sender<Result<BytesFrame, Unconfirmed>>;
+
+/// The call was executed, and is not known to have reached the replicas.
+#[derive(Debug)]
+struct Unconfirmed;
+
+/// When a call counts as made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Confirming {
+    /// So many replicas must have it.
+    pub(super) replicas: u8,
+    /// How long that may take.
+    pub(super) within: Duration,
+}
 
 impl Pipe {
-    /// Begins to connect to wherever the server is, and keeps at it until dropped. Runs on this runtime.
-    pub(super) fn start(at: watch::Receiver<Option<Endpoint>>, greeting: Arc<Greeting>) -> Self {
+    /// Begins to connect to wherever the server is, and keeps at it until dropped. Runs on this runtime. Calls are answered when
+    /// they are executed, or `confirming`.
+    pub(super) fn start(
+        at: watch::Receiver<Option<Endpoint>>,
+        greeting: Arc<Greeting>,
+        confirming: Option<Confirming>,
+    ) -> Self {
         let queue = Arc::new(Queue::default());
-        let task = tokio::spawn(keep_up(Arc::clone(&queue), at, greeting));
+        let task = tokio::spawn(keep_up(Arc::clone(&queue), at, greeting, confirming));
         Self {
             queue,
             task: AbortOnDropHandle::new(task),
@@ -131,16 +163,17 @@ impl Pipe {
         let answer = self.send(|calls| {
             if asking {
                 put_command(&mut calls.out, &[b"ASKING"]);
-                calls.waiting.push_back(None);
+                calls.waiting.push_back(Awaited::Nobody);
             }
             put(&mut calls.out, call, whole);
         });
         match answer?.await {
-            Ok(BytesFrame::BlobString { data, .. }) => Ok(data),
-            Ok(frame) => Err(match said_error(&frame) {
+            Ok(Ok(BytesFrame::BlobString { data, .. })) => Ok(data),
+            Ok(Ok(frame)) => Err(match said_error(&frame) {
                 Some(text) => Trouble::Said(text),
                 None => Trouble::Strange(format!("{:?}", frame.kind())),
             }),
+            Ok(Err(Unconfirmed)) => Err(Trouble::Unconfirmed),
             Err(_) => Err(Trouble::Lost),
         }
     }
@@ -149,17 +182,20 @@ impl Pipe {
     pub(super) async fn watch(&self, key: &[u8]) -> Option<Bytes> {
         let answer = self.send(|calls| {
             put_command(&mut calls.out, &[b"CLIENT", b"CACHING", b"YES"]);
-            calls.waiting.push_back(None);
+            calls.waiting.push_back(Awaited::Nobody);
             put_command(&mut calls.out, &[b"GET", key]);
         });
-        let BytesFrame::BlobString { data, .. } = answer.ok()?.await.ok()? else {
+        let BytesFrame::BlobString { data, .. } = answer.ok()?.await.ok()?.ok()? else {
             return None;
         };
         Some(data)
     }
 
     /// Puts a command into the buffer, and whoever waits for its answer into the queue.
-    fn send(&self, put: impl FnOnce(&mut Calls)) -> Result<oneshot::Receiver<BytesFrame>, Trouble> {
+    fn send(
+        &self,
+        put: impl FnOnce(&mut Calls),
+    ) -> Result<oneshot::Receiver<Result<BytesFrame, Unconfirmed>>, Trouble> {
         let (caller, answer) = oneshot::channel();
         let was_told = {
             let mut calls = self.queue.calls.lock();
@@ -170,13 +206,28 @@ impl Pipe {
                 return Err(Trouble::Full);
             }
             put(&mut calls);
-            calls.waiting.push_back(Some(caller));
+            calls.waiting.push_back(Awaited::Call(caller));
             std::mem::replace(&mut calls.is_told, true)
         };
         if !was_told {
             self.queue.task.wake();
         }
         Ok(answer)
+    }
+}
+
+impl Confirming {
+    /// Adds the command that is answered when the replicas have what was executed before it, or in time.
+    fn put(self, out: &mut BytesMut) {
+        // To Redis, 0 is for ever.
+        let within = self.within.as_millis().max(1).to_string();
+        let replicas = self.replicas.to_string();
+        put_command(out, &[b"WAIT", replicas.as_bytes(), within.as_bytes()]);
+    }
+
+    /// Whether its answer says that enough of them have it.
+    fn is_met(self, answer: &BytesFrame) -> bool {
+        matches!(answer, BytesFrame::Number { data, .. } if *data >= i64::from(self.replicas))
     }
 }
 
@@ -260,6 +311,7 @@ async fn keep_up(
     queue: Arc<Queue>,
     mut at: watch::Receiver<Option<Endpoint>>,
     greeting: Arc<Greeting>,
+    confirming: Option<Confirming>,
 ) {
     let (first, longest) = PAUSE;
     let mut pause = first;
@@ -276,8 +328,8 @@ async fn keep_up(
                 let closing = Closing(Arc::clone(&queue), Arc::clone(&greeting.refusals));
                 queue.open();
                 (pause, is_refused) = (first, false);
-                let carrying =
-                    Carrying::new(stream, Arc::clone(&queue), Arc::clone(&greeting.refusals));
+                let refusals = Arc::clone(&greeting.refusals);
+                let carrying = Carrying::new(stream, Arc::clone(&queue), refusals, confirming);
                 let ended = tokio::select! {
                     error = carrying => Some(error),
                     moved = at.changed() => moved.err().map(io::Error::other),
@@ -308,7 +360,12 @@ struct Carrying {
     writing: BytesMut,
     reading: BytesMut,
     bounds: Bounds,
-    answered: Vec<(Caller, BytesFrame)>,
+    answered: Vec<(Caller, Result<BytesFrame, Unconfirmed>)>,
+    confirming: Option<Confirming>,
+    /// What the batch that is to be confirmed was answered.
+    unconfirmed: Vec<(Caller, BytesFrame)>,
+    /// Whether there is such a batch.
+    is_confirming: bool,
     looks: Interval,
     /// How many looks have found calls that wait, and no answer since the one before.
     silent: u32,
@@ -316,7 +373,12 @@ struct Carrying {
 }
 
 impl Carrying {
-    fn new(stream: Stream, queue: Arc<Queue>, refusals: Arc<Refusals>) -> Self {
+    fn new(
+        stream: Stream,
+        queue: Arc<Queue>,
+        refusals: Arc<Refusals>,
+        confirming: Option<Confirming>,
+    ) -> Self {
         Self {
             stream,
             queue,
@@ -325,6 +387,9 @@ impl Carrying {
             reading: BytesMut::with_capacity(READ),
             bounds: Bounds::default(),
             answered: Vec::new(),
+            confirming,
+            unconfirmed: Vec::new(),
+            is_confirming: false,
             looks: tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY),
             silent: 0,
             has_read: false,
@@ -347,9 +412,9 @@ impl Carrying {
 
     fn hand_out(&mut self) -> io::Result<()> {
         let taken_apart = self.take_apart();
-        for (caller, frame) in self.answered.drain(..) {
+        for (caller, answer) in self.answered.drain(..) {
             // Whoever waits no longer has given up.
-            let _ = caller.send(frame);
+            let _ = caller.send(answer);
         }
         taken_apart
     }
@@ -366,9 +431,26 @@ impl Carrying {
                 self.refusals.hear(data);
                 continue;
             }
-            let caller = calls.waiting.pop_front();
-            let caller = caller.ok_or_else(|| io::Error::other("an answer to no call"))?;
-            self.answered.extend(caller.map(|caller| (caller, frame)));
+            let awaited = calls.waiting.pop_front();
+            match awaited.ok_or_else(|| io::Error::other("an answer to no call"))? {
+                Awaited::Nobody => {}
+                Awaited::Call(caller) if self.confirming.is_some() => {
+                    self.unconfirmed.push((caller, frame));
+                }
+                Awaited::Call(caller) => self.answered.push((caller, Ok(frame))),
+                Awaited::Batch => {
+                    self.is_confirming = false;
+                    let is_confirmed = self.confirming.is_some_and(|it| it.is_met(&frame));
+                    // An error is none of the script's doing, and nothing was charged.
+                    let told = |frame| match is_confirmed || said_error(&frame).is_some() {
+                        true => Ok(frame),
+                        false => Err(Unconfirmed),
+                    };
+                    let batch = self.unconfirmed.drain(..);
+                    let batch = batch.map(|(caller, frame)| (caller, told(frame)));
+                    self.answered.extend(batch);
+                }
+            }
         }
         Ok(())
     }
@@ -377,6 +459,10 @@ impl Carrying {
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             if self.writing.is_empty() {
+                if self.is_confirming {
+                    let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+                    return Ok(());
+                }
                 let mut calls = self.queue.calls.lock();
                 calls.is_told = false;
                 if calls.out.is_empty() {
@@ -388,6 +474,11 @@ impl Carrying {
                     self.writing = BytesMut::new();
                 }
                 std::mem::swap(&mut self.writing, &mut calls.out);
+                if let Some(confirming) = &self.confirming {
+                    confirming.put(&mut self.writing);
+                    calls.waiting.push_back(Awaited::Batch);
+                    self.is_confirming = true;
+                }
             }
             match Pin::new(&mut self.stream).poll_write(cx, &self.writing)? {
                 Poll::Pending => return Ok(()),

@@ -34,6 +34,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long a ping and the return of a charge may take; a transaction brings its own.
     pub timeout: Duration,
+    /// How many replicas must have a charge before it counts where the limit asks for that; at least 1.
+    pub wait_replicas: u8,
 }
 
 /// Which servers hold the keys.
@@ -161,6 +163,7 @@ impl Settings {
             tls: None,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             timeout: DEFAULT_TIMEOUT,
+            wait_replicas: 1,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::node::Call;
 use super::pipe::Pipe;
 use super::reply::Reply;
 use super::{frames, script, usage, value};
+use crate::limit::Durability;
 use crate::limit::transaction::Record;
 
 /// How many calls wait for an answer.
@@ -23,6 +24,7 @@ pub async fn answers(said: &[u8]) -> std::io::Result<Vec<Bytes>> {
         script: &script::DECIDE,
         keys: vec![Bytes::from_static(b"key")],
         body: Bytes::new(),
+        durability: Durability::Usual,
     };
     let calls = join_all((0..CALLS).map(|_| pipe.call(&call, false, false)));
     let talk = async {

@@ -30,8 +30,9 @@ pub(super) struct StoreLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ServerLabel {
+pub(super) struct BreakerLabel {
     pub(super) server: String,
+    pub(super) durability: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

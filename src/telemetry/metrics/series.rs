@@ -8,8 +8,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::kinds::{Counter, Latency};
 use super::labels::{
-    DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel, ReasonLabel,
-    ServerLabel, StoreLabel, VersionLabel,
+    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel,
+    ReasonLabel, StoreLabel, VersionLabel,
 };
 
 /// A handle on each metric.
@@ -28,7 +28,7 @@ pub(super) struct Series {
     pub(super) lost_give_backs: Gauge<u64, AtomicU64>,
     pub(super) remembered: Gauge<u64, AtomicU64>,
     pub(super) combined: Gauge<u64, AtomicU64>,
-    pub(super) breaker_open: Family<ServerLabel, Gauge>,
+    pub(super) breaker_open: Family<BreakerLabel, Gauge>,
     pub(super) instances: Gauge,
     pub(super) owed: Gauge<u64, AtomicU64>,
     pub(super) settled: Gauge<u64, AtomicU64>,
@@ -125,7 +125,7 @@ impl Series {
             ),
             breaker_open: adder.add(
                 "tollgate_store_breaker_open",
-                "1 while calls are kept from a server that does not answer",
+                "1 while calls are kept from a server that does not answer, or whose replicas do not confirm what they are to confirm",
                 Family::default(),
             ),
             instances: adder.add(

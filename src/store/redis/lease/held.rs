@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::limit::period::Zone;
     use crate::limit::transaction::Record;
-    use crate::limit::{Algorithm, Limit, Unit, lease};
+    use crate::limit::{Algorithm, Durability, Limit, Unit, lease};
     use crate::store::redis::lease::Terms;
     use crate::time::Timestamp;
 
@@ -224,6 +224,7 @@ mod tests {
             slot: 0,
             key: Bytes::from(print.to_string()),
             demand: Bytes::from_static(b"demand"),
+            durability: Durability::Usual,
             hits: Hits::ONE,
             print,
             terms: Some(Terms {

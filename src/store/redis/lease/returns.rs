@@ -19,7 +19,7 @@ use super::super::request::{self, Charged};
 use super::super::script;
 use super::LEASE_FOR;
 use super::held::Lease;
-use crate::limit::Tag;
+use crate::limit::{Durability, Tag};
 
 /// How many go back at the same time when all do.
 const AT_ONCE: usize = 256;
@@ -82,6 +82,7 @@ pub(in super::super) async fn give_back(link: &Link, lease: &Lease, but: &[Tag])
         script: &script::DECIDE,
         keys: vec![lease.key.clone()],
         body: request::give_back(&charges, &[], None),
+        durability: Durability::Usual,
     };
     let timeout = link.timeout.max(PATIENCE);
     let answer = link.run(lease.slot, &call, timeout).await;

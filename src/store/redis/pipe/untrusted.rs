@@ -18,7 +18,7 @@ impl Pipe {
         let shared = Arc::clone(&queue);
         let task = tokio::spawn(async move {
             let _closing = Closing(Arc::clone(&shared), Arc::clone(&refusals));
-            Carrying::new(Stream::Unix(stream), shared, refusals).await;
+            Carrying::new(Stream::Unix(stream), shared, refusals, None).await;
         });
         Self {
             queue,
