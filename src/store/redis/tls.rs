@@ -1,14 +1,19 @@
-//! TLS towards Redis.
+//! TLS towards Redis. The files are read again when they have changed by the time of a handshake: certificates end, and
+//! connections are made anew for as long as the service lives.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use fred::types::config::TlsConnector;
-use rustls::client::WebPkiServerVerifier;
+use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
@@ -20,34 +25,89 @@ const CA: &str = "REDIS_TLS_CACERT";
 const CLIENT_CERT: &str = "REDIS_TLS_CLIENT_CERT";
 const CLIENT_KEY: &str = "REDIS_TLS_CLIENT_KEY";
 
-/// Verifies all of a certificate but the name it was issued for.
+/// The files as they are now, for every handshake.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct Files {
+    tls: Tls,
+    provider: Arc<CryptoProvider>,
+    read: ArcSwap<Read>,
+    /// When each of them was last changed, as far as is known.
+    modified: Mutex<Vec<Option<SystemTime>>>,
+}
+
+/// What the files say.
+#[derive(Debug)]
+struct Read {
+    verifier: Arc<WebPkiServerVerifier>,
+    client: Option<Arc<CertifiedKey>>,
+}
 
 /// Reads the files and makes of them what the client connects with.
 pub(super) fn connector(tls: &Tls) -> Result<TlsConnector, SettingsError> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = verifier(tls, Arc::clone(&provider))?;
-    let builder = ClientConfig::builder_with_provider(provider)
+    let files = Arc::new(Files {
+        modified: Mutex::new(modified(tls)),
+        read: ArcSwap::from_pointee(Read::new(tls, &provider)?),
+        tls: tls.clone(),
+        provider: Arc::clone(&provider),
+    });
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| refuse("REDIS_TLS", &error))?
-        .dangerous();
-    let builder = if tls.skip_hostname_verification {
-        builder.with_custom_certificate_verifier(Arc::new(AnyName(verifier)))
-    } else {
-        builder.with_custom_certificate_verifier(verifier)
-    };
-    let config = match &tls.client {
-        None => builder.with_no_client_auth(),
-        Some((chain, key)) => {
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&files) as Arc<dyn ServerCertVerifier>)
+        .with_client_cert_resolver(files);
+    Ok(config.into())
+}
+
+impl Files {
+    /// Reads them again if they have changed. Files that are wrong change nothing.
+    fn refresh(&self) {
+        let now = modified(&self.tls);
+        {
+            let mut before = self.modified.lock();
+            if *before == now {
+                return;
+            }
+            *before = now;
+        }
+        match Read::new(&self.tls, &self.provider) {
+            Ok(read) => {
+                self.read.store(Arc::new(read));
+                tracing::info!("read the TLS files for redis again");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the TLS files for redis have changed and are wrong; those before stay");
+            }
+        }
+    }
+}
+
+impl Read {
+    fn new(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Self, SettingsError> {
+        let client = tls.client.as_ref().map(|(chain, key)| {
             let chain = certificates(CLIENT_CERT, chain)?;
             let key = PrivateKeyDer::from_pem_file(key).map_err(|e| refuse(CLIENT_KEY, &e))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| refuse(CLIENT_CERT, &error))?
-        }
+            let certified = CertifiedKey::from_der(chain, key, provider);
+            certified.map_err(|error| refuse(CLIENT_CERT, &error))
+        });
+        Ok(Self {
+            verifier: verifier(tls, Arc::clone(provider))?,
+            client: client.transpose()?.map(Arc::new),
+        })
+    }
+}
+
+/// When the files were last changed.
+fn modified(tls: &Tls) -> Vec<Option<SystemTime>> {
+    let (chain, key) = tls.client.as_ref().map(|(chain, key)| (chain, key)).unzip();
+    let modified = |path: &PathBuf| {
+        std::fs::metadata(path)
+            .and_then(|file| file.modified())
+            .ok()
     };
-    Ok(config.into())
+    let files = [tls.ca.as_ref(), chain, key];
+    files.into_iter().flatten().map(modified).collect()
 }
 
 fn verifier(
@@ -87,7 +147,8 @@ fn refuse(variable: &'static str, reason: &dyn std::fmt::Display) -> SettingsErr
     }
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Files {
+    /// Comes first in a handshake, and finds the files as they are.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -96,14 +157,15 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        self.refresh();
+        let verifier = &self.read.load().verifier;
         let verified =
-            self.0
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+            verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
             // The name is looked at last, so all else has been found good.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if self.tls.skip_hostname_verification => Ok(ServerCertVerified::assertion()),
             other => other,
         }
     }
@@ -114,7 +176,8 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        let verifier = &self.read.load().verifier;
+        verifier.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -123,10 +186,21 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        let verifier = &self.read.load().verifier;
+        verifier.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.read.load().verifier.supported_verify_schemes()
+    }
+}
+
+impl ResolvesClientCert for Files {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.read.load().client.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.read.load().client.is_some()
     }
 }

@@ -118,6 +118,27 @@ fn addresses_are_read_as_the_reference_reads_them() {
     assert_eq!((master.as_str(), sentinels.len()), ("main", 2));
 }
 
+/// Certificates end: whoever connects anew goes by the files as they are then, and by those before if they are wrong.
+#[tokio::test]
+async fn the_files_of_tls_are_read_again() {
+    let files = Certificates::make("127.0.0.1");
+    let (mut server, settings) = files.server();
+    let store = connected(&settings).await;
+    files.write("client.key", "half a key");
+    server.restart();
+    until("it goes by the files before", async || {
+        store.ping().await.is_ok()
+    })
+    .await;
+    files.issue("127.0.0.1");
+    server.restart();
+    until("it goes by the new authority's", async || {
+        store.ping().await.is_ok()
+    })
+    .await;
+    works(&settings).await;
+}
+
 #[test]
 fn what_cannot_be_read_is_refused_without_its_password() {
     for (kind, url) in [
@@ -148,6 +169,12 @@ struct Certificates(tempfile::TempDir);
 impl Certificates {
     fn make(server_name: &str) -> Self {
         let this = Self(tempfile::tempdir().expect("a directory"));
+        this.issue(server_name);
+        this
+    }
+
+    /// All of it anew, in place of what was there.
+    fn issue(&self, server_name: &str) {
         let mut params = CertificateParams::default();
         // OpenSSL takes an issuer and a subject of one name for the same.
         let name = &mut params.distinguished_name;
@@ -155,15 +182,14 @@ impl Certificates {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
-        this.write("ca.pem", &authority.pem());
+        self.write("ca.pem", &authority.pem());
         for (file, name) in [("server", server_name), ("client", "client.example")] {
             let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
             let key = KeyPair::generate().expect("a key");
             let certificate = params.signed_by(&key, &authority).expect("a certificate");
-            this.write(&format!("{file}.pem"), &certificate.pem());
-            this.write(&format!("{file}.key"), &key.serialize_pem());
+            self.write(&format!("{file}.pem"), &certificate.pem());
+            self.write(&format!("{file}.key"), &key.serialize_pem());
         }
-        this
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
