@@ -10,7 +10,7 @@
 //! - `refusals`, `lease`: transactions without a call
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
-//! - `node`, `cluster`: connections; `pipe`: those that carry nothing but script calls
+//! - `node`, `cluster`: connections; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
 //! - `untrusted`: what is read of all this, for the fuzzer
 
 use std::sync::Arc;
@@ -54,6 +54,7 @@ mod tls;
 pub mod untrusted;
 mod usage;
 mod value;
+mod way;
 
 /// The most calls under way at a time; beyond it a transaction fails at once.
 pub const MAX_IN_FLIGHT: usize = 8192;

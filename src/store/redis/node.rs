@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fred::clients::{Client, Pipeline, WithOptions};
 use fred::error::{Error, ErrorKind};
@@ -24,17 +23,17 @@ use fred::types::config::{Config, Options, ReconnectPolicy, Server, Unresponsive
 use fred::types::{Builder, ClusterHash, CustomCommand, Value};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::runtime::{self, Handle};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::breaker::{Breaker, Change};
+use super::breaker::Change;
 use super::pipe::{Confirming, Endpoint, Greeting, Pipe, Trouble};
 use super::script::Script;
 use super::settings::{Address, SettingsError};
+use super::way::Way;
 use crate::limit::Durability;
 use crate::store::StoreError;
 use crate::telemetry::tracing as spans;
@@ -55,9 +54,6 @@ const RESTART: Duration = Duration::from_secs(1);
 /// From a call that waits less than this the breaker learns nothing if there is no answer.
 const PATIENT: Duration = Duration::from_millis(2);
 
-/// Between looks at a connection that is being opened.
-const OPENING: Duration = Duration::from_millis(1);
-
 /// The longest error text that is kept.
 const MAX_ERROR: usize = 300;
 
@@ -73,21 +69,6 @@ pub(super) struct Node {
     /// The way of what counts when replicas have it too.
     replicated: Way,
     _tasks: [AbortOnDropHandle<()>; 2],
-}
-
-/// What calls go over, and whether they go at all.
-struct Way {
-    pipes: Pipes,
-    breaker: Breaker,
-}
-
-/// The pipes of all threads that serve requests, by their runtimes; those that share a runtime share its pipe.
-struct Pipes {
-    started: ArcSwap<Vec<(runtime::Id, Arc<Pipe>)>>,
-    /// Where the library has found the server.
-    at: watch::Receiver<Option<Endpoint>>,
-    greeting: Arc<Greeting>,
-    confirming: Option<Confirming>,
 }
 
 /// One call of a script, and what it is given.
@@ -164,15 +145,7 @@ impl Node {
         let found = Finding { fixed: at, found };
         let watching = watch(events, name.clone(), Arc::clone(&trouble), found);
         let connecting = keep_connected(client.clone());
-        let way = |confirming| Way {
-            breaker: Breaker::new(),
-            pipes: Pipes {
-                started: ArcSwap::default(),
-                at: is_at.clone(),
-                greeting: Arc::clone(&greeting),
-                confirming,
-            },
-        };
+        let way = |confirming| Way::new(is_at.clone(), Arc::clone(&greeting), confirming);
         let (usual, replicated) = (way(None), way(Some(confirming)));
         Ok(Self {
             client,
@@ -274,7 +247,7 @@ impl Node {
         asking: bool,
         timeout: Duration,
     ) -> Result<Bytes, NoAnswer> {
-        if let Some(pipe) = self.usual.pipes.here() {
+        if let Some(pipe) = self.usual.pipe() {
             return self.call(&pipe, call, asking, timeout).await;
         }
         let sent = match self.send(call, asking, timeout, false).await {
@@ -299,18 +272,10 @@ impl Node {
         timeout: Duration,
     ) -> Result<Bytes, NoAnswer> {
         let deadline = tokio::time::Instant::now() + timeout;
-        let opening = async {
-            loop {
-                match self.replicated.pipes.here() {
-                    Some(pipe) => return pipe,
-                    None => tokio::time::sleep(OPENING).await,
-                }
-            }
-        };
         if !self.is_connected() {
             return Err(NoAnswer::Failed(self.unreachable()));
         }
-        let Ok(pipe) = tokio::time::timeout_at(deadline, opening).await else {
+        let Ok(pipe) = tokio::time::timeout_at(deadline, self.replicated.opened()).await else {
             return Err(NoAnswer::Failed(StoreError::Timeout));
         };
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
@@ -354,13 +319,13 @@ impl Node {
 
     /// What stands under `key`; this instance is told when it changes. None if that cannot be had.
     pub(super) async fn watch(&self, key: &[u8], timeout: Duration) -> Option<Bytes> {
-        let pipe = self.usual.pipes.here()?;
+        let pipe = self.usual.pipe()?;
         tokio::time::timeout(timeout, pipe.watch(key)).await.ok()?
     }
 
     /// Begins what calls of this runtime go over, unless it is there.
     pub(super) fn prepare(&self) {
-        self.usual.pipes.here();
+        self.usual.pipe();
     }
 
     /// Asks for a sign of life.
@@ -476,31 +441,6 @@ impl Call {
             ("EVAL", self.script.source)
         } else {
             ("EVALSHA", self.script.sha1.as_str())
-        }
-    }
-}
-
-impl Pipes {
-    /// The open pipe of this runtime, begun if need be.
-    fn here(&self) -> Option<Arc<Pipe>> {
-        let id = Handle::try_current().ok()?.id();
-        let started = self.started.load();
-        match started.iter().find(|(of, _)| *of == id) {
-            Some((_, pipe)) => pipe.is_open().then(|| Arc::clone(pipe)),
-            None => {
-                let pipe =
-                    Pipe::start(self.at.clone(), Arc::clone(&self.greeting), self.confirming);
-                let pipe = Arc::new(pipe);
-                self.started.rcu(|before| {
-                    if before.iter().any(|(of, _)| *of == id) {
-                        return before.to_vec();
-                    }
-                    let alive = before.iter().filter(|(_, pipe)| !pipe.is_over());
-                    let new = (id, Arc::clone(&pipe));
-                    alive.cloned().chain([new]).collect::<Vec<_>>()
-                });
-                None
-            }
         }
     }
 }
