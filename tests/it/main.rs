@@ -34,3 +34,4 @@ mod tidy;
 mod tls;
 mod tracing;
 mod usage;
+mod watching;

@@ -22,6 +22,7 @@ pub(crate) struct Gateway {
 pub(crate) struct Envoy {
     process: Child,
     pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     _dir: TempDir,
 }
 
@@ -47,8 +48,8 @@ impl Envoy {
     /// The Envoy of a file in `envoy/`, before these instances.
     pub(crate) fn start(file: &str, edits: &[(&str, &str)], instances: &[&Server]) -> Self {
         let dir = TempDir::new().expect("a directory");
-        let port = free_port();
-        let ports = [(10000, port), (9901, free_port()), (10080, upstream())];
+        let (port, admin) = (free_port(), free_port());
+        let ports = [(10000, port), (9901, admin), (10080, upstream())];
         let port_value = |port: u16| format!("port_value: {port}}}");
         let ports = ports.map(|(from, to)| (port_value(from), port_value(to)));
         let ports = ports.iter().map(|(from, to)| (from.as_str(), to.as_str()));
@@ -87,6 +88,7 @@ impl Envoy {
         let envoy = Self {
             process,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
+            admin: SocketAddr::from(([127, 0, 0, 1], admin)),
             _dir: dir,
         };
         // Until its first health check has found an instance, Envoy lets everything pass.
