@@ -6,10 +6,12 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY src src
 # Cargo wants the test target to exist; it is not built.
-RUN mkdir -p tests/it && touch tests/it/main.rs && cargo build --release --locked --bin tollgate
+RUN mkdir -p tests/it && touch tests/it/main.rs && cargo build --release --locked --bin tollgate \
+    && mkdir /out && cp target/release/tollgate /out/ && ln -s tollgate /out/ratelimit
 
 FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=build /tollgate/target/release/tollgate /bin/tollgate
+# `ratelimit` is what envoyproxy/ratelimit calls its program.
+COPY --from=build /out/ /bin/
 COPY config/rules /etc/tollgate/rules
 ENV RULES_DIR=/etc/tollgate/rules
 EXPOSE 8080 8081

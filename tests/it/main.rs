@@ -9,6 +9,7 @@ mod cli;
 mod compat;
 mod conformance;
 mod decision;
+mod deploy;
 mod envoy;
 mod fallback;
 mod faults;
