@@ -346,7 +346,7 @@ impl Engine {
         let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
         if !rehearsal {
             live.accounts
-                .record(&self.metrics, settings, request, ruling, reason);
+                .record(&self.metrics, settings, domain, request, ruling, reason);
             spans::record(|say| trace(request, ruling, reason, say));
         }
         let now = || self.clock.now();
