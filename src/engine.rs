@@ -17,6 +17,7 @@
 //! - [`instances`]: how many there are
 //! - [`owed`]: what the store is told when it answers again
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -284,8 +285,9 @@ impl Engine {
         deadline: Option<Instant>,
     ) -> Result<Answer, Rejection> {
         let answers_by = self.answers_by(begun, deadline);
-        let decided = self.decide(request, answers_by, false).await;
-        decided.inspect_err(|_| self.metrics.service_error())
+        // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
+        let decided = pin!(self.decide(request, answers_by, false));
+        decided.await.inspect_err(|_| self.metrics.service_error())
     }
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
@@ -310,18 +312,19 @@ impl Engine {
             }
             return Ok(answer::unruled(request));
         };
-        let found = self.find(domain, request, answers_by).await?;
+        let found = pin!(self.find(domain, request, answers_by)).await?;
         let cost = domain.costs.of(&request.descriptors);
         if let Some(apart) = self.apart(domain, request, cost) {
             let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
             let told = (None, rehearsal);
             return Ok(self.conclude(live, domain, request, &ruling, told));
         }
-        let mut charges = charges::Charges::new(&self.settings, domain, request, &found, cost)?;
+        let mut charges = charges::Charges::default();
+        charges.collect(&self.settings, domain, request, &found, cost)?;
         if rehearsal {
             charges.only_peek();
         }
-        let (outcome, fallback) = self.outcome(&charges, answers_by).await;
+        let (outcome, fallback) = pin!(self.outcome(&charges, answers_by)).await;
         let ruling = fold::Ruling::new(&charges, &outcome);
         if !ruling.admitted && !rehearsal {
             self.note_bans(domain, request, &charges, &ruling);
