@@ -17,6 +17,7 @@
 //! - [`instances`]: how many there are
 //! - [`owed`]: what the store is told when it answers again
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use readiness::Readiness;
 use tokio::sync::watch;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::directory::{self, Directory};
 use crate::limit::Tag;
@@ -110,6 +111,19 @@ pub struct Settings {
     pub instances: Option<u32>,
     /// `USAGE_RETENTION`: how long what was used is kept after its period.
     pub usage_retention: Duration,
+}
+
+/// How a request is decided, beside what it says.
+#[derive(Debug)]
+struct Call {
+    /// When it came.
+    begun: Instant,
+    /// When its answer leaves at the latest.
+    answers_by: Instant,
+    /// Nothing is charged or counted.
+    rehearsal: bool,
+    /// The decision's; none if it is not traced.
+    span: Span,
 }
 
 /// The rules that hold now; a request sees one of them from its beginning to its end.
@@ -283,71 +297,67 @@ impl Engine {
         begun: Instant,
         deadline: Option<Instant>,
     ) -> Result<Answer, Rejection> {
-        let answers_by = self.answers_by(begun, deadline);
-        let decided = self.decide(request, answers_by, false).await;
-        decided.inspect_err(|_| self.metrics.service_error())
+        let call = self.call(begun, deadline, false);
+        // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
+        let decided = pin!(self.decide(request, &call));
+        decided.await.inspect_err(|_| self.metrics.service_error())
     }
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer, Rejection> {
-        let answers_by = self.answers_by(Instant::now(), None);
-        self.decide(request, answers_by, true).await
+        let call = self.call(Instant::now(), None, true);
+        self.decide(request, &call).await
     }
 
-    async fn decide(
-        &self,
-        request: &Request<'_>,
-        answers_by: Instant,
-        rehearsal: bool,
-    ) -> Result<Answer, Rejection> {
+    async fn decide(&self, request: &Request<'_>, call: &Call) -> Result<Answer, Rejection> {
         charges::check_bounds(request)?;
         let live = self.live.load();
         let live = live.as_ref().ok_or(Rejection::NoRules)?;
         let Some(domain) = live.rules.domains.get(request.domain) else {
-            if !rehearsal {
+            if !call.rehearsal {
                 self.metrics.domain_not_found(request.domain);
-                spans::record(|say| say(unruled(request)));
+                spans::record(&call.span, |say| say(unruled(request)));
             }
             return Ok(answer::unruled(request));
         };
-        let found = self.find(domain, request, answers_by).await?;
+        let found = pin!(self.find(domain, request, call.answers_by)).await?;
         let cost = domain.costs.of(&request.descriptors);
         if let Some(apart) = self.apart(domain, request, cost) {
             let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
-            let told = (None, rehearsal);
-            return Ok(self.conclude(live, domain, request, &ruling, told));
+            return Ok(self.conclude(live, domain, request, &ruling, None, call));
         }
-        let mut charges = charges::Charges::new(&self.settings, domain, request, &found, cost)?;
-        if rehearsal {
+        let mut charges = charges::Charges::default();
+        charges.collect(&self.settings, domain, request, &found, cost)?;
+        if call.rehearsal {
             charges.only_peek();
         }
-        let (outcome, fallback) = self.outcome(&charges, answers_by).await;
+        let (outcome, fallback) = pin!(self.outcome(&charges, call)).await;
         let ruling = fold::Ruling::new(&charges, &outcome);
-        if !ruling.admitted && !rehearsal {
+        if !ruling.admitted && !call.rehearsal {
             self.note_bans(domain, request, &charges, &ruling);
         }
         if ruling.admitted && fallback.is_none() {
             self.meter(domain, request, &charges, &outcome);
         }
-        Ok(self.conclude(live, domain, request, &ruling, (fallback, rehearsal)))
+        Ok(self.conclude(live, domain, request, &ruling, fallback, call))
     }
 
-    /// Counts, traces and answers; `told` is why the store did not decide, and whether it is a rehearsal.
+    /// Counts, traces and answers; `fallback` is why the store did not decide.
     fn conclude(
         &self,
         live: &Live,
         domain: &Domain,
         request: &Request<'_>,
         ruling: &fold::Ruling<'_>,
-        told: (Option<Reason>, bool),
+        fallback: Option<Reason>,
+        call: &Call,
     ) -> Answer {
-        let (fallback, rehearsal) = told;
         let settings = &self.settings;
         let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
-        if !rehearsal {
+        if !call.rehearsal {
             live.accounts
-                .record(&self.metrics, settings, request, ruling, reason);
-            spans::record(|say| trace(request, ruling, reason, say));
+                .record(&self.metrics, settings, domain, request, ruling, reason);
+            spans::record(&call.span, |say| trace(request, ruling, reason, say));
         }
         let now = || self.clock.now();
         answer::answer(settings, domain, request, ruling, reason, now)
@@ -357,7 +367,7 @@ impl Engine {
     async fn outcome(
         &self,
         charges: &charges::Charges<'_>,
-        answers_by: Instant,
+        call: &Call,
     ) -> (Outcome, Option<Reason>) {
         if charges.demands.is_empty() && charges.meters.is_empty() {
             let readings = Default::default();
@@ -366,20 +376,24 @@ impl Engine {
         }
         let now = self.given_time();
         let with_meters = charges.with_meters();
-        let begun = Instant::now();
+        // A look at the clock takes as long as the embedded store does: what that takes counts from when the request came.
+        let begun = match self.is_immediate() {
+            true => call.begun,
+            false => Instant::now(),
+        };
         let transaction = Transaction {
             keys: &charges.keys,
             demands: with_meters.as_deref().unwrap_or(&charges.demands),
             now,
-            timeout: answers_by.saturating_duration_since(begun),
+            timeout: call.answers_by.saturating_duration_since(begun),
         };
         let result = match &*self.store {
             // It need not be waited for, nor kept in a future.
             Store::Embedded(store) => {
-                let span = spans::store_call(self.store.name(), charges.keys.len());
+                let span = spans::store_call(&call.span, self.store.name(), charges.keys.len());
                 Ok(span.in_scope(|| store.transact(&transaction)))
             }
-            Store::Redis(store) => Box::pin(self.ask_redis(store, &transaction)).await,
+            Store::Redis(store) => Box::pin(self.ask_redis(store, &transaction, &call.span)).await,
             Store::Faulty(_) => Box::pin(self.store.transact(&transaction)).await,
         };
         let (store, took) = (self.store.name(), begun.elapsed());
@@ -406,8 +420,9 @@ impl Engine {
         &self,
         store: &Redis,
         transaction: &Transaction<'_, '_>,
+        decision: &Span,
     ) -> Result<Outcome, StoreError> {
-        let span = spans::store_call(self.store.name(), transaction.keys.len());
+        let span = spans::store_call(decision, self.store.name(), transaction.keys.len());
         if span.is_none() {
             return store.transact(transaction).await;
         }
@@ -427,11 +442,16 @@ impl Engine {
         }
     }
 
-    /// When the answer to a request leaves that came at `begun`.
-    fn answers_by(&self, begun: Instant, deadline: Option<Instant>) -> Instant {
+    /// How a request is decided that came at `begun`.
+    fn call(&self, begun: Instant, deadline: Option<Instant>, rehearsal: bool) -> Call {
         let by = begun + self.settings.store_timeout;
         let deadline = deadline.map(|deadline| deadline.checked_sub(DEADLINE_MARGIN));
-        deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by))
+        Call {
+            begun,
+            answers_by: deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by)),
+            rehearsal,
+            span: spans::current(),
+        }
     }
 }
 

@@ -7,7 +7,6 @@
 //! - [`costs`]: what a request costs
 //! - [`name`]: what a rule is called in metrics
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -28,7 +27,7 @@ pub mod name;
 #[derive(Debug, Default)]
 pub struct RuleSet {
     /// By name.
-    pub domains: HashMap<String, Domain>,
+    pub domains: Domains,
     /// Every rule of every domain; a [`RuleId`] is a place in here.
     pub rules: Vec<Arc<Rule>>,
     /// How many limits they have, those of plans once for each rule that takes them from there.
@@ -36,6 +35,9 @@ pub struct RuleSet {
     /// What is doubtful in the files, though not wrong.
     pub warnings: diagnostic::Report,
 }
+
+/// Domains by name. The hash is fast and no defence against floods, which need none: see [`matcher`].
+pub type Domains = hashbrown::HashMap<String, Domain>;
 
 /// The place of a rule in [`RuleSet::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +48,8 @@ pub struct RuleId(pub u32);
 pub struct Domain {
     /// Its name, never empty.
     pub name: Arc<str>,
+    /// Its place among all domains.
+    pub place: usize,
     /// Where days and longer windows begin.
     pub time_zone: Zone,
     /// The entry keys whose value places a descriptor's key, first present first.
@@ -302,6 +306,7 @@ impl Domain {
     pub fn named(name: &str) -> Self {
         Self {
             name: name.into(),
+            place: 0,
             time_zone: Zone::utc(),
             partition_by: Vec::new(),
             sensitive: Vec::new(),

@@ -1,13 +1,12 @@
 //! What is counted of each decision, with the meaning that the reference gives its statistics.
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use crate::engine::answer::metadata::metric_name;
 use crate::engine::fold::{Ruling, Said, Spoken};
 use crate::engine::{Reason, Request, Settings};
 use crate::limit::transaction::Amount;
-use crate::rules::{Entry, RuleSet};
+use crate::rules::{Domain, Entry, RuleSet};
 use crate::telemetry::metrics::{Counter, Metrics, RuleCounters, RuleHits, straddle};
 
 /// The counters of each limit of each rule, at hand without a search once they have been used.
@@ -16,7 +15,7 @@ pub struct Accounts {
     /// By rule, then by limit.
     limits: Vec<OnceLock<RuleCounters>>,
     /// By domain, then by reason.
-    decisions: HashMap<Arc<str>, [OnceLock<Counter>; Reason::COUNT]>,
+    decisions: Vec<[OnceLock<Counter>; Reason::COUNT]>,
 }
 
 impl Accounts {
@@ -24,11 +23,7 @@ impl Accounts {
     pub fn new(rules: &RuleSet) -> Self {
         Self {
             limits: (0..rules.limits).map(|_| OnceLock::new()).collect(),
-            decisions: rules
-                .domains
-                .values()
-                .map(|domain| (Arc::clone(&domain.name), Default::default()))
-                .collect(),
+            decisions: rules.domains.iter().map(|_| Default::default()).collect(),
         }
     }
 
@@ -37,11 +32,12 @@ impl Accounts {
         &self,
         metrics: &Metrics,
         settings: &Settings,
+        domain: &Domain,
         request: &Request<'_>,
         ruling: &Ruling<'_>,
         reason: Reason,
     ) {
-        if let Some(decisions) = self.decisions.get(request.domain) {
+        if let Some(decisions) = self.decisions.get(domain.place) {
             let count = || metrics.decisions(request.domain, reason.name());
             decisions[reason as usize].get_or_init(count).inc();
         }

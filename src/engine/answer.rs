@@ -123,11 +123,14 @@ pub fn answer(
     let refused = !ruling.admitted && !settings.shadow_mode;
     let mut answer = Answer {
         overall: if refused { Code::OverLimit } else { Code::Ok },
-        statuses: ruling.items.iter().map(status).collect(),
-        headers: headers::headers(settings, domain, ruling, refused),
         reason,
         ..Answer::default()
     };
+    answer.statuses.reserve(ruling.items.len());
+    for item in &ruling.items {
+        answer.statuses.push(status(item));
+    }
+    headers::add(&mut answer.headers, settings, domain, ruling, refused);
     if refused {
         let body = body::body(domain, ruling, now());
         answer

@@ -185,45 +185,42 @@ impl<'r> Found<'r> {
 }
 
 impl<'a> Charges<'a> {
-    /// Collects the charges. `found` has one place per descriptor; a hit costs `cost`.
-    pub fn new(
+    /// Collects the charges where they stay, since they are large. `found` has one place per descriptor; a hit costs `cost`.
+    pub fn collect(
+        &mut self,
         settings: &Settings,
         domain: &'a Domain,
         request: &Request<'_>,
         found: &'a [Found<'a>],
         cost: Hits,
-    ) -> Result<Self, Rejection> {
+    ) -> Result<(), Rejection> {
         let replaced = replaced(found);
-        let mut charges = Charges::default();
+        self.keys.reserve(found.len());
+        self.demands.reserve(found.len());
+        self.items.reserve(found.len());
         let descriptors = request.descriptors.iter().enumerate();
         for ((place, descriptor), found) in descriptors.zip(found) {
-            charges.metered(
-                settings,
-                domain,
-                (place, descriptor),
-                found,
-                amount(request, descriptor, cost)?,
-            );
-            let limits = bounds(settings, domain, found, &replaced);
+            let amount = amount(request, descriptor, cost)?;
+            self.metered(settings, domain, (place, descriptor), found, amount);
+            let limits = limits(settings, domain, found, &replaced);
             let item = if found.is_unlimited() {
                 Item::Unlimited(found.plan.map(|(name, _)| name))
-            } else if limits.is_empty() {
+            } else if limits.0.is_empty() {
                 Item::Free
             } else {
-                let amount = amount(request, descriptor, cost)?;
                 let key = key::key(
                     &settings.key_prefix,
                     domain,
                     &descriptor.entries,
                     found.rule,
                 );
-                charges.limited(settings, found, key, amount, limits)
+                self.limited(settings, found, key, amount, limits)
             };
-            charges.items.push(item);
+            self.items.push(item);
         }
-        charges.check_hits()?;
-        charges.settle_quotas(settings);
-        Ok(charges)
+        self.check_hits()?;
+        self.settle_quotas(settings);
+        Ok(())
     }
 
     /// Adds what the descriptor's rule counts for billing.
@@ -283,13 +280,12 @@ impl<'a> Charges<'a> {
         found: &Found<'a>,
         key: Key,
         amount: Amount,
-        limits: SmallVec<[(Bound<'a>, Terms<'a>); 2]>,
+        (bounds, limits): Limits<'a>,
     ) -> Item<'a> {
         let rule = found.rule;
         let key = self.place(key);
         let shadow = rule.is_some_and(|rule| rule.shadow_mode);
         let quota = settings.quota_mode || rule.is_some_and(|rule| rule.quota_mode);
-        let (bounds, limits) = limits.into_iter().unzip();
         self.demands.push(Demand {
             key,
             amount,
@@ -362,41 +358,53 @@ const TOO_MANY_HITS: Rejection = Rejection::TooManyHits {
 
 /// The names that the limits of the request replace.
 fn replaced<'a>(found: &'a [Found<'_>]) -> HashSet<&'a str> {
-    let lists = found.iter().flat_map(|found| {
-        let of_rule = found.rule.iter().flat_map(|rule| &rule.replaces);
-        let of_limits = found.limits().iter().flat_map(|limit| &limit.replaces);
-        of_rule.chain(of_limits)
-    });
-    lists.map(String::as_str).collect()
+    let mut names = HashSet::new();
+    for found in found {
+        if let Some(rule) = found.rule {
+            names.extend(rule.replaces.iter().map(String::as_str));
+        }
+        for limit in found.limits() {
+            names.extend(limit.replaces.iter().map(String::as_str));
+        }
+    }
+    names
 }
 
+/// The limits of a descriptor, and more about each.
+type Limits<'a> = (SmallVec<[Bound<'a>; 2]>, SmallVec<[Terms<'a>; 2]>);
+
 /// The limits of a descriptor but for those that are replaced.
-fn bounds<'a>(
+fn limits<'a>(
     settings: &Settings,
     domain: &Domain,
     found: &'a Found<'a>,
     replaced: &HashSet<&str>,
-) -> SmallVec<[(Bound<'a>, Terms<'a>); 2]> {
+) -> Limits<'a> {
     let default = settings.charge_always_by_default();
     let own = |place: usize| found.own.get(place).and_then(Option::as_ref);
+    let mut limits = Limits::default();
+    let mut add = |bound, terms| {
+        limits.0.push(bound);
+        limits.1.push(terms);
+    };
     if found.rule.is_none() {
-        let brought = own(0).map(|limit| {
+        if let Some(limit) = own(0) {
             let always = default;
             let terms = Terms {
                 name: None,
                 place: 0,
                 failure_mode: domain.failure_mode,
             };
-            (Bound { limit, always }, terms)
-        });
-        return brought.into_iter().collect();
+            add(Bound { limit, always }, terms);
+        }
+        return limits;
     }
     let first = found.plan.map_or(0, |(_, plan)| plan.first);
-    let kept = found.limits().iter().enumerate().filter(|(_, limit)| {
+    for (place, limit) in found.limits().iter().enumerate() {
         let name = limit.name.as_deref();
-        name.is_none_or(|name| !replaced.contains(name))
-    });
-    kept.map(|(place, limit)| {
+        if name.is_some_and(|name| replaced.contains(name)) {
+            continue;
+        }
         let bound = Bound {
             limit: own(place).unwrap_or(&limit.limit),
             always: limit.charge_always.unwrap_or(default),
@@ -406,9 +414,9 @@ fn bounds<'a>(
             place: first + place,
             failure_mode: limit.failure_mode.unwrap_or(domain.failure_mode),
         };
-        (bound, terms)
-    })
-    .collect()
+        add(bound, terms);
+    }
+    limits
 }
 
 /// The hits of a descriptor: its own, else the request's, else 1; each at `cost`, rounded up to a thousandth.

@@ -102,29 +102,29 @@ impl<'a> Ruling<'a> {
     /// Reads an outcome back into the descriptors of its charges.
     pub fn new(charges: &Charges<'a>, outcome: &Outcome) -> Self {
         let mut at = 0;
-        let firsts: SmallVec<[usize; 4]> = charges
-            .demands
-            .iter()
-            .map(|demand| {
-                at += demand.limits.len();
-                at - demand.limits.len()
-            })
-            .collect();
+        let mut firsts = SmallVec::with_capacity(charges.demands.len());
+        for demand in &charges.demands {
+            firsts.push(at);
+            at += demand.limits.len();
+        }
         let reader = Reader {
             charges,
             outcome,
             firsts,
         };
-        let judge = |(descriptor, item): (usize, &Item<'a>)| match item {
-            Item::Free => Judged::Free,
-            Item::Unlimited(plan) => Judged::Unlimited(*plan),
-            Item::Limited(limited) => Judged::Limited(reader.spoken(descriptor, limited)),
-        };
-        Self {
+        let mut ruling = Self {
             admitted: outcome.admitted,
-            items: charges.items.iter().enumerate().map(judge).collect(),
+            items: SmallVec::with_capacity(charges.items.len()),
             apart: None,
+        };
+        for (descriptor, item) in charges.items.iter().enumerate() {
+            ruling.items.push(match item {
+                Item::Free => Judged::Free,
+                Item::Unlimited(plan) => Judged::Unlimited(*plan),
+                Item::Limited(limited) => Judged::Limited(reader.spoken(descriptor, limited)),
+            });
         }
+        ruling
     }
 
     /// Lets a request of so many descriptors through, or refuses it for what a list says.
@@ -303,9 +303,10 @@ impl<'a> Reader<'_, 'a> {
     fn spoken(&self, descriptor: usize, limited: &Limited<'a>) -> Spoken<'a> {
         let demand = &self.charges.demands[limited.demand];
         let refused = self.refuses(limited.demand);
-        let limits: SmallVec<[Said<'a>; 2]> = (0..demand.limits.len())
-            .map(|place| self.said(limited, place, refused))
-            .collect();
+        let mut limits: SmallVec<[Said<'a>; 2]> = SmallVec::with_capacity(demand.limits.len());
+        for place in 0..demand.limits.len() {
+            limits.push(self.said(limited, place, refused));
+        }
         let places = 0..limits.len();
         let deciding = if refused {
             places.rev().max_by_key(|place| limits[*place].wait())

@@ -86,6 +86,9 @@ fn entry(to: &mut String, domain: &Domain, all: &[Entry<'_>], level: usize, rule
 fn text(to: &mut String, domain: &Domain, of: &str, text: &str) {
     if text.len() > LONGEST {
         hashed(to, domain, of, text);
+    } else if text.bytes().all(is_plain) {
+        // As nearly all are: it is taken as a whole.
+        to.push_str(text);
     } else {
         text.bytes().for_each(|byte| escaped(to, byte));
     }
@@ -101,11 +104,16 @@ fn pattern(to: &mut String, pattern: &str) {
 }
 
 fn escaped(to: &mut String, byte: u8) {
-    if byte.is_ascii_graphic() && !b"%{}|=#*".contains(&byte) {
+    if is_plain(byte) {
         to.push(char::from(byte));
     } else {
         hex(to, "%", &[byte]);
     }
+}
+
+/// Whether a byte stands as it is, since it cannot be mistaken for punctuation.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'%' | b'{' | b'}' | b'|' | b'=' | b'#' | b'*')
 }
 
 /// The first half of the SHA-256 of a text; `of`, the key that it is the value of, keeps equal values of two keys apart.

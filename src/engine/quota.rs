@@ -99,7 +99,8 @@ impl Engine {
         };
         let answers_by = Instant::now() + LOOK_WITHIN;
         let found = self.find(domain, &request, answers_by).await?;
-        let mut charges = Charges::new(&self.settings, domain, &request, &found, Hits::ONE)?;
+        let mut charges = Charges::default();
+        charges.collect(&self.settings, domain, &request, &found, Hits::ONE)?;
         charges.only_peek();
         let outcome = if charges.demands.is_empty() {
             Default::default()

@@ -25,12 +25,14 @@ impl Engine {
         domain: &'r Domain,
         request: &Request<'_>,
         answers_by: Instant,
-    ) -> Result<SmallVec<[Found<'r>; 4]>, Rejection> {
-        let of = |(place, descriptor)| Found::of(domain, descriptor, place);
-        let found = request.descriptors.iter().enumerate().map(of);
-        let mut found = found.collect::<Result<SmallVec<[Found<'r>; 4]>, _>>()?;
+    ) -> Result<SmallVec<[Found<'r>; 2]>, Rejection> {
+        let descriptors = &request.descriptors;
+        let mut found: SmallVec<[Found<'r>; 2]> = SmallVec::with_capacity(descriptors.len());
+        for (place, descriptor) in descriptors.iter().enumerate() {
+            found.push(Found::of(domain, descriptor, place)?);
+        }
         let mut answers = true;
-        for (found, descriptor) in found.iter_mut().zip(&request.descriptors) {
+        for (found, descriptor) in found.iter_mut().zip(descriptors) {
             let choice = found.rule.and_then(|rule| rule.plan.as_ref());
             let (Some(choice), Some(subject)) = (choice, descriptor.entries.last()) else {
                 continue;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tonic::{Code, Status};
 use tracing::{Instrument, Span, error};
 
@@ -14,8 +14,10 @@ use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest};
 use crate::engine::{Answer, Engine, Rejection};
 use crate::telemetry::Tracing;
-use crate::telemetry::metrics::{InFlight, Metrics};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -49,14 +51,13 @@ impl Method for Rls {
         let parts = &self.parts;
         let begun = Instant::now();
         let call = Call {
-            in_flight: parts.metrics.in_flight(),
             begun,
             deadline: timeout(headers).map(|timeout| begun + timeout),
             span: parts.tracing.decision(headers),
         };
         // What is waited for is large, and would be carried from place to place.
         match parts.engine.is_immediate() {
-            true => match call.answer(parts, &message).now_or_never() {
+            true => match pin!(call.answer(parts, &message)).now_or_never() {
                 Some(answered) => Answering::Now(answered),
                 None => Answering::Now(Err(Status::internal("the embedded store waits"))),
             },
@@ -77,7 +78,6 @@ struct Call {
     begun: Instant,
     deadline: Option<Instant>,
     span: Span,
-    in_flight: InFlight,
 }
 
 impl Call {
@@ -86,8 +86,8 @@ impl Call {
             begun,
             deadline,
             span,
-            in_flight: _in_flight,
         } = self;
+        let _in_flight = parts.metrics.in_flight();
         let answering = async {
             let answer = decide(&parts.engine, message, begun, deadline).await;
             answer.map(|answer| wire::framed(&answer))
@@ -144,7 +144,7 @@ pub fn status(rejection: &Rejection) -> Status {
 
 /// The caller's `grpc-timeout`: at most eight digits and a unit, as the gRPC protocol has it.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u32 = digits.parse().ok()?;
     let number = u64::from(number);

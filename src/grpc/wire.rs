@@ -17,9 +17,6 @@ pub use answer::{PREFIX, bytes, framed};
 
 pub use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
-/// What an answer takes, nearly always, in bytes.
-const USUAL_ANSWER: usize = 1024;
-
 /// The number of the code of a refusal.
 pub const OVER_LIMIT: i32 = response::Code::OverLimit as i32;
 
@@ -43,12 +40,16 @@ pub fn message(
 
 /// A message as the engine takes it.
 pub fn request(message: &RateLimitRequest) -> Result<Request<'_>, Rejection> {
-    let descriptors = message.descriptors.iter().enumerate();
-    Ok(Request {
+    let mut request = Request {
         domain: &message.domain,
         hits_addend: message.hits_addend,
-        descriptors: descriptors.map(descriptor).collect::<Result<_, _>>()?,
-    })
+        ..Request::default()
+    };
+    request.descriptors.reserve(message.descriptors.len());
+    for (index, message) in message.descriptors.iter().enumerate() {
+        request.descriptors.push(descriptor(index, message)?);
+    }
+    Ok(request)
 }
 
 /// A message off the wire.
@@ -56,13 +57,7 @@ pub fn decode(bytes: Bytes) -> Result<RateLimitRequest, DecodeError> {
     RateLimitRequest::decode(bytes)
 }
 
-fn descriptor(
-    (index, message): (usize, &RateLimitDescriptor),
-) -> Result<Descriptor<'_>, Rejection> {
-    let entries = message.entries.iter().map(|entry| Entry {
-        key: &entry.key,
-        value: &entry.value,
-    });
+fn descriptor(index: usize, message: &RateLimitDescriptor) -> Result<Descriptor<'_>, Rejection> {
     let limit = message.limit.as_ref().map(|limit| match unit(limit.unit) {
         Some(unit) => Ok(Override {
             requests_per_unit: limit.requests_per_unit,
@@ -70,12 +65,20 @@ fn descriptor(
         }),
         None => Err(Rejection::OverrideUnit { descriptor: index }),
     });
-    Ok(Descriptor {
-        entries: entries.collect(),
+    let mut descriptor = Descriptor {
         hits_addend: message.hits_addend.as_ref().map(|hits| hits.value),
         is_negative_hits: message.is_negative_hits,
         limit: limit.transpose()?,
-    })
+        ..Descriptor::default()
+    };
+    descriptor.entries.reserve(message.entries.len());
+    for entry in &message.entries {
+        descriptor.entries.push(Entry {
+            key: &entry.key,
+            value: &entry.value,
+        });
+    }
+    Ok(descriptor)
 }
 
 /// `envoy.type.v3.RateLimitUnit` ends at YEAR; the reference also takes the 7 that Envoy's answers have for WEEK.

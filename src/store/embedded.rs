@@ -102,39 +102,36 @@ impl Embedded {
     /// See [`Store::transact`](super::Store::transact).
     pub fn transact(&self, transaction: &Transaction<'_, '_>) -> Outcome {
         let now = transaction.now.unwrap_or_else(|| self.clock.now());
-        let prints: SmallVec<[u128; 2]> =
-            transaction.keys.iter().map(|key| self.print(key)).collect();
+        let count = transaction.keys.len();
+        let mut prints: SmallVec<[u128; 2]> = SmallVec::with_capacity(count);
+        for key in transaction.keys {
+            prints.push(self.print(key));
+        }
         let mut locked = self.lock(&prints);
-        let places: SmallVec<[Option<usize>; 2]> = prints
-            .iter()
-            .map(|print| shard(&mut locked, *print).records.find(*print))
-            .collect();
-        let mut records: SmallVec<[(Record, bool); 2]> = prints
-            .iter()
-            .zip(&places)
-            .map(|(print, place)| (shard(&mut locked, *print).get(*place), false))
-            .collect();
+        let mut places: SmallVec<[Option<usize>; 2]> = SmallVec::with_capacity(count);
+        let mut records: SmallVec<[(Record, bool); 2]> = SmallVec::with_capacity(count);
+        for print in &prints {
+            let shard = shard(&mut locked, *print);
+            let place = shard.records.find(*print);
+            places.push(place);
+            records.push((shard.get(place), false));
+        }
         let outcome = transact(&mut records, transaction.demands, now);
         // Known keys first: they are where they are until one comes or goes.
-        let mut written: SmallVec<[(u128, Option<Packed>); 2]> = SmallVec::new();
+        for ((print, place), (record, changed)) in prints.iter().zip(&places).zip(&mut records) {
+            if let (true, Some(place)) = (*changed, place) {
+                let record = std::mem::take(record);
+                shard(&mut locked, *print).replace(*place, record.into());
+            }
+        }
         for ((print, place), (record, changed)) in prints.iter().zip(places).zip(records) {
             if !changed {
                 continue;
             }
-            let record = Packed::from(record);
-            written.push(match place {
-                Some(place) => {
-                    shard(&mut locked, *print).replace(place, record);
-                    (*print, None)
-                }
-                None => (*print, Some(record)),
-            });
-        }
-        for (print, new) in written {
-            let shard = shard(&mut locked, print);
+            let shard = shard(&mut locked, *print);
             let mut change = -shard.sweep(SWEEP, now);
-            if let Some(record) = new {
-                change += shard.put(print, record, self.most_per_shard);
+            if place.is_none() {
+                change += shard.put(*print, record.into(), self.most_per_shard);
             }
             self.count(change);
         }
@@ -200,18 +197,21 @@ impl Embedded {
         let mut wanted: SmallVec<[usize; 2]> = prints.iter().map(|p| shard_of(*p)).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let lock = |index: usize| (index, self.shards[index].lock());
-        wanted.into_iter().map(lock).collect()
+        let mut locked = Locked::with_capacity(wanted.len());
+        for index in wanted {
+            locked.push((index, self.shards[index].lock()));
+        }
+        locked
     }
 
     fn count(&self, change: isize) {
-        if change >= 0 {
-            self.keys
-                .fetch_add(change.unsigned_abs(), Ordering::Relaxed);
-        } else {
-            self.keys
-                .fetch_sub(change.unsigned_abs(), Ordering::Relaxed);
-        }
+        let by = change.unsigned_abs();
+        match change.signum() {
+            1 => self.keys.fetch_add(by, Ordering::Relaxed),
+            -1 => self.keys.fetch_sub(by, Ordering::Relaxed),
+            // All threads share the number, and nearly always it stays as it is.
+            _ => by,
+        };
     }
 }
 

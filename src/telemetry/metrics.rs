@@ -265,7 +265,7 @@ impl Metrics {
     }
 
     /// Counts a call as under way until what is returned is dropped.
-    pub fn in_flight(&self) -> InFlight {
+    pub fn in_flight(&self) -> InFlight<'_> {
         InFlight::begin(&self.series.in_flight)
     }
 }

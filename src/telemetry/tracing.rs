@@ -111,9 +111,19 @@ impl Tracing {
     }
 }
 
-/// The span of a transaction with the store within that of its decision; none if that is none.
-pub fn store_call(store: &'static str, keys: usize) -> Span {
-    if !is_within_ours() {
+/// The span of the decision that is being made; none if it is not traced.
+pub fn current() -> Span {
+    let current = Span::current();
+    if is_ours(&current) {
+        current
+    } else {
+        Span::none()
+    }
+}
+
+/// The span of a transaction with the store within `decision`, the current span; none if that is none.
+pub fn store_call(decision: &Span, store: &'static str, keys: usize) -> Span {
+    if decision.is_none() {
         return Span::none();
     }
     info_span!(
@@ -130,7 +140,7 @@ pub fn store_call(store: &'static str, keys: usize) -> Span {
 
 /// The span of one call of a script at `server`, an address, within that of its transaction; none if that is none.
 pub fn script_call(server: &str) -> Span {
-    if !is_within_ours() {
+    if !is_ours(&Span::current()) {
         return Span::none();
     }
     let address = server.rsplit_once(':');
@@ -166,12 +176,11 @@ pub fn answered(span: &Span, status: i32, is_fault: bool) {
     }
 }
 
-/// Says on the current span what was decided.
-pub fn record(decide: impl FnOnce(&mut dyn FnMut(Decision<'_>))) {
-    if !is_within_ours() {
+/// Says on `span`, of a decision, what was decided.
+pub fn record(span: &Span, decide: impl FnOnce(&mut dyn FnMut(Decision<'_>))) {
+    if span.is_none() {
         return;
     }
-    let span = Span::current();
     decide(&mut |decision| {
         span.record("domain", decision.domain);
         span.record("rule", decision.rule);
@@ -195,11 +204,9 @@ where
         .with_filter(filter_fn(|metadata| metadata.target() == TARGET))
 }
 
-/// Whether the current span is one that is exported, and not one of a library's.
-fn is_within_ours() -> bool {
-    let current = Span::current();
-    current
-        .metadata()
+/// Whether a span is one that is exported, and not one of a library's.
+fn is_ours(span: &Span) -> bool {
+    span.metadata()
         .is_some_and(|metadata| metadata.target() == TARGET)
 }
 
@@ -239,11 +246,12 @@ mod tests {
     #[test]
     fn only_within_a_decision_do_calls_have_spans() {
         tracing::subscriber::with_default(tracing_subscriber::registry(), || {
-            assert!(store_call("redis", 1).is_none());
+            let store_call = || store_call(&current(), "redis", 1);
+            assert!(store_call().is_none());
             let foreign = info_span!("connection");
-            foreign.in_scope(|| assert!(store_call("redis", 1).is_none()));
+            foreign.in_scope(|| assert!(store_call().is_none()));
             Tracing::new(true).decision(&headers("01")).in_scope(|| {
-                let call = store_call("redis", 1);
+                let call = store_call();
                 assert!(!call.is_none());
                 call.in_scope(|| assert!(!script_call("localhost:6379").is_none()));
             });

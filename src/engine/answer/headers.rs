@@ -1,7 +1,6 @@
 //! The headers of an answer. Envoy appends them and replaces none, so each has one source.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::ops::Range;
 
 use smallvec::SmallVec;
@@ -22,14 +21,14 @@ pub struct ReferenceHeaders {
     pub reset: String,
 }
 
-/// All headers but the body's.
-pub fn headers(
+/// Adds all headers but the body's.
+pub fn add(
+    headers: &mut SmallVec<[Header; 3]>,
     settings: &Settings,
     domain: &Domain,
     ruling: &Ruling<'_>,
     refused: bool,
-) -> SmallVec<[Header; 3]> {
-    let mut headers = SmallVec::new();
+) {
     if let Some(names) = &settings.reference_headers
         && let Some(spoken) = reference_choice(ruling)
     {
@@ -41,7 +40,7 @@ pub fn headers(
         ]);
     }
     if domain.response.ratelimit {
-        headers.extend(ietf(ruling).into_iter().flatten());
+        ietf(headers, ruling);
     }
     if domain.response.x_ratelimit
         && let Some(spoken) = ruling.deciding()
@@ -60,7 +59,6 @@ pub fn headers(
         let wait = ruling.retry_after();
         headers.extend(wait.map(|wait| header("retry-after", wait.ceil_secs().max(1))));
     }
-    headers
 }
 
 /// The plan of the first descriptor that has one, and what is left of the month.
@@ -96,54 +94,43 @@ fn reference_choice<'r, 'a>(ruling: &'r Ruling<'a>) -> Option<&'r Spoken<'a>> {
 
 /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10: an item per limit that the client can
 /// run into.
-fn ietf(ruling: &Ruling<'_>) -> Option<[Header; 2]> {
-    let open = ruling.spoken().filter(|spoken| !spoken.shadow);
-    let all = open.flat_map(|spoken| spoken.limits.iter().map(move |said| (spoken, said)));
+fn ietf(headers: &mut SmallVec<[Header; 3]>, ruling: &Ruling<'_>) {
     let (mut policy, mut state) = (String::new(), String::new());
     let mut names: SmallVec<[Range<usize>; 4]> = SmallVec::new();
-    for (spoken, said) in all {
-        if policy.is_empty() {
-            policy.reserve(USUAL);
-            state.reserve(USUAL);
-        } else {
-            policy.push_str(", ");
-            state.push_str(", ");
+    for spoken in ruling.spoken().filter(|spoken| !spoken.shadow) {
+        for said in &spoken.limits {
+            if policy.is_empty() {
+                policy.reserve(USUAL);
+                state.reserve(USUAL);
+            } else {
+                policy.push_str(", ");
+                state.push_str(", ");
+            }
+            policy.push('"');
+            let begin = policy.len();
+            put_name(&mut policy, spoken, said);
+            let name = begin..policy.len();
+            let same = |other: &&Range<usize>| policy[(*other).clone()] == policy[name.clone()];
+            let before = names.iter().filter(same).count();
+            state.push('"');
+            state.push_str(&policy[name.clone()]);
+            if before > 0 {
+                put_parameter(&mut policy, "-", before + 1);
+                put_parameter(&mut state, "-", before + 1);
+            }
+            put_parameter(&mut policy, "\";q=", said.limit.requests_per_unit());
+            put_parameter(&mut policy, ";w=", said.limit.window().ceil_secs());
+            put_parameter(&mut state, "\";r=", said.whole_remaining());
+            put_parameter(&mut state, ";t=", said.reset.ceil_secs());
+            names.push(name);
         }
-        policy.push('"');
-        let begin = policy.len();
-        put_name(&mut policy, spoken, said);
-        let name = begin..policy.len();
-        let same = |other: &&Range<usize>| policy[(*other).clone()] == policy[name.clone()];
-        let before = names.iter().filter(same).count();
-        let (quota, window) = (
-            said.limit.requests_per_unit(),
-            said.limit.window().ceil_secs(),
-        );
-        let (remaining, reset) = (said.whole_remaining(), said.reset.ceil_secs());
-        state.push('"');
-        state.push_str(&policy[name.clone()]);
-        // Writing to a String cannot fail.
-        if before > 0 {
-            let _ = write!(policy, "-{}", before + 1);
-            let _ = write!(state, "-{}", before + 1);
+    }
+    for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+        if !value.is_empty() {
+            let name = name.into();
+            headers.push(Header { name, value });
         }
-        let _ = write!(policy, "\";q={quota};w={window}");
-        let _ = write!(state, "\";r={remaining};t={reset}");
-        names.push(name);
     }
-    if policy.is_empty() {
-        return None;
-    }
-    Some([
-        Header {
-            name: "ratelimit-policy".into(),
-            value: policy,
-        },
-        Header {
-            name: "ratelimit".into(),
-            value: state,
-        },
-    ])
 }
 
 /// What one limit takes in either header, in bytes.
@@ -159,15 +146,25 @@ fn put_name(to: &mut String, spoken: &Spoken<'_>, said: &Said<'_>) {
     put_visible(to, key.map_or("limit", |level| &*level.key));
     to.push('_');
     if said.limit.multiplier() > 1 {
-        let _ = write!(to, "{}", said.limit.multiplier());
+        put_parameter(to, "", said.limit.multiplier());
     }
     to.push_str(said.limit.unit().name());
 }
 
+/// Adds a number and what stands before it.
+fn put_parameter(to: &mut String, before: &str, number: impl itoa::Integer) {
+    to.push_str(before);
+    to.push_str(itoa::Buffer::new().format(number));
+}
+
 /// Adds what stays inside the quotes of a structured field.
 fn put_visible(to: &mut String, text: &str) {
-    let kept = |c: char| (c.is_ascii_graphic() && c != '"' && c != '\\') || c == ' ';
-    to.extend(text.chars().map(|c| if kept(c) { c } else { '_' }));
+    let kept = |c: char| matches!(c, ' '..='~') && c != '"' && c != '\\';
+    if text.bytes().map(char::from).all(kept) {
+        to.push_str(text);
+    } else {
+        to.extend(text.chars().map(|c| if kept(c) { c } else { '_' }));
+    }
 }
 
 fn visible(text: &str) -> String {

@@ -3,33 +3,40 @@
 //! Written straight from the answer: building the generated messages first, with a string and a map for each part of them, would
 //! cost more than the decision. The field numbers are those of `rls.proto`, `base.proto` and `struct.proto`.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use prost::encoding::WireType;
 use serde_json::Value;
-use smallvec::SmallVec;
 
-use super::{USUAL_ANSWER, code, unit_number};
+use super::{code, unit_number};
 use crate::engine::answer::metadata::Field;
 use crate::engine::{Answer, CurrentLimit, Header, Status};
 
 /// What stands before a message: whether it is compressed, and its length in four bytes.
 pub const PREFIX: usize = 5;
 
+/// The most room that a thread keeps for its next message, in bytes; nearly all take a hundredth of it.
+const MOST_KEPT: usize = 64 * 1024;
+
+thread_local! {
+    /// Where the messages of a thread are written, since their length is known only then.
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// An answer.
 pub fn bytes(answer: &Answer) -> Bytes {
-    let mut message = Message::default();
-    message.answer(answer);
-    Bytes::copy_from_slice(&message.0)
+    Message::written(|message| message.answer(answer))
 }
 
 /// An answer as gRPC sends it: not compressed.
 pub fn framed(answer: &Answer) -> Bytes {
-    let mut message = Message::default();
-    message.0.extend_from_slice(&[0; PREFIX]);
-    message.answer(answer);
-    let length = (message.0.len() - PREFIX) as u32;
-    message.0[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-    Bytes::copy_from_slice(&message.0)
+    Message::written(|message| {
+        message.0.extend_from_slice(&[0; PREFIX]);
+        message.answer(answer);
+        let length = (message.0.len() - PREFIX) as u32;
+        message.0[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    })
 }
 
 fn status(message: &mut Message, status: &Status) {
@@ -89,10 +96,21 @@ fn value(message: &mut Message, value: &Value) {
 }
 
 /// The fields of a message, in the order in which they are written.
-#[derive(Default)]
-struct Message(SmallVec<[u8; USUAL_ANSWER]>);
+struct Message(Vec<u8>);
 
 impl Message {
+    /// What `write` has written, in an allocation of just its length.
+    fn written(write: impl FnOnce(&mut Self)) -> Bytes {
+        let mut message = Message(ROOM.take());
+        message.0.clear();
+        write(&mut message);
+        let bytes = Bytes::copy_from_slice(&message.0);
+        if message.0.capacity() <= MOST_KEPT {
+            ROOM.set(message.0);
+        }
+        bytes
+    }
+
     fn answer(&mut self, answer: &Answer) {
         self.number(1, code(answer.overall) as u64);
         for status in &answer.statuses {
@@ -145,19 +163,22 @@ impl Message {
     }
 
     /// A message within this one. Its length stands before it, and is known after it: one byte is held free, which nearly
-    /// always is enough.
+    /// always is enough, and else the message moves on.
     fn nested(&mut self, tag: u32, write: impl FnOnce(&mut Self)) {
         self.key(tag, WireType::LengthDelimited);
         let at = self.0.len();
         self.0.push(0);
         write(self);
         let length = self.0.len() - at - 1;
-        let mut digits = Message::default();
-        digits.varint(length as u64);
-        self.0[at] = digits.0[0];
-        if digits.0.len() > 1 {
-            self.0.insert_from_slice(at + 1, &digits.0[1..]);
+        if length < 0x80 {
+            self.0[at] = length as u8;
+            return;
         }
+        let end = self.0.len();
+        self.varint(length as u64);
+        let digits = self.0.len() - end;
+        self.0[at..].rotate_right(digits);
+        self.0.remove(at + digits);
     }
 
     fn key(&mut self, tag: u32, wire_type: WireType) {
@@ -170,5 +191,37 @@ impl Message {
             number >>= 7;
         }
         self.0.push(number as u8);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use serde_json::json;
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::engine::answer::metadata::Metadata;
+    use crate::grpc::wire::RateLimitResponse;
+
+    /// The lengths of messages within messages take one byte, two and three; and room is kept or not.
+    #[test]
+    fn an_answer_of_any_length_is_read_as_it_was_written() {
+        for length in [1, 90, 110, 120, 127, 128, 16_300, 16_384, 200_000, 1] {
+            let value = "x".repeat(length);
+            let field = Field::Json(json!({"a": [{"b": value}, null, 1.5]}));
+            let name = "n".into();
+            let answer = Answer {
+                headers: smallvec![Header { name, value }],
+                metadata: Some(Metadata(vec![("m".into(), field)])),
+                ..Answer::default()
+            };
+            let written = bytes(&answer);
+            let read = RateLimitResponse::decode(written.clone()).expect("a message");
+            assert_eq!(read.encode_to_vec(), written, "{length}");
+            assert_eq!(framed(&answer).slice(PREFIX..), written, "{length}");
+            let header = read.response_headers_to_add[0].value.len();
+            assert_eq!(header, length);
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::limit::period::Zone;
 use crate::rules::costs::Costs;
 use crate::rules::file::{Node, Span};
 use crate::rules::matcher::Matcher;
-use crate::rules::{Body, Domain, Messages, Response};
+use crate::rules::{Body, Domain, Domains, Messages, Response};
 
 /// The domains while their files are read.
 pub(super) struct Drafts {
@@ -56,8 +56,10 @@ impl Drafts {
         self.list.get_mut(index)
     }
 
-    pub(super) fn finish(self) -> HashMap<String, Domain> {
-        let domains = self.list.into_iter().map(|draft| Domain {
+    pub(super) fn finish(self) -> Domains {
+        let drafts = self.list.into_iter().enumerate();
+        let domains = drafts.map(|(place, draft)| Domain {
+            place,
             tree: draft.tree.builder.build(),
             ..draft.domain
         });

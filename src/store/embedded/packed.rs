@@ -108,17 +108,18 @@ impl Packed {
 impl From<Record> for Packed {
     fn from(record: Record) -> Self {
         let Record { seen, mut slots } = record;
-        if slots.len() != 1 {
+        let only = if slots.len() == 1 { slots.pop() } else { None };
+        let Some(Slot {
+            tag,
+            expires,
+            state,
+        }) = only
+        else {
             return Packed::Other {
                 seen,
                 slots: slots.into_vec(),
             };
-        }
-        let Slot {
-            tag,
-            expires,
-            state,
-        } = slots.remove(0);
+        };
         match state {
             State::FixedWindow(fixed_window::State { end, used }) => Packed::FixedWindow {
                 tag,

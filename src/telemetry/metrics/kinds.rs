@@ -38,7 +38,7 @@ pub struct Latency(Arc<Observed>);
 
 /// A call that is under way, for as long as it is held.
 #[derive(Debug)]
-pub struct InFlight(Gauge<i64, AtomicI64>);
+pub struct InFlight<'g>(&'g Gauge<i64, AtomicI64>);
 
 #[derive(Debug, Default)]
 struct Observed {
@@ -67,14 +67,14 @@ impl Latency {
     }
 }
 
-impl InFlight {
-    pub(super) fn begin(calls: &Gauge<i64, AtomicI64>) -> Self {
+impl<'g> InFlight<'g> {
+    pub(super) fn begin(calls: &'g Gauge<i64, AtomicI64>) -> Self {
         calls.inc();
-        Self(calls.clone())
+        Self(calls)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }

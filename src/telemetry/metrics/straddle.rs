@@ -8,8 +8,8 @@ use crate::limit::Hits;
 /// A request that goes over counts what is over, and of the rest what is near; a request within counts whole, and what of
 /// it is near. What lies below the near part of a request that goes over is counted nowhere but in the total.
 pub fn straddle(limit: u64, near_ratio: f32, before: Hits, hits: Hits) -> RuleHits {
-    // The reference computes in 32 bits; so the border lies where its users know it.
-    let near = thousandths((limit as f32 * near_ratio).floor() as u64);
+    // The reference computes in 32 bits; so the border lies where its users know it. The last cast rounds down.
+    let near = thousandths((limit as f32 * near_ratio) as u64);
     let limit = thousandths(limit);
     let after = before.plus(hits);
     let mut counted = RuleHits {
