@@ -173,3 +173,50 @@ impl Directory {
 fn read_item(text: &[u8]) -> Option<Item> {
     serde_json::from_slice(text).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::lists::List;
+    use crate::store::embedded::Embedded;
+    use crate::time::Clock;
+
+    fn item(value: usize) -> Item {
+        Item {
+            list: List::Deny,
+            domain: "d".to_owned(),
+            key: "user".to_owned(),
+            value: value.to_string(),
+            network: false,
+            until: None,
+            note: String::new(),
+            counter: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn items_of_lists_are_bounded_and_may_change_at_the_bound() {
+        let store = Store::Embedded(Embedded::new(1 << 10, Clock::System));
+        let directory = Directory::new("", Clock::System);
+        for n in 0..MAX_ITEMS {
+            let (id, text) = (item(n).id(), serde_json::to_vec(&item(n)));
+            let text = Bytes::from(text.expect("JSON"));
+            let set = store.set_item(&directory.shelf, &id, Some(&text), LOOK_WITHIN);
+            set.await.expect("set");
+        }
+        let caught_up = directory.catch_up(&store, LOOK_WITHIN).await;
+        caught_up.expect("the items");
+        let set = async |n, holds: bool| {
+            let item = item(n);
+            let id = item.id();
+            let set = directory.set_item(&store, &id, holds.then_some(&item), LOOK_WITHIN);
+            set.await
+        };
+        let refused = set(MAX_ITEMS, true).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))));
+        set(0, true).await.expect("it is there already");
+        set(0, false).await.expect("it is taken off");
+        set(MAX_ITEMS, true).await.expect("there is room for one");
+        assert_eq!(directory.lists().items().count(), MAX_ITEMS);
+    }
+}

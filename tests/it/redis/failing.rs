@@ -274,3 +274,24 @@ async fn calls_beyond_the_bound_fail_at_once() {
     })
     .await;
 }
+
+/// Nor do more wait for the call of a hot key than may.
+#[tokio::test]
+async fn no_more_wait_for_a_hot_key_than_may() {
+    const MOST_WAITING: usize = 4096;
+    let server = Server::start();
+    let store = server.store().await;
+    let (key, limit) = (key("hot"), per_hour(1_000_000));
+    charge(&store, &key, &limit).await.expect("an outcome");
+    server.signal("-STOP");
+    // One is on its way, and all but the last wait for it.
+    let calls = (0..MOST_WAITING + 2).map(|_| charge(&store, &key, &limit));
+    let mut calls: FuturesUnordered<_> = calls.collect();
+    let first = calls.next().await.expect("a call");
+    let refused = |outcome| matches!(outcome, Err(StoreError::Unreachable(_)));
+    assert!(refused(first), "one too many");
+    server.signal("-CONT");
+    while let Some(outcome) = calls.next().await {
+        assert!(!refused(outcome), "there was room");
+    }
+}
