@@ -140,6 +140,22 @@ async fn calls_beyond_the_bound_are_answered_at_once_and_health_still_is() {
     .await;
 }
 
+/// Shared out among the threads, one place would be none for most of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_calls_than_threads_leave_none_of_them_without_a_place() {
+    let server = Setup::rules(RULES)
+        .env("GRPC_MAX_CALLS", "1")
+        .env("GRPC_THREADS", "4")
+        .start_ready();
+    // Connections are dealt out to the threads in turn.
+    for connection in 0..8 {
+        let mut client = server.client().await;
+        let asked = client.should_rate_limit(request("d", &[&[("user", "a")]]));
+        let answer = asked.await;
+        assert!(answer.is_ok(), "connection {connection}: {answer:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_a_connection_are_bounded() {
     let server = Setup::rules(RULES)
