@@ -1,11 +1,13 @@
 //! The scripts say what the pure decision says, reading by reading.
 
-use tollgate::limit::Hits;
-use tollgate::limit::transaction::{Amount, Demand};
+use tollgate::limit::period::Zone;
+use tollgate::limit::transaction::{Amount, Bound, Demand, Record, Role, Slot};
+use tollgate::limit::{Algorithm, Hits, Limit, Shape, State, Unit, fixed_window, token_bucket};
 use tollgate::store::Key;
 use tollgate::store::redis::Redis;
+use tollgate::time::{Micros, Timestamp};
 
-use super::{Map, key, per_hour, used};
+use super::{Map, key, limit, per_hour, used};
 use crate::support::redis::{Server, cluster, connected};
 use crate::support::workload::{Step, Workload};
 
@@ -58,6 +60,112 @@ async fn a_refund_beside_other_slots_is_made_only_if_all_admit() {
     assert_eq!(used(&store, &charged, &limit).await, 5);
 }
 
+/// What no call of now writes may stand there since a limit was higher, or counts without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_stands_there_of_other_limits_is_read_as_the_pure_decision_reads_it() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    let burst = Hits::from_thousandths(5_000);
+    let bucket = limit(7, Unit::Minute, Algorithm::TokenBucket { burst });
+    let Shape::TokenBucket(rate) = bucket.shape() else {
+        unreachable!("a bucket")
+    };
+    let meter = Limit::meter(Unit::Hour, &Zone::utc());
+    let seen = Timestamp::from_secs(1_774_700_000);
+    let mut cases: Vec<(&Limit, State)> = Vec::new();
+    for used in [4_999, 5_000, 5_001, 9_000, 10_000, 10_001, 20_000] {
+        for grains in [0, 1, rate.cost() - 1, rate.cost(), rate.cost() + 5] {
+            let (used, at) = (Hits::from_thousandths(used), seen);
+            let state = token_bucket::State { used, grains, at };
+            cases.push((&bucket, State::TokenBucket(state)));
+        }
+    }
+    let Shape::FixedWindow(windows) = meter.shape() else {
+        unreachable!("windows")
+    };
+    for below in [2_000, 1_000, 999, 1, 0] {
+        let used = Hits::from_thousandths(Hits::MAX_USED.thousandths() - below);
+        let end = windows.end(seen);
+        cases.push((
+            &meter,
+            State::FixedWindow(fixed_window::State { end, used }),
+        ));
+    }
+    for (place, (limit, state)) in cases.into_iter().enumerate() {
+        let key = key(&format!("stands {place}"));
+        let expires = seen + Micros::from_secs(3600);
+        admin
+            .set(key.as_str(), &packed(limit, &state, seen, expires))
+            .await;
+        let slot = Slot {
+            tag: limit.tag(),
+            expires,
+            state: state.clone(),
+        };
+        let slots = std::iter::once(slot).collect();
+        let mut map = Map::default();
+        map.0
+            .insert(key.as_str().to_owned(), Record { seen, slots });
+        // The grains that there were are felt by when the next whole hit has flowed in.
+        for (after, hits) in [(0, 1), (1, 1), (30_000_000, 1), (60_000_000, 2)] {
+            let step = step(&key, limit, Hits::whole(hits), seen + Micros::new(after));
+            let wanted = map.transact(&step.transaction());
+            let found = store.transact(&step.transaction()).await;
+            let found = found.expect("an outcome");
+            assert!(
+                wanted == found,
+                "{state:?} after {after}: {}",
+                step.explain(&wanted, &found)
+            );
+            let left = &map.0[key.as_str()];
+            let slot = &left.slots[0];
+            let stored = admin.get(key.as_str()).await;
+            assert!(
+                stored == packed(limit, &slot.state, left.seen, slot.expires),
+                "{state:?} after {after} leaves {left:?}"
+            );
+        }
+    }
+}
+
+/// One charge.
+fn step<'l>(key: &Key, limit: &'l Limit, hits: Hits, now: Timestamp) -> Step<'l> {
+    let bound = Bound {
+        limit,
+        always: false,
+    };
+    Step {
+        keys: vec![key.clone()],
+        demands: vec![Demand {
+            key: 0,
+            amount: Amount::Charge(hits),
+            role: Role::Enforced,
+            limits: std::iter::once(bound).collect(),
+            ban: None,
+        }],
+        now,
+    }
+}
+
+/// A record of one slot as Redis has it.
+fn packed(limit: &Limit, state: &State, seen: Timestamp, expires: Timestamp) -> Vec<u8> {
+    let seven = |number: u64| number.to_le_bytes()[..7].to_vec();
+    let at = |moment: Timestamp| seven(moment.as_micros() as u64);
+    let tag = limit.tag().get().to_le_bytes().to_vec();
+    let slot = match state {
+        State::FixedWindow(state) => {
+            let seconds = (state.end.as_micros() / 1_000_000).to_le_bytes();
+            [tag, seconds[..5].to_vec(), seven(state.used.thousandths())].concat()
+        }
+        State::TokenBucket(state) => {
+            let (used, grains) = (seven(state.used.thousandths()), seven(state.grains));
+            [tag, at(expires), used, grains, at(state.at)].concat()
+        }
+        State::SlidingWindow(_) | State::Ban(_) => unreachable!("none of these"),
+    };
+    [vec![2], at(seen), slot].concat()
+}
+
 /// Runs a workload on `store` and on a map, its demands as `choose` makes them.
 fn compare(
     store: &Redis,
@@ -67,7 +175,7 @@ fn compare(
 ) {
     let mut map = Map::default();
     for step in 0..STEPS {
-        workload.next(|this| {
+        let outcome = workload.next(|this| {
             let keys: Vec<Key> = this.keys.clone();
             let this = Step {
                 keys,
@@ -81,7 +189,9 @@ fn compare(
                 "seed {seed}, step {step}: {}",
                 this.explain(&wanted, &found)
             );
+            wanted
         });
+        workload.note(&outcome);
     }
 }
 
