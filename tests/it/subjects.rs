@@ -121,6 +121,8 @@ async fn the_directory_moves_subjects_gives_them_numbers_and_grants() {
         ..standing
     })
     .await;
+    let answer = service.ask(&["user=a ?"]).await;
+    assert_eq!(header(&answer, "x-quota-tier"), Some("pro"));
     service.advance(1);
     let answer = service.ask(&["user=a"]).await;
     assert_eq!(header(&answer, "x-quota-tier"), Some("free"));

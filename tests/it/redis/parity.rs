@@ -91,7 +91,9 @@ async fn what_stands_there_of_other_limits_is_read_as_the_pure_decision_reads_it
             State::FixedWindow(fixed_window::State { end, used }),
         ));
     }
-    for (place, (limit, state)) in cases.into_iter().enumerate() {
+    // What is charged always does not go the usual way.
+    let cases = cases.iter().flat_map(|case| [(case, false), (case, true)]);
+    for (place, ((limit, state), always)) in cases.enumerate() {
         let key = key(&format!("stands {place}"));
         let expires = seen + Micros::from_secs(3600);
         admin
@@ -108,7 +110,8 @@ async fn what_stands_there_of_other_limits_is_read_as_the_pure_decision_reads_it
             .insert(key.as_str().to_owned(), Record { seen, slots });
         // The grains that there were are felt by when the next whole hit has flowed in.
         for (after, hits) in [(0, 1), (1, 1), (30_000_000, 1), (60_000_000, 2)] {
-            let step = step(&key, limit, Hits::whole(hits), seen + Micros::new(after));
+            let now = seen + Micros::new(after);
+            let step = step(&key, limit, always, Hits::whole(hits), now);
             let wanted = map.transact(&step.transaction());
             let found = store.transact(&step.transaction()).await;
             let found = found.expect("an outcome");
@@ -129,11 +132,8 @@ async fn what_stands_there_of_other_limits_is_read_as_the_pure_decision_reads_it
 }
 
 /// One charge.
-fn step<'l>(key: &Key, limit: &'l Limit, hits: Hits, now: Timestamp) -> Step<'l> {
-    let bound = Bound {
-        limit,
-        always: false,
-    };
+fn step<'l>(key: &Key, limit: &'l Limit, always: bool, hits: Hits, now: Timestamp) -> Step<'l> {
+    let bound = Bound { limit, always };
     Step {
         keys: vec![key.clone()],
         demands: vec![Demand {
