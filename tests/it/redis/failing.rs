@@ -295,3 +295,38 @@ async fn no_more_wait_for_a_hot_key_than_may() {
         assert!(!refused(outcome), "there was room");
     }
 }
+
+/// Nobody knows whether it passes: what one master has charged goes back when another is not there.
+#[tokio::test]
+async fn what_was_charged_beside_a_lost_master_is_given_back() {
+    let mut cluster = Cluster::start(false).await;
+    let store = connected(&cluster.settings()).await;
+    let limit = per_hour(5);
+    let mut keys: Vec<Key> = Vec::new();
+    for master in 0..2 {
+        for n in 0.. {
+            let key = key(&format!("beside {n}"));
+            if Cluster::first_master(cluster.slot_of(key.as_str()).await) == master {
+                keys.push(key);
+                break;
+            }
+        }
+    }
+    for admin in &cluster.admins {
+        admin
+            .run("CONFIG SET cluster-require-full-coverage no")
+            .await;
+    }
+    charge(&store, &keys[0], &limit).await.expect("an outcome");
+    cluster.servers[1].kill();
+    until("the loss is seen", async || {
+        charge(&store, &keys[1], &limit).await.is_err()
+    })
+    .await;
+    let pair = super::ask(&store, &keys, &limit, Amount::Charge(Hits::ONE)).await;
+    pair.expect_err("half of it is not known");
+    until("it is given back", async || {
+        used(&store, &keys[0], &limit).await == 1
+    })
+    .await;
+}
