@@ -62,8 +62,12 @@ impl Directory {
 
     /// What is known of the subject whose standing lies under `key`, without asking the store; none if it must be asked.
     pub fn cached(&self, key: &Key) -> Option<Option<Arc<Standing>>> {
+        self.cached_at(key, Instant::now())
+    }
+
+    fn cached_at(&self, key: &Key, now: Instant) -> Option<Option<Arc<Standing>>> {
         let known = self.cache.get(key.as_str());
-        let known = known.filter(|known| known.at.elapsed() < ASK_AGAIN);
+        let known = known.filter(|known| now.saturating_duration_since(known.at) < ASK_AGAIN);
         let count = if known.is_some() {
             &self.hits
         } else {
@@ -159,4 +163,75 @@ fn ends(standing: &Standing) -> Option<Timestamp> {
         (false, _) => grants,
     };
     end.map(Timestamp::from_micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::embedded::Embedded;
+    use crate::store::faulty::Faulty;
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn what_changes_while_it_is_asked_for_is_not_kept() {
+        let store = Arc::new(Store::Embedded(Embedded::new(1 << 10, Clock::System)));
+        let link = Arc::new(Faulty::new(Arc::clone(&store)));
+        let asked = Store::Faulty(Arc::clone(&link));
+        let (directory, another) = (
+            Directory::new("", Clock::System),
+            Directory::new("", Clock::System),
+        );
+        let key = Key::new("", "user=a", "@");
+        let caught_up = directory.catch_up(&store, TIMEOUT).await;
+        caught_up.expect("an answer");
+        for changes in [false, true] {
+            directory.cache.clear();
+            link.hold(true);
+            let mut asking = std::pin::pin!(directory.ask(&asked, &key, TIMEOUT));
+            assert!(futures::poll!(asking.as_mut()).is_pending());
+            if changes {
+                let to_pro = |standing| Standing {
+                    plan: Some("pro".to_owned()),
+                    ..standing
+                };
+                let changed = another.change(&store, &key, TIMEOUT, to_pro).await;
+                changed.expect("changed");
+                let caught_up = directory.catch_up(&store, TIMEOUT).await;
+                caught_up.expect("an answer");
+            }
+            link.hold(false);
+            asking.await.expect("an answer");
+            assert_eq!(directory.cached(&key).is_none(), changes);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_standing_is_asked_for_again_after_a_while() {
+        let store = Store::Embedded(Embedded::new(1 << 10, Clock::System));
+        let (directory, key) = (
+            Directory::new("", Clock::System),
+            Key::new("", "user=a", "@"),
+        );
+        let begun = Instant::now();
+        directory.ask(&store, &key, TIMEOUT).await.expect("asked");
+        assert_eq!(directory.cached_at(&key, begun), Some(None));
+        let later = Instant::now() + ASK_AGAIN;
+        assert_eq!(directory.cached_at(&key, later), None);
+    }
+
+    #[test]
+    fn standings_in_memory_are_bounded() {
+        let directory = Directory::new("", Clock::System);
+        for n in 0..MAX_CACHED + MAX_CACHED / 8 {
+            let known = Known {
+                standing: None,
+                at: Instant::now(),
+            };
+            directory.cache.insert(n.to_string(), known);
+        }
+        let kept = directory.cache.len();
+        assert!(kept <= MAX_CACHED, "{kept}");
+        assert!(kept > MAX_CACHED / 2, "{kept}");
+    }
 }

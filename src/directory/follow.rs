@@ -21,8 +21,9 @@ pub const LOOK_WITHIN: Duration = Duration::from_secs(1);
 /// How many looks may fail at the start before it is said.
 const STARTING: u32 = 8;
 
-/// After how many looks items that have ended are removed from the store, and how many at most.
-const TIDY_EVERY: u32 = 240;
+/// After how many looks items that have ended are removed from the store, and how many at most: more in an hour than
+/// [`MAX_ITEMS`], so that as many bans of an hour do not heap up.
+const TIDY_EVERY: u32 = 60;
 const TIDY_AT_ONCE: usize = 1000;
 
 /// How much later a ban may seem to end for it to be the same, in microseconds.
@@ -87,8 +88,7 @@ impl Directory {
         item: Option<&Item>,
         timeout: Duration,
     ) -> Result<(), StoreError> {
-        let full = self.lists().items().count() >= MAX_ITEMS;
-        if full && item.is_some() && self.lists().get(id).is_none() {
+        if item.is_some() && self.is_full() && self.lists().get(id).is_none() {
             let reason = format!("the lists have {MAX_ITEMS} items already");
             return Err(StoreError::Refused(reason));
         }
@@ -97,6 +97,11 @@ impl Directory {
             .set_item(&self.shelf, id, text.as_ref(), timeout)
             .await?;
         self.catch_up(store, timeout).await
+    }
+
+    fn is_full(&self) -> bool {
+        let (lists, now) = (self.lists(), self.clock.now());
+        lists.items().filter(|item| item.holds(now)).count() >= MAX_ITEMS
     }
 
     async fn apply(&self, changes: Vec<Bytes>) {
@@ -172,4 +177,81 @@ impl Directory {
 
 fn read_item(text: &[u8]) -> Option<Item> {
     serde_json::from_slice(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::lists::List;
+    use crate::store::embedded::Embedded;
+    use crate::time::{Clock, Micros, Timestamp};
+
+    fn item(value: usize) -> Item {
+        Item {
+            list: List::Deny,
+            domain: "d".to_owned(),
+            key: "user".to_owned(),
+            value: value.to_string(),
+            network: false,
+            until: None,
+            note: String::new(),
+            counter: None,
+        }
+    }
+
+    /// What had ended before the lists changed again, or were read anew, was forgotten here and stayed in the store for good.
+    #[tokio::test]
+    async fn what_has_ended_leaves_the_store_whatever_has_changed_since() {
+        for starts_later in [false, true] {
+            let (clock, handle) = Clock::manual(Timestamp::from_secs(100));
+            let store = Store::Embedded(Embedded::new(1 << 10, clock.clone()));
+            let mut directory = Directory::new("", clock.clone());
+            let short = Item {
+                until: Some(110_000_000),
+                ..item(0)
+            };
+            for (item, passes) in [(short, 20), (item(1), 0)] {
+                let id = item.id();
+                let set = directory.set_item(&store, &id, Some(&item), LOOK_WITHIN);
+                set.await.expect("set");
+                handle.advance(Micros::from_secs(passes));
+            }
+            if starts_later {
+                directory = Directory::new("", clock);
+                let caught_up = directory.catch_up(&store, LOOK_WITHIN).await;
+                caught_up.expect("the items");
+            }
+            directory.tidy(&store).await;
+            let left = store.items(&directory.shelf, LOOK_WITHIN).await;
+            let (_, left) = left.expect("the items");
+            let left: Vec<String> = left.into_iter().map(|(id, _)| id).collect();
+            assert_eq!(left, [item(1).id()], "starts later: {starts_later}");
+        }
+    }
+
+    #[tokio::test]
+    async fn items_of_lists_are_bounded_and_may_change_at_the_bound() {
+        let store = Store::Embedded(Embedded::new(1 << 10, Clock::System));
+        let directory = Directory::new("", Clock::System);
+        for n in 0..MAX_ITEMS {
+            let (id, text) = (item(n).id(), serde_json::to_vec(&item(n)));
+            let text = Bytes::from(text.expect("JSON"));
+            let set = store.set_item(&directory.shelf, &id, Some(&text), LOOK_WITHIN);
+            set.await.expect("set");
+        }
+        let caught_up = directory.catch_up(&store, LOOK_WITHIN).await;
+        caught_up.expect("the items");
+        let set = async |n, holds: bool| {
+            let item = item(n);
+            let id = item.id();
+            let set = directory.set_item(&store, &id, holds.then_some(&item), LOOK_WITHIN);
+            set.await
+        };
+        let refused = set(MAX_ITEMS, true).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))));
+        set(0, true).await.expect("it is there already");
+        set(0, false).await.expect("it is taken off");
+        set(MAX_ITEMS, true).await.expect("there is room for one");
+        assert_eq!(directory.lists().items().count(), MAX_ITEMS);
+    }
 }

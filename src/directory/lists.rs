@@ -107,13 +107,15 @@ impl Item {
 }
 
 impl Lists {
-    /// Of these items; what has ended is left out.
+    /// Of these items. What has ended says nothing, and is kept all the same: until it is removed from the store, somebody must
+    /// know that it is there.
     pub fn new(items: impl IntoIterator<Item = Item>, now: Timestamp) -> Self {
-        let items = items.into_iter().filter(|item| item.holds(now));
-        let items: HashMap<String, Item> = items.map(|item| (item.id(), item)).collect();
+        let items = items.into_iter().map(|item| (item.id(), item));
+        let items: HashMap<String, Item> = items.collect();
         let mut marks: HashMap<(&str, &str, bool, &str), Vec<Mark>> = HashMap::new();
         // What the limits have begun holds for one descriptor, which they know best.
-        for item in items.values().filter(|item| item.counter.is_none()) {
+        let speaks = |item: &&Item| item.counter.is_none() && item.holds(now);
+        for item in items.values().filter(speaks) {
             let of = (&*item.domain, &*item.key, item.network, &*item.value);
             let (list, until) = (item.list, item.until);
             marks.entry(of).or_default().push(Mark { list, until });
@@ -142,7 +144,7 @@ impl Lists {
         Self { items, domains }
     }
 
-    /// All items.
+    /// All items, also those that have ended and are still in the store.
     pub fn items(&self) -> impl Iterator<Item = &Item> {
         self.items.values()
     }

@@ -256,3 +256,41 @@ fn demand(limit: &Limit, amount: Amount) -> Demand<'_> {
         ban: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::period::Zone;
+    use crate::limit::{Algorithm, Unit};
+
+    #[test]
+    fn no_more_keys_owe_than_may_and_those_owe_more() {
+        let (clock, _) = Clock::manual(Timestamp::from_secs(1));
+        let owed = Owed::new(clock);
+        let hour = Limit::new(9, Unit::Hour, 1, Algorithm::FixedWindow, &Zone::utc());
+        let hour = hour.expect("a limit");
+        let add = |name: &str| {
+            let owing = || Owing {
+                limit: hour.clone(),
+                share: hour.clone(),
+            };
+            let key = Key::new("", name, "");
+            owed.add(&key, (hour.tag(), owing), Hits::ONE, None);
+        };
+        for n in 0..MAX_KEYS {
+            add(&n.to_string());
+        }
+        assert_eq!(owed.keys.lock().len(), MAX_KEYS);
+        add("beyond");
+        add("0");
+        assert_eq!(owed.keys.lock().len(), MAX_KEYS);
+        let used = |name: &str| {
+            let look = demand(&hour, Amount::Peek(Hits::ZERO));
+            owed.transact(&Key::new("", name, ""), &[look], None)
+                .readings[0]
+                .used
+        };
+        assert_eq!(used("beyond"), Hits::ZERO);
+        assert_eq!(used("0"), Hits::whole(2));
+    }
+}

@@ -286,3 +286,31 @@ pub(super) fn metered(amount: Amount) -> Option<Amount> {
         Amount::Charge(_) | Amount::Peek(_) | Amount::Refund(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_subjects_wait_than_may_and_the_rest_is_counted() {
+        let meters = Meters::new("", RETENTION);
+        let tell = |id: usize, used: u64| {
+            meters.tell(Row {
+                id: id.to_string(),
+                end: Timestamp::from_secs(1),
+                used,
+                text: Default::default(),
+            });
+        };
+        for id in 0..MAX_PENDING {
+            tell(id, 1);
+        }
+        tell(0, 5);
+        assert_eq!(meters.late.load(Ordering::Relaxed), 0);
+        tell(MAX_PENDING, 1);
+        assert_eq!(meters.late.load(Ordering::Relaxed), 1);
+        let pending = meters.pending.lock();
+        assert_eq!(pending.len(), MAX_PENDING);
+        assert_eq!(pending["0"].used, 5);
+    }
+}

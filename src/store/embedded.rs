@@ -322,6 +322,9 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
     use crate::limit::period::Zone;
     use crate::limit::transaction::{Amount, Bound, Demand, Role};
@@ -408,6 +411,49 @@ mod tests {
         handle.advance(Micros::from_secs(2));
         store.sweep();
         assert!(store.is_empty(), "{} keys", store.len());
+    }
+
+    /// Whatever comes, changes, makes way and is swept, in whatever order.
+    #[test]
+    fn a_shard_overlooks_no_key_that_expires() {
+        const MOST: usize = 16;
+        for seed in 0..300 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut shard = Shard::new();
+            let mut now = Timestamp::from_secs(1_700_000_000);
+            for step in 0..400 {
+                now = now + Micros::new(random.random_range(0..1_000_000));
+                let print = random.random_range(0..64);
+                let seconds = random.random_range(1..60);
+                match (random.random_range(0..3), shard.records.find(print)) {
+                    (0, Some(place)) => shard.replace(place, charged(seconds, now)),
+                    (0 | 1, _) => {
+                        shard.put(print, charged(seconds, now), MOST);
+                    }
+                    _ => {
+                        shard.sweep(SWEEP, now);
+                    }
+                }
+                let mut records = shard.records.iter();
+                let quiet = records.all(|(_, record)| record.expires() >= shard.quiet_until);
+                assert!(quiet, "seed {seed}, step {step}: {shard:?}");
+            }
+            // From here on nothing is written, and one round finds all that has expired.
+            now = now + Micros::from_secs(60);
+            shard.sweep(2 * MOST, now);
+            assert_eq!(shard.records.len(), 0, "seed {seed}");
+        }
+    }
+
+    /// A record that is as good as fresh within this many seconds.
+    fn charged(seconds: u32, now: Timestamp) -> Packed {
+        let zone = Zone::utc();
+        let limit = Limit::new(5, Unit::Second, seconds, Algorithm::FixedWindow, &zone);
+        let limit = limit.expect("a limit");
+        let mut records = [(Record::default(), false)];
+        transact(&mut records, &[hit(&limit, 0)], now);
+        let [(record, _)] = records;
+        Packed::from(record)
     }
 
     #[test]

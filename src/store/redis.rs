@@ -408,3 +408,66 @@ fn check_size(transaction: &Transaction<'_, '_>) -> Result<(), StoreError> {
         "the request has too many parts".to_owned(),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::period::Zone;
+    use crate::limit::transaction::{Amount, Bound, Demand};
+    use crate::limit::{Algorithm, Hits, Limit, Unit};
+    use crate::store::Key;
+
+    /// Whether a transaction of so many keys and demands, each with so many limits, may be sent.
+    fn may_be_sent(keys: usize, demands: usize, limits: usize) -> bool {
+        let limit = Limit::new(1, Unit::Hour, 1, Algorithm::FixedWindow, &Zone::utc());
+        let limit = limit.expect("a limit");
+        let demand = Demand {
+            key: keys.saturating_sub(1),
+            amount: Amount::Charge(Hits::ONE),
+            role: Role::Enforced,
+            limits: std::iter::repeat_n(
+                Bound {
+                    limit: &limit,
+                    always: false,
+                },
+                limits,
+            )
+            .collect(),
+            ban: None,
+        };
+        let keys: Vec<Key> = (0..keys)
+            .map(|n| Key::new("", &n.to_string(), ""))
+            .collect();
+        let sized = check_size(&Transaction {
+            keys: &keys,
+            demands: &vec![demand; demands],
+            now: None,
+            timeout: Duration::ZERO,
+        });
+        let is_refused = matches!(sized, Err(StoreError::Refused(_)));
+        assert!(sized.is_ok() || is_refused, "{sized:?}");
+        !is_refused
+    }
+
+    #[test]
+    fn a_transaction_is_no_larger_than_its_packed_form() {
+        const MOST: usize = MAX_PER_TRANSACTION;
+        for (keys, demands, limits, may) in [
+            (MOST, 1, 1, true),
+            (MOST + 1, 1, 1, false),
+            (1, MOST, 1, true),
+            (1, MOST + 1, 0, false),
+            (1, 1, MAX_LIMITS, true),
+            (1, 1, MAX_LIMITS + 1, false),
+            (1, MOST / 128, 128, true),
+            (1, MOST / 128 + 1, 128, false),
+            (0, 1, 1, false),
+        ] {
+            assert_eq!(
+                may_be_sent(keys, demands, limits),
+                may,
+                "{keys} keys, {demands} demands of {limits} limits"
+            );
+        }
+    }
+}

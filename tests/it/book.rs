@@ -85,6 +85,27 @@ async fn items_and_log(store: &Store) {
     );
 }
 
+/// Instances are counted until they leave, or have said nothing for too long.
+async fn presence(store: &Store) {
+    let key = Key::new("", "book", "instances");
+    let present = async |instance: &str, keep: Micros| {
+        let count = store.present(&key, instance, keep, TIMEOUT).await;
+        count.expect("an answer")
+    };
+    let (long, soon) = (Micros::from_secs(60), Micros::new(30_000));
+    assert_eq!(present("a", long).await, 1);
+    assert_eq!(present("b", long).await, 2);
+    assert_eq!(present("a", long).await, 2, "it is one");
+    assert_eq!(present("b", Micros::ZERO).await, 1, "it has left");
+    present("killed", soon).await;
+    poll::until_async("the killed one to be forgotten", async || {
+        (present("a", long).await == 1).then_some(())
+    })
+    .await;
+    present("last", soon).await;
+    assert_eq!(present("a", Micros::ZERO).await, 1);
+}
+
 async fn usage(store: &Store) {
     let ledger = Ledger::new("book");
     let row = |id: &str, end: i64, used: u64| Row {
@@ -133,10 +154,14 @@ async fn the_embedded_store_conforms() {
 #[tokio::test]
 async fn redis_conforms() {
     let server = redis::Server::start();
-    conforms(&Store::Redis(server.store().await)).await;
+    let store = Store::Redis(server.store().await);
+    conforms(&store).await;
+    presence(&store).await;
 }
 
 #[tokio::test]
 async fn a_redis_cluster_conforms() {
-    conforms(&Store::Redis(connected(&cluster::shared()).await)).await;
+    let store = Store::Redis(connected(&cluster::shared()).await);
+    conforms(&store).await;
+    presence(&store).await;
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
+use prost::Message;
 use tollgate::admin::MAX_BODY;
 use tollgate::admin::listen::MAX_CONNECTIONS;
 use tollgate::grpc::preface::PREFACE_WITHIN;
@@ -138,6 +139,56 @@ async fn calls_beyond_the_bound_are_answered_at_once_and_health_still_is() {
         async move { client.should_rate_limit(ask()).await.ok() }
     })
     .await;
+}
+
+/// A client that goes away while the store is waited for takes no place with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_given_up_leaves_its_place() {
+    let store = redis::Server::start();
+    let server = Setup::rules(RULES)
+        .env("REDIS_URL", &format!("127.0.0.1:{}", store.port))
+        .env("STORE_TIMEOUT", "1m")
+        .env("GRPC_MAX_CALLS", "2")
+        .env("GRPC_THREADS", "2")
+        .start_ready();
+    store.signal("-STOP");
+    let address = server.grpc.expect("a port");
+    let mut caller = half_caller(address).await;
+    let message = request("d", &[&[("user", "a")]]).encode_to_vec();
+    let length = u32::try_from(message.len()).expect("a short message");
+    let framed = Bytes::from([&[0][..], &length.to_be_bytes(), &message].concat());
+    let mut call = || {
+        let (answer, mut sending) = caller.send_request(head(address), false).expect("sent");
+        sending.send_data(framed.clone(), true).expect("sent");
+        (answer, sending)
+    };
+    // Of the two places, the thread of this connection has one.
+    let (_waiting, mut first) = call();
+    let refused = tokio::time::timeout(Duration::from_secs(10), call().0).await;
+    refused.expect("at once").expect("an answer");
+    first.send_reset(h2::Reason::CANCEL);
+    poll::until_async("a free place", || {
+        let answer = tokio::time::timeout(Duration::from_millis(300), call().0);
+        async move { answer.await.is_err().then_some(()) }
+    })
+    .await;
+    store.signal("-CONT");
+}
+
+/// Shared out among the threads, one place would be none for most of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_calls_than_threads_leave_none_of_them_without_a_place() {
+    let server = Setup::rules(RULES)
+        .env("GRPC_MAX_CALLS", "1")
+        .env("GRPC_THREADS", "4")
+        .start_ready();
+    // Connections are dealt out to the threads in turn.
+    for connection in 0..8 {
+        let mut client = server.client().await;
+        let asked = client.should_rate_limit(request("d", &[&[("user", "a")]]));
+        let answer = asked.await;
+        assert!(answer.is_ok(), "connection {connection}: {answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,7 @@ fn a_bad_value_is_one_line_and_exit_code_2() {
         ("PORT", "abc", "(variable PORT)"),
         ("STORE_TIMEOUT", "10", "not a duration"),
         ("EMBEDDED_SNAPSHOT_EVERY", "0s", "not longer than no time"),
+        ("GRPC_THREADS", "1025", "1025 is not in 0..=1024"),
         ("SHADOW_MODE", "maybe", "neither true nor false"),
         ("NEAR_LIMIT_RATIO", "2", "not a number from 0 to 1"),
         ("BACKEND_TYPE", "memcache", "memcache is not supported"),

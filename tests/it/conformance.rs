@@ -167,7 +167,7 @@ where
         let mut model = Model::default();
         let mut workload = workload(seed);
         for step in 0..STEPS {
-            workload.next(|this| {
+            let outcome = workload.next(|this| {
                 let wanted = model.transact(&this.transaction());
                 let found = store(&this.transaction());
                 assert!(
@@ -175,7 +175,9 @@ where
                     "SEED={seed}, step {step}: {}",
                     this.explain(&wanted, &found)
                 );
+                wanted
             });
+            workload.note(&outcome);
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::redis::{Server, connected};
 use crate::support::service::Service;
 
+mod owed;
+
 const RULES: &str = "
 domain: d
 descriptors:

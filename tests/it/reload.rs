@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tollgate::engine::{Engine, Settings};
 use tollgate::reload::{Reloader, Source};
+use tollgate::rules::RuleSet;
 use tollgate::rules::compile::Options;
 use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
@@ -73,6 +74,47 @@ fn a_bad_file_keeps_the_old_rules_and_readiness() {
     wait_for(&server, "d", Some(2));
     assert_eq!(server.metric("ratelimit_service_config_load_error"), 1.0);
     assert_eq!(server.metric("ratelimit_service_config_load_success"), 2.0);
+}
+
+/// Of several files that change together, all do or none.
+#[test]
+fn files_are_loaded_all_or_not_at_all() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let write = |domain: &str, text: &str| {
+        let path = dir.path().join(format!("{domain}.yaml"));
+        fs::write(path, text).expect("a file");
+    };
+    let (engine, reloader) = reloader(dir.path());
+    let limits = || {
+        let limits = |rules: &RuleSet| {
+            let rules = rules.rules.iter();
+            let limits = rules.flat_map(|rule| &rule.limits);
+            let mut numbers: Vec<u32> = limits
+                .map(|limit| limit.limit.requests_per_unit())
+                .collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        engine.with_rules(limits).expect("rules")
+    };
+    for (domain, requests) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+        write(domain, &rules(domain, requests));
+    }
+    reloader.load().expect("good rules");
+    assert_eq!(limits(), [1, 2, 3, 4]);
+    for (domain, requests) in [("a", 11), ("b", 12), ("c", 13), ("d", 14)] {
+        write(domain, &rules(domain, requests));
+    }
+    reloader.load().expect("good rules");
+    assert_eq!(limits(), [11, 12, 13, 14]);
+    write("a", &rules("a", 21));
+    write("c", "domain: c\ndescriptorz: []\n");
+    write("d", &rules("d", 24));
+    reloader.load().expect_err("one is bad");
+    assert_eq!(limits(), [11, 12, 13, 14]);
+    write("c", &rules("c", 23));
+    reloader.load().expect("good rules");
+    assert_eq!(limits(), [12, 21, 23, 24]);
 }
 
 #[test]

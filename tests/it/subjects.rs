@@ -121,6 +121,8 @@ async fn the_directory_moves_subjects_gives_them_numbers_and_grants() {
         ..standing
     })
     .await;
+    let answer = service.ask(&["user=a ?"]).await;
+    assert_eq!(header(&answer, "x-quota-tier"), Some("pro"));
     service.advance(1);
     let answer = service.ask(&["user=a"]).await;
     assert_eq!(header(&answer, "x-quota-tier"), Some("free"));
@@ -319,4 +321,33 @@ async fn moving_under_load_is_exact_on_redis() {
     let redis = crate::support::redis::Server::start();
     let store = redis.store().await;
     moving_under_load(|_| tollgate::store::Store::Redis(store)).await;
+}
+
+/// Those beyond are refused all the same, and made known with a later request.
+#[tokio::test]
+async fn no_more_bans_are_made_known_at_once_than_may_be() {
+    const MAX_NOTING: usize = 64;
+    let service = Service::new(PLANS);
+    let meet = async |n: usize| {
+        let descriptor = format!("ip=10.0.0.{n}");
+        // The fifth begins the ban.
+        for _ in 0..4 {
+            service.ask(&[&descriptor]).await;
+        }
+        service.ask(&[&descriptor]).await.reason
+    };
+    let known = || service.engine.directory().lists().items().count();
+    // Nothing here waits, so that none of them is made known before all are met.
+    for n in 0..=MAX_NOTING {
+        assert_eq!(meet(n).await, Reason::Banned);
+    }
+    crate::support::poll::until_async("the bans", async || (known() >= MAX_NOTING).then_some(()))
+        .await;
+    crate::support::poll::pause().await;
+    assert_eq!(known(), MAX_NOTING);
+    assert_eq!(meet(MAX_NOTING).await, Reason::Banned);
+    crate::support::poll::until_async("the last ban", async || {
+        (known() > MAX_NOTING).then_some(())
+    })
+    .await;
 }

@@ -1,9 +1,11 @@
 //! TLS wherever it can be, of the real binary: the HTTP ports, and the way to the collector. For the gRPC port see `grpc`, for
 //! Redis `redis/connecting`.
 
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,6 +43,15 @@ impl Pems {
     }
 }
 
+/// A service whose `HTTP` ports or `GRPC` port speak TLS with a certificate and its key.
+fn secured(port: &str, pems: &Pems, (certificate, key): (String, String)) -> Setup {
+    let variable = |name: &str| format!("{port}_SERVER_{name}");
+    Setup::rules(RULES)
+        .env(&variable("USE_TLS"), "true")
+        .env(&variable("TLS_CERT"), &pems.write("cert.pem", &certificate))
+        .env(&variable("TLS_KEY"), &pems.write("key.pem", &key))
+}
+
 /// A GET over TLS, of whoever `authority` vouches for, as `client`; none without an answer.
 fn get(
     address: SocketAddr,
@@ -48,6 +59,13 @@ fn get(
     client: Option<(String, String)>,
     path: &str,
 ) -> Option<Reply> {
+    let connection = begin(authority, client);
+    let stream = StreamOwned::new(connection, http::connect(address)?);
+    send_over(stream, "GET", path, &[], "")
+}
+
+/// The client's side of a connection to whoever `authority` vouches for, as `client`.
+fn begin(authority: &Authority, client: Option<(String, String)>) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(authority.pem().as_bytes());
     roots.add(root.expect("a certificate")).expect("a root");
@@ -66,23 +84,14 @@ fn get(
         }
     };
     let name = "localhost".try_into().expect("a name");
-    let connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
-    let stream = StreamOwned::new(connection, http::connect(address)?);
-    send_over(stream, "GET", path, &[], "")
+    ClientConnection::new(Arc::new(config), name).expect("a connection")
 }
 
 #[test]
 fn the_http_ports_ask_for_certificates_and_read_their_own_again() {
     let (first, second, clients) = (Authority::new(), Authority::new(), Authority::new());
     let pems = Pems::new();
-    let (certificate, key) = first.sign("localhost");
-    let server = Setup::rules(RULES)
-        .env("HTTP_SERVER_USE_TLS", "true")
-        .env(
-            "HTTP_SERVER_TLS_CERT",
-            &pems.write("cert.pem", &certificate),
-        )
-        .env("HTTP_SERVER_TLS_KEY", &pems.write("key.pem", &key))
+    let server = secured("HTTP", &pems, first.sign("localhost"))
         .env(
             "HTTP_CLIENT_TLS_CACERT",
             &pems.write("clients.pem", &clients.pem()),
@@ -121,20 +130,45 @@ fn the_http_ports_ask_for_certificates_and_read_their_own_again() {
 fn an_open_handshake_does_not_hold_up_the_end() {
     let authority = Authority::new();
     let pems = Pems::new();
-    let (certificate, key) = authority.sign("localhost");
-    let server = Setup::rules(RULES)
-        .env("HTTP_SERVER_USE_TLS", "true")
-        .env(
-            "HTTP_SERVER_TLS_CERT",
-            &pems.write("cert.pem", &certificate),
-        )
-        .env("HTTP_SERVER_TLS_KEY", &pems.write("key.pem", &key))
+    let server = secured("HTTP", &pems, authority.sign("localhost"))
         .env("DRAIN_TIMEOUT", "1h")
         .start();
     let _silent = http::connect(server.http).expect("a connection");
     get(server.http, &authority, None, "/health/live").expect("an answer");
     server.signal("TERM");
     assert!(server.wait().success());
+}
+
+/// Who begins no handshake holds up those beyond the bound, until it goes.
+#[test]
+fn handshakes_beyond_the_bound_wait_their_turn() {
+    const HANDSHAKES: usize = 256;
+    let authority = Authority::new();
+    let pems = Pems::new();
+    let server = secured("GRPC", &pems, authority.sign("localhost"))
+        .env("GRPC_THREADS", "1")
+        .start();
+    let address = server.grpc.expect("a port");
+    let connect = || TcpStream::connect(address).expect("a connection");
+    // The answer to a greeting, which there is soon or not within `patience_ms`.
+    let answered = |mut stream: &TcpStream, patience_ms| {
+        let patience = Some(Duration::from_millis(patience_ms));
+        stream.set_read_timeout(patience).expect("a timeout");
+        stream.read_exact(&mut [0; 1]).is_ok()
+    };
+    let greet = || {
+        let mut stream = connect();
+        let greeting = begin(&authority, None).write_tls(&mut stream);
+        greeting.expect("sent");
+        stream
+    };
+    let mut silent: Vec<_> = (1..HANDSHAKES).map(|_| connect()).collect();
+    assert!(answered(&greet(), 10_000), "the last that may");
+    silent.push(connect());
+    let beyond = greet();
+    assert!(!answered(&beyond, 100), "it waits");
+    silent.pop();
+    assert!(answered(&beyond, 10_000), "its turn");
 }
 
 #[test]

@@ -164,3 +164,31 @@ fn text(texts: &Texts, key: &str, now: Timestamp) -> Option<Bytes> {
 fn holds(until: Option<Timestamp>, now: Timestamp) -> bool {
     until.is_none_or(|until| now < until)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn texts_are_bounded_and_those_that_ended_make_way() {
+        let (clock, handle) = Clock::manual(Timestamp::from_secs(1));
+        let book = Book::new(clock);
+        let (key, text) = (Key::new("", "beyond", ""), Bytes::from_static(b"text"));
+        let until = Some(Timestamp::from_secs(2));
+        // One part is full when it has its share of them.
+        let part = book.part(key.as_str());
+        let names = (1..MAX_TEXTS / PARTS).map(|n| (n.to_string(), (text.clone(), None)));
+        part.lock().extend(names);
+        let last = ("last".to_owned(), (text.clone(), until));
+        part.lock().extend([last]);
+        let put = || book.replace_text(&key, None, Some(&text), None);
+        assert!(!put(), "one beyond");
+        assert_eq!(book.text(&key), None);
+        handle.advance(Micros::from_secs(1));
+        assert!(put(), "the last has ended");
+        assert_eq!(part.lock().len(), MAX_TEXTS / PARTS);
+        assert!(book.replace_text(&key, Some(&text), None, None));
+        assert!(put());
+    }
+}

@@ -143,6 +143,11 @@ mod tests {
         }
         assert_eq!(breaker.answered(), Some(Change::Closed));
         assert!(breaker.admits());
-        open();
+        for _ in 1..FAILURES {
+            assert_eq!(breaker.failed_at(now), None, "it counts anew");
+        }
+        assert_eq!(breaker.failed_at(now), Some(Change::Opened));
+        assert!(breaker.admits_at(now + 20_000));
+        assert!(breaker.admits_at(now + 40_000), "the pauses begin anew");
     }
 }

@@ -227,6 +227,9 @@ impl Shared {
             let mut range = range.into_array().into_iter();
             let first = u16::try_from(range.next()?.as_i64()?).ok()?;
             let last = u16::try_from(range.next()?.as_i64()?).ok()?;
+            if first > last || last >= SLOTS {
+                return None;
+            }
             let mut master = range.next()?.into_array().into_iter();
             let host = master.next()?.into_string().filter(|host| !host.is_empty());
             let port = u16::try_from(master.next()?.as_i64()?).ok()?;
@@ -298,5 +301,64 @@ async fn refresh(shared: Arc<Shared>) {
         let pause = if well { REFRESH } else { REFRESH_IN_TROUBLE };
         // Either way it is time to look again.
         let _ = tokio::time::timeout(pause, shared.outdated.notified()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::refusals::Refusals;
+    use super::super::settings::{Kind, Settings, Socket};
+    use super::*;
+
+    fn address(port: u16) -> Address {
+        let host = "127.0.0.1".to_owned();
+        Address { host, port }
+    }
+
+    /// A cluster of which nothing is known but a seed.
+    fn cluster() -> Cluster {
+        let settings = Settings::parse(Kind::Cluster, Socket::Tcp, "127.0.0.1:1");
+        let settings = settings.expect("settings");
+        let connector = Connector::new(&settings, Arc::new(Refusals::new()));
+        Cluster::start(connector.expect("a connector"), &[address(1)]).expect("a cluster")
+    }
+
+    fn described(ranges: &[(i64, i64, u16)]) -> Value {
+        let range = |(first, last, port): &(i64, i64, u16)| {
+            let master = vec![Value::from("127.0.0.1"), Value::from(i64::from(*port))];
+            Value::Array(vec![
+                Value::from(*first),
+                Value::from(*last),
+                Value::Array(master),
+            ])
+        };
+        Value::Array(ranges.iter().map(range).collect())
+    }
+
+    #[tokio::test]
+    async fn no_more_servers_are_connected_to_than_may_be() {
+        let cluster = cluster();
+        let known = |port| cluster.shared.node(&address(port)).is_some();
+        for port in 2..=MAX_NODES as u16 {
+            assert!(known(port), "{port}");
+        }
+        assert!(!known(MAX_NODES as u16 + 1), "one beyond");
+        assert!(known(1), "one of them");
+    }
+
+    #[tokio::test]
+    async fn a_map_has_the_slots_that_there_are() {
+        let shared = cluster().shared;
+        let read = |ranges: &[_]| shared.read_map(described(ranges), &shared.seeds[0]);
+        let map = read(&[(9000, 16_383, 2), (0, 8000, 1)]).expect("a map");
+        assert_eq!(map.first_gap(), Some(8001));
+        assert!(map.master(8000).is_some() && map.master(8001).is_none());
+        assert_eq!(map.masters().len(), 2);
+        let all = read(&[(0, 16_383, 1)]).expect("a map");
+        assert_eq!(all.first_gap(), None);
+        for nonsense in [(0, 16_384), (0, 65_535), (5, 4), (-1, 5)] {
+            let (first, last) = nonsense;
+            assert!(read(&[(first, last, 1)]).is_none(), "{nonsense:?}");
+        }
     }
 }

@@ -431,3 +431,67 @@ pub(super) fn extend(runs: &mut Runs, many: u16, hits: Hits) {
         _ => runs.push((many, hits)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(key: &'static str, demand: &'static str) -> (Waiting, impl Sized) {
+        let (turn, turns) = oneshot::channel();
+        let asked = Asking {
+            slot: 0,
+            key: Bytes::from_static(key.as_bytes()),
+            demand: Bytes::from_static(demand.as_bytes()),
+            durability: Durability::Usual,
+            hits: Hits::ONE,
+            print: print(key.as_bytes()),
+            terms: None,
+        };
+        (Waiting { asked, turn }, turns)
+    }
+
+    /// Keys share a place, and their requests do not share a call; nor is one sent that nobody waits for.
+    #[test]
+    fn those_that_ask_the_same_of_a_key_go_together_and_who_has_given_up_does_not() {
+        let all = [
+            ("a", "x"),
+            ("b", "x"),
+            ("a", "y"),
+            ("a", "x"),
+            ("b", "x"),
+            ("c", "x"),
+        ];
+        let (waiting, mut turns): (Vec<_>, Vec<_>) = all
+            .map(|(key, demand)| waiting(key, demand))
+            .into_iter()
+            .unzip();
+        turns.truncate(4);
+        let groups = groups(waiting);
+        let told = |group: &Vec<Waiting>| {
+            let keys = group
+                .iter()
+                .map(|one| (one.asked.key.clone(), one.asked.demand.clone()));
+            keys.collect::<Vec<_>>()
+        };
+        let told: Vec<_> = groups.iter().map(told).collect();
+        let pair =
+            |key: &'static str, demand: &'static str| (Bytes::from(key), Bytes::from(demand));
+        assert_eq!(
+            told,
+            [
+                vec![pair("a", "x"), pair("a", "x")],
+                vec![pair("b", "x")],
+                vec![pair("a", "y")]
+            ]
+        );
+    }
+
+    #[test]
+    fn every_key_has_a_place() {
+        let used: std::collections::HashSet<usize> = (0..20_000_u32)
+            .map(|n| place(print(&n.to_le_bytes())))
+            .collect();
+        assert!(used.iter().all(|place| *place < PLACES));
+        assert!(used.len() > PLACES / 2, "{}", used.len());
+    }
+}

@@ -260,8 +260,10 @@ mod tests {
                     },
                     false,
                 );
-                let together = parts[0].decide_after(&before, records.clone(), at, at);
-                let mut ask = |demand| {
+                // What is charged in advance is decided later than it was charged.
+                let now = at + crate::time::Micros::new(random.random_range(0..2) * 700_000);
+                let together = parts[0].decide_after(&before, records.clone(), at, now);
+                let mut ask = |demand, at| {
                     let mut after = records.clone();
                     let outcome = transact(&mut after, &[demand], at);
                     if outcome.admitted {
@@ -271,10 +273,11 @@ mod tests {
                 };
                 for (many, each) in &before {
                     for _ in 0..*many {
-                        ask(demand(*each));
+                        ask(demand(*each), at);
                     }
                 }
-                let alone = ask(own[0].clone());
+                let alone = ask(own[0].clone(), now);
+                at = now;
                 assert_eq!(together.admitted, alone.admitted, "seed {seed}");
                 let together = together.readings.iter().map(|(reading, _)| *reading);
                 assert!(together.eq(alone.readings), "seed {seed}");

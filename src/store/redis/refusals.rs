@@ -342,16 +342,35 @@ mod tests {
         };
         let limit = Limit::new(5, Unit::Second, 1, Algorithm::FixedWindow, &Zone::utc());
         let limit = limit.expect("a limit");
-        for changes in [false, true] {
+        let text = |text: &'static str| BytesFrame::BlobString {
+            data: Bytes::from_static(text.as_bytes()),
+            attributes: None,
+        };
+        let one = |key| BytesFrame::Array {
+            data: vec![text(key)],
+            attributes: None,
+        };
+        for (changed, remembered, emptied) in [
+            (None, true, false),
+            (Some(one("{another}")), false, false),
+            (Some(one("{subject}")), false, false),
+            (Some(BytesFrame::Null), false, true),
+        ] {
             let refusals = Refusals::new();
+            let era = refusals.era();
             let learning = refusals.learn(b"{subject}").expect("nobody asks for it");
             assert!(refusals.learn(b"{subject}").is_none(), "it is asked for");
-            if changes {
-                refusals.forget(b"{subject}");
+            if let Some(keys) = changed {
+                refusals.hear(&[text("invalidate"), keys]);
             }
             learning.learnt(Bytes::from(value.clone()), heard);
             let refused = ask(&limit, 1, |part| refusals.refuse_at(part, now));
-            assert_eq!(refused.is_none(), changes);
+            assert_eq!(refused.is_some(), remembered);
+            assert_eq!(
+                refusals.era() != era,
+                emptied,
+                "what is held elsewhere ends too"
+            );
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::settings::{
-    Address, Credentials, Kind, Servers, Settings, SettingsError, Socket, Tls,
+    Address, Credentials, Kind, MAX_ADDRESSES, Servers, Settings, SettingsError, Socket, Tls,
 };
 
 use super::{charge, key, per_hour};
@@ -78,6 +78,17 @@ async fn a_unix_socket() {
     settings.timeout = CALL_TIMEOUT;
     settings.credentials = Credentials::parse(PASSWORD);
     works(&settings).await;
+}
+
+#[test]
+fn addresses_are_bounded_in_number() {
+    let list = |count: usize| vec!["localhost:1"; count].join(",");
+    for (kind, before) in [(Kind::Cluster, ""), (Kind::Sentinel, "master,")] {
+        let read = |count| Settings::parse(kind, Socket::Tcp, &(before.to_owned() + &list(count)));
+        read(MAX_ADDRESSES).expect("as many as may be");
+        let beyond = read(MAX_ADDRESSES + 1).expect_err("one beyond");
+        assert!(matches!(beyond, SettingsError::Addresses), "{beyond}");
+    }
 }
 
 #[test]

@@ -274,3 +274,59 @@ async fn calls_beyond_the_bound_fail_at_once() {
     })
     .await;
 }
+
+/// Nor do more wait for the call of a hot key than may.
+#[tokio::test]
+async fn no_more_wait_for_a_hot_key_than_may() {
+    const MOST_WAITING: usize = 4096;
+    let server = Server::start();
+    let store = server.store().await;
+    let (key, limit) = (key("hot"), per_hour(1_000_000));
+    charge(&store, &key, &limit).await.expect("an outcome");
+    server.signal("-STOP");
+    // One is on its way, and all but the last wait for it.
+    let calls = (0..MOST_WAITING + 2).map(|_| charge(&store, &key, &limit));
+    let mut calls: FuturesUnordered<_> = calls.collect();
+    let first = calls.next().await.expect("a call");
+    let refused = |outcome| matches!(outcome, Err(StoreError::Unreachable(_)));
+    assert!(refused(first), "one too many");
+    server.signal("-CONT");
+    while let Some(outcome) = calls.next().await {
+        assert!(!refused(outcome), "there was room");
+    }
+}
+
+/// Nobody knows whether it passes: what one master has charged goes back when another is not there.
+#[tokio::test]
+async fn what_was_charged_beside_a_lost_master_is_given_back() {
+    let mut cluster = Cluster::start(false).await;
+    let store = connected(&cluster.settings()).await;
+    let limit = per_hour(5);
+    let mut keys: Vec<Key> = Vec::new();
+    for master in 0..2 {
+        for n in 0.. {
+            let key = key(&format!("beside {n}"));
+            if Cluster::first_master(cluster.slot_of(key.as_str()).await) == master {
+                keys.push(key);
+                break;
+            }
+        }
+    }
+    for admin in &cluster.admins {
+        admin
+            .run("CONFIG SET cluster-require-full-coverage no")
+            .await;
+    }
+    charge(&store, &keys[0], &limit).await.expect("an outcome");
+    cluster.servers[1].kill();
+    until("the loss is seen", async || {
+        charge(&store, &keys[1], &limit).await.is_err()
+    })
+    .await;
+    let pair = super::ask(&store, &keys, &limit, Amount::Charge(Hits::ONE)).await;
+    pair.expect_err("half of it is not known");
+    until("it is given back", async || {
+        used(&store, &keys[0], &limit).await == 1
+    })
+    .await;
+}

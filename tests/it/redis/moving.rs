@@ -57,6 +57,28 @@ async fn a_moving_slot_loses_and_doubles_nothing() {
     }
 }
 
+/// Two masters that take each other for the owner of a slot.
+#[tokio::test]
+async fn redirections_in_a_circle_end() {
+    let cluster = Cluster::start(false).await;
+    let store = connected(&cluster.settings()).await;
+    let slot = cluster.slot_of(moving(0).as_str()).await;
+    let one = Cluster::first_master(slot);
+    let other = (one + 1) % MASTERS;
+    for (of, owner) in [(other, one), (one, other)] {
+        let owner = cluster.id(owner).await;
+        let set = format!("CLUSTER SETSLOT {slot} NODE {owner}");
+        cluster.admins[of].run(&set).await;
+    }
+    let limit = per_hour(5);
+    let lost = charge(&store, &moving(0), &limit).await;
+    let lost = lost.expect_err("it has no owner");
+    assert!(lost.to_string().contains("is being moved"), "{lost}");
+    let elsewhere = Key::new("", "elsewhere", "");
+    let outcome = charge(&store, &elsewhere, &limit).await;
+    outcome.expect("other slots are where they were");
+}
+
 /// Keys of one slot.
 fn moving(n: usize) -> Key {
     Key::new("", "moving", &format!("{n}"))

@@ -95,6 +95,12 @@ async fn a_foreign_or_damaged_value_is_an_error_of_its_key_alone() {
         refuses_to_touch(&store, &bad, &good).await;
         assert_eq!(admin.get(bad.as_str()).await, value);
     }
+    // Nor one that is whole, but of a version to come.
+    let mut later = admin.get(good.as_str()).await;
+    later[0] += 1;
+    admin.set(bad.as_str(), &later).await;
+    refuses_to_touch(&store, &bad, &good).await;
+    refuses_to_touch(&store, &bad, &key("another")).await;
     admin.send(&["DEL", bad.as_str()]).await.expect("deleted");
     admin
         .send(&["LPUSH", bad.as_str(), "x"])

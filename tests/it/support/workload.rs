@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use tollgate::limit::ban::Ban;
 use tollgate::limit::period::Zone;
 use tollgate::limit::transaction::{Amount, Bound, Demand, Outcome, Role};
-use tollgate::limit::{Algorithm, Hits, Limit, Unit};
+use tollgate::limit::{Algorithm, Hits, Limit, Unit, Verdict};
 use tollgate::store::{Key, Transaction};
 use tollgate::time::{Micros, Timestamp};
 
@@ -22,6 +22,8 @@ pub(crate) struct Workload {
     forward_only: bool,
     steady: bool,
     refunds: bool,
+    /// When what was told last ends.
+    edges: Vec<i64>,
 }
 
 /// The limits of a key as they are now; their numbers change on the way.
@@ -51,6 +53,7 @@ impl Workload {
             forward_only: !backwards,
             steady: false,
             refunds: true,
+            edges: Vec::new(),
             random,
         }
     }
@@ -104,8 +107,28 @@ impl Workload {
         })
     }
 
+    /// Takes note of what became of the last transaction: some of those that follow come at the very end of what it was told to
+    /// wait for, or of a window, or a microsecond to either side.
+    pub(crate) fn note(&mut self, outcome: &Outcome) {
+        let moments = outcome.readings.iter().flat_map(|reading| {
+            let wait = match reading.verdict {
+                Verdict::Wait(wait) | Verdict::Banned(wait) => Some(wait),
+                Verdict::Allowed | Verdict::Never => None,
+            };
+            [wait, Some(reading.reset)]
+        });
+        let now = Timestamp::from_micros(self.now);
+        let ends = moments.flatten().map(|time| (now + time).as_micros());
+        self.edges = ends.filter(|end| *end > self.now).collect();
+    }
+
     fn pass_time(&mut self) {
         let random = &mut self.random;
+        if !self.edges.is_empty() && random.random_bool(0.1) {
+            let edge = self.edges[random.random_range(0..self.edges.len())];
+            self.now = edge + [-1, 0, 0, 1][random.random_range(0..4)];
+            return;
+        }
         self.now += match random.random_range(0..100) {
             0..40 => 0,
             40..70 => random.random_range(0..1_000),

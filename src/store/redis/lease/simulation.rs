@@ -137,12 +137,14 @@ impl World {
                 own.batch = None;
             }
         }
+        let own_pace = own.pace;
         let batch = match (&own.batch, own.pace) {
             (None, Some(pace)) if !self.returning.iter().any(|(_, of, _)| *of == instance) => {
                 self.terms.batch(pace)
             }
             (Some(_) | None, _) => 0,
         };
+        self.check_batch(own_pace, batch, place);
         let waiting = self.random.random_range(1..4);
         let before = self.record.clone();
         for _ in 0..waiting {
@@ -158,6 +160,18 @@ impl World {
         if !stock.is_used_up() {
             own.batch = Some((stock, late));
         }
+    }
+
+    /// No batch is more than the smallest lease allows, nor than its part of what was left.
+    fn check_batch(&self, pace: Option<Pace>, batch: u16, place: &str) {
+        let hits = self.terms.hits.thousandths() * u64::from(batch);
+        for limit in &self.terms.limits {
+            let lease = limit.lease().expect("a lease");
+            let most = lease.of(limit.capacity()).thousandths();
+            assert!(hits <= most, "{place}: a batch of {batch} of {limit}");
+        }
+        let left = pace.map_or(0, |pace| pace.room.thousandths());
+        assert!(8 * hits <= left, "{place}: a batch of {batch} near the end");
     }
 
     /// One request that the store decides by itself.
