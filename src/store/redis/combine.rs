@@ -126,6 +126,8 @@ pub(super) struct Leading {
     place: usize,
     /// It sends those that wait; should it be dropped midway, its runtime is ending.
     is_sending: bool,
+    /// Before that it lets those come that are on their way.
+    gathers: bool,
 }
 
 impl Hot {
@@ -209,12 +211,14 @@ pub(super) fn enter(
         takes_more = place.held.batch(asked, now) > 0;
     }
     let is_first = !std::mem::replace(&mut place.is_busy, true);
+    let is_hot = place.is_hot;
     let leading = || Leading {
         link: Arc::clone(link),
         place: index,
         is_sending: false,
+        gathers: is_hot,
     };
-    if is_first && !takes_more && !place.is_hot {
+    if is_first && !takes_more && !is_hot {
         return Entered::Alone(leading());
     }
     if place.waiting.len() >= MOST_WAITING {
@@ -242,6 +246,7 @@ impl Drop for Leading {
                     link: Arc::clone(&self.link),
                     place: self.place,
                     is_sending: true,
+                    gathers: self.gathers,
                 };
                 runtime.spawn(next.send_all());
             }
@@ -259,6 +264,10 @@ impl Drop for Leading {
 impl Leading {
     /// Sends those that wait, and those that come meanwhile after them, until nobody waits.
     async fn send_all(mut self) {
+        if self.gathers {
+            // Once more round the runtime's loop: what the sockets have brought meanwhile goes along.
+            tokio::task::yield_now().await;
+        }
         let mut most = 0;
         loop {
             let waiting = {
