@@ -31,6 +31,7 @@ use self::request::Asked;
 use self::settings::{Servers, Settings, SettingsError};
 use super::{StoreError, Transaction};
 use crate::limit::transaction::{Outcome, Role};
+use crate::telemetry::tracing as spans;
 use crate::time::{Clock, Timestamp};
 
 mod book;
@@ -232,6 +233,7 @@ impl Link {
             return self.decide(part, true, now, timeout).await;
         }
         if let Some(refused) = self.refusals.refuse(part) {
+            spans::served_from("memory");
             return Ok(refused);
         }
         let Some((asked, hits)) = part.only_charge() else {
@@ -381,6 +383,9 @@ impl Link {
 
 /// The outcome of the one demand of a part, whose call others made.
 fn read_off(part: &Part<'_, '_>, read: Read) -> Result<Decided, StoreError> {
+    if let Some(what) = read.served_from {
+        spans::served_from(what);
+    }
     let records = part.records([read.value])?;
     Ok(part.decide_after(&read.before, records, read.heard.at, read.now))
 }

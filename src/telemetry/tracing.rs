@@ -133,6 +133,7 @@ pub fn store_call(decision: &Span, store: &'static str, keys: usize) -> Span {
         db.system.name = store,
         db.operation.name = "transact",
         keys,
+        served_from = field::Empty,
         error.type = field::Empty,
         otel.status_code = field::Empty,
     )
@@ -160,6 +161,12 @@ pub fn script_call(server: &str) -> Span {
         span.record("server.port", port);
     }
     span
+}
+
+/// Says on the current span, if it is of a transaction with the store, what answered it without a call of its own: `memory`,
+/// `lease`, or `combined` with others, of which the first that is traced has the call.
+pub fn served_from(what: &'static str) {
+    current().record("served_from", what);
 }
 
 /// Says on `span`, of a call, that it failed and how: one of a closed set.

@@ -210,6 +210,74 @@ async fn a_call_names_its_redis_server_and_how_it_failed() {
     );
 }
 
+/// Requests that go together are one call, and the trace of the first has it; who is refused from memory has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_costs_no_call_says_what_it_is_served_from() {
+    const TOGETHER: usize = 40;
+    let (received, address) = Received::start().await;
+    let redis = redis::Server::start();
+    let rules = "
+domain: d
+descriptors:
+  - {key: user, rate_limit: {requests_per_unit: 100, unit: hour, name: hour}}
+";
+    let server = Setup::rules(rules)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .env("REDIS_URL", &format!("127.0.0.1:{}", redis.port))
+        .env("STORE_TIMEOUT", "5s")
+        .env("GRPC_THREADS", "1")
+        .start_ready();
+    let client = server.client().await;
+    let asked = (0..TOGETHER).map(|n| {
+        let mut client = client.clone();
+        let mut message = Request::new(request("d", &[&[("user", "alice")]]));
+        let parent = format!("00-{n:031}1-{CALLER}-01");
+        let parent = parent.parse().expect("ASCII");
+        message.metadata_mut().insert("traceparent", parent);
+        async move { client.should_rate_limit(message).await.map(|_| ()) }
+    });
+    for answer in futures::future::join_all(asked).await {
+        answer.expect("an answer");
+    }
+    let spans = poll::until_async("all spans", || async {
+        let traces = (0..TOGETHER).map(|n| received.spans(&format!("{n:031}1")));
+        let spans: Vec<Span> = traces.flatten().collect();
+        let stores = spans.iter().filter(|span| span.name == "store.transact");
+        (stores.count() == TOGETHER).then_some(spans)
+    })
+    .await;
+    let calls: Vec<&Span> = spans.iter().filter(|span| span.name == "EVALSHA").collect();
+    let combined = |span: &&Span| attribute(span, "served_from").as_deref() == Some("combined");
+    let (combined, alone): (Vec<&Span>, Vec<&Span>) = spans
+        .iter()
+        .filter(|span| span.name == "store.transact")
+        .partition(combined);
+    assert!(calls.len() < TOGETHER / 2, "{} calls", calls.len());
+    let has_call = |store: &&&Span| calls.iter().any(|c| c.parent_span_id == store.span_id);
+    assert!(alone.iter().all(|store| has_call(&store)), "its own call");
+    let of_others = combined.iter().filter(has_call).count();
+    assert_eq!(
+        alone.len() + of_others,
+        calls.len(),
+        "each call has its place"
+    );
+    assert!((1..combined.len()).contains(&of_others), "{of_others}");
+
+    let (refused, mut asked) = ("22222222222222222222222222222222", 0);
+    while !ask(&server, None).await {
+        asked += 1;
+        assert!(asked <= 100, "refused in the end");
+    }
+    poll::until_async("a refusal from memory", || async {
+        ask(&server, Some(&format!("00-{refused}-{CALLER}-01"))).await;
+        let spans = received.spans(refused);
+        let of = |span: &Span| attribute(span, "served_from").as_deref() == Some("memory");
+        spans.iter().any(of).then_some(())
+    })
+    .await;
+}
+
 #[test]
 fn a_protocol_that_is_not_known_is_an_error_of_its_variable() {
     let output = binary()

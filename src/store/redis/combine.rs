@@ -18,6 +18,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span};
 
 use super::Link;
 use super::lease::held::{Held, Lease};
@@ -29,6 +30,7 @@ use super::reply::Reply;
 use super::{request, script, value};
 use crate::limit::{Durability, Hits};
 use crate::store::StoreError;
+use crate::telemetry::tracing as spans;
 use crate::time::Timestamp;
 
 /// How many places there are; a power of two.
@@ -64,6 +66,8 @@ struct Place {
 struct Waiting {
     asked: Asking,
     turn: oneshot::Sender<Result<Turn, StoreError>>,
+    /// Of its transaction; none if it is not traced.
+    span: Span,
 }
 
 /// One demand on one key.
@@ -97,6 +101,8 @@ pub(super) struct Read {
     pub(super) before: Runs,
     /// The time of Redis: that of the call, or later if it was charged in advance.
     pub(super) now: Timestamp,
+    /// What a trace says of it, unless the call was made for it alone: see [`spans::served_from`].
+    pub(super) served_from: Option<&'static str>,
 }
 
 /// What becomes of a request that waited.
@@ -226,7 +232,8 @@ pub(super) fn enter(
     }
     let (turn, turns) = oneshot::channel();
     let asked = asked.unwrap_or_else(ask);
-    place.waiting.push(Waiting { asked, turn });
+    let span = spans::current();
+    place.waiting.push(Waiting { asked, turn, span });
     drop(place);
     if is_first {
         // A call that has ended sends those that wait, in a task that comes after those that are ready.
@@ -331,7 +338,10 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
     };
     let era = link.refusals.era();
     let asked = Instant::now();
-    let answer = link.run(*slot, &call, link.timeout).await;
+    let mut traced = group.iter().map(|waiting| &waiting.span);
+    let span = traced.find(|span| !span.is_none()).cloned();
+    let answer = link.run(*slot, &call, link.timeout);
+    let answer = answer.instrument(span.unwrap_or_else(Span::none)).await;
     let read = answer.map(|answer| match Reply::parse(answer) {
         Some(Reply::Before(at, values)) => values.into_iter().next().map(|value| (at, value)),
         // Calendar borders that have been passed, or a value of somebody else's: nothing was written.
@@ -355,6 +365,7 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
                 heard: *heard,
                 before: before.clone(),
                 now: heard.at,
+                served_from: (count > 1).then_some("combined"),
             })),
             Ok(None) => Ok(Turn::Alone),
             Err(error) => Err(error.clone()),
@@ -456,7 +467,8 @@ mod tests {
             print: print(key.as_bytes()),
             terms: None,
         };
-        (Waiting { asked, turn }, turns)
+        let span = Span::none();
+        (Waiting { asked, turn, span }, turns)
     }
 
     /// Keys share a place, and their requests do not share a call; nor is one sent that nobody waits for.

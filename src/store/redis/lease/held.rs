@@ -85,6 +85,7 @@ impl Held {
             heard: lease.heard,
             before,
             now: earliest,
+            served_from: Some("lease"),
         };
         known.asked = now;
         known.end_if_used_up();
