@@ -10,7 +10,7 @@
 //! - [`fold`]: outcome to ruling
 //! - [`fallback`]: what to answer when the store does not
 //! - [`answer`]: ruling to statuses, headers, body and metadata
-//! - [`account`]: what is counted
+//! - [`account`]: what is counted; `told`: what a trace says
 //! - [`quota`]: what a subject has used and has left
 //! - [`usage`]: what subjects use, for billing
 //! - [`readiness`]: whether requests should be sent here
@@ -36,7 +36,6 @@ use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
 use crate::store::{Key, Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::rule::{MAX_NAME, OTHER};
 use crate::telemetry::tracing as spans;
 use crate::time::{Clock, Timestamp};
 
@@ -52,6 +51,7 @@ pub mod owed;
 pub mod quota;
 pub mod readiness;
 pub mod subjects;
+mod told;
 pub mod usage;
 
 pub use answer::Reason;
@@ -316,7 +316,7 @@ impl Engine {
         let Some(domain) = live.rules.domains.get(request.domain) else {
             if !call.rehearsal {
                 self.metrics.domain_not_found(request.domain);
-                spans::record(&call.span, |say| say(unruled(request)));
+                spans::record(&call.span, |say| say(told::unruled(request)));
             }
             return Ok(answer::unruled(request));
         };
@@ -357,7 +357,9 @@ impl Engine {
         if !call.rehearsal {
             live.accounts
                 .record(&self.metrics, settings, domain, request, ruling, reason);
-            spans::record(&call.span, |say| trace(request, ruling, reason, say));
+            spans::record(&call.span, |say| {
+                told::decided(domain, request, ruling, reason, say)
+            });
         }
         let now = || self.clock.now();
         answer::answer(settings, domain, request, ruling, reason, now)
@@ -453,41 +455,6 @@ impl Engine {
             span: spans::current(),
         }
     }
-}
-
-/// What the span says of a request without rules.
-fn unruled<'r>(request: &'r Request<'_>) -> spans::Decision<'r> {
-    spans::Decision {
-        domain: request.domain,
-        reason: Reason::NoRule.name(),
-        admitted: true,
-        ..spans::Decision::default()
-    }
-}
-
-/// What the decision's span says.
-fn trace(
-    request: &Request<'_>,
-    ruling: &fold::Ruling<'_>,
-    reason: Reason,
-    say: &mut dyn FnMut(spans::Decision<'_>),
-) {
-    let spoken = ruling.deciding();
-    let rule = spoken.map(|spoken| {
-        let entries = &request.descriptors[spoken.descriptor].entries;
-        answer::metadata::metric_name(spoken.rule, entries)
-    });
-    let limit = spoken.map(|spoken| spoken.decisive().limit.to_string());
-    say(spans::Decision {
-        domain: request.domain,
-        rule: rule
-            .as_deref()
-            .map_or("", |rule| if rule.len() > MAX_NAME { OTHER } else { rule }),
-        limit: limit.as_deref().unwrap_or_default(),
-        remaining: spoken.map_or(0, |spoken| spoken.decisive().remaining.floor()),
-        reason: reason.name(),
-        admitted: ruling.admitted,
-    });
 }
 
 #[cfg(test)]

@@ -60,12 +60,24 @@ pub struct Tracing {
 pub struct Decision<'a> {
     /// The domain.
     pub domain: &'a str,
+    /// What was asked for.
+    pub descriptors: &'a str,
     /// The rule that decided; empty if none.
     pub rule: &'a str,
+    /// Where it stands in the YAML: `descriptors[0]`.
+    pub path: &'a str,
+    /// The file and the line: `edge.yaml:18`.
+    pub source: &'a str,
+    /// The plan that has the limit; empty if none.
+    pub plan: &'a str,
     /// The limit that decided, as `100/minute`; empty if none.
     pub limit: &'a str,
+    /// What was asked of it, costs included.
+    pub hits: &'a str,
     /// Whole hits left under it.
     pub remaining: u64,
+    /// Whole seconds until the same request would pass, or nothing is used.
+    pub reset: u64,
     /// Why: one of a closed set.
     pub reason: &'a str,
     /// Whether the request may pass.
@@ -95,9 +107,15 @@ impl Tracing {
             otel.kind = "server",
             rpc.system = "grpc",
             domain = field::Empty,
+            descriptors = field::Empty,
             rule = field::Empty,
+            rule.path = field::Empty,
+            rule.source = field::Empty,
+            plan = field::Empty,
             limit = field::Empty,
+            hits = field::Empty,
             remaining = field::Empty,
+            reset = field::Empty,
             reason = field::Empty,
             admitted = field::Empty,
             rpc.grpc.status_code = field::Empty,
@@ -190,9 +208,15 @@ pub fn record(span: &Span, decide: impl FnOnce(&mut dyn FnMut(Decision<'_>))) {
     }
     decide(&mut |decision| {
         span.record("domain", decision.domain);
+        span.record("descriptors", decision.descriptors);
         span.record("rule", decision.rule);
+        span.record("rule.path", decision.path);
+        span.record("rule.source", decision.source);
+        span.record("plan", decision.plan);
         span.record("limit", decision.limit);
+        span.record("hits", decision.hits);
         span.record("remaining", decision.remaining);
+        span.record("reset", decision.reset);
         span.record("reason", decision.reason);
         span.record("admitted", decision.admitted);
     });

@@ -63,7 +63,11 @@ async fn a_decision_is_a_child_of_its_caller_and_has_a_store_call() {
         assert_eq!(decision.kind, SpanKind::Server as i32);
         for (key, wanted) in [
             ("domain", "d"),
+            ("descriptors", "user=alice"),
             ("rule", "user"),
+            ("rule.path", "descriptors[0]"),
+            ("rule.source", "rules.yaml:4"),
+            ("hits", "1"),
             ("limit", "1/hour"),
             ("remaining", "0"),
             ("reason", reason),

@@ -67,13 +67,9 @@ pub fn decision(
 /// The reference's shape (`RESPONSE_DYNAMIC_METADATA`): the request, and the merged metadata of the rules that passed.
 /// Sensitive values are hashed: Envoy logs what it is told.
 pub fn reference(domain: &Domain, request: &Request<'_>, ruling: &Ruling<'_>) -> Metadata {
-    let shown = |entry: &Entry<'_>| match domain.sensitive.iter().any(|key| key == entry.key) {
-        true => key::subject(domain, *entry),
-        false => format!("{}={}", entry.key, entry.value),
-    };
     let descriptors = request.descriptors.iter().map(|descriptor| {
         let entries = descriptor.entries.iter();
-        let entries: Vec<String> = entries.map(shown).collect();
+        let entries: Vec<String> = entries.map(|entry| shown(domain, entry)).collect();
         let mut map = Map::new();
         map.insert("entries".to_owned(), json!(entries));
         if let Some(limit) = descriptor.limit {
@@ -110,6 +106,14 @@ pub fn reference(domain: &Domain, request: &Request<'_>, ruling: &Ruling<'_>) ->
             .map(|(name, value)| (name.into(), Field::Json(value)))
             .collect(),
     )
+}
+
+/// An entry as people may see it: its value is hashed where the domain says that it is sensitive.
+pub fn shown(domain: &Domain, entry: &Entry<'_>) -> String {
+    match domain.sensitive.iter().any(|key| key == entry.key) {
+        true => key::subject(domain, *entry),
+        false => format!("{}={}", entry.key, entry.value),
+    }
 }
 
 /// Adds to `into` what it does not have; the first of two values stays.

@@ -1,0 +1,86 @@
+//! What a trace says of a decision.
+
+use std::fmt::Write;
+
+use super::answer::metadata::{metric_name, shown};
+use super::fold::Ruling;
+use super::{Reason, Request};
+use crate::limit::transaction::Amount;
+use crate::rules::Domain;
+use crate::telemetry::metrics::rule::{MAX_NAME, OTHER};
+use crate::telemetry::tracing::Decision;
+
+/// The longest text of descriptors, in bytes; the rest is left out.
+const MAX_DESCRIPTORS: usize = 512;
+
+/// Of a request for a domain without rules. Which of its values are sensitive is not known, so none is told.
+pub(super) fn unruled<'r>(request: &'r Request<'_>) -> Decision<'r> {
+    Decision {
+        domain: request.domain,
+        reason: Reason::NoRule.name(),
+        admitted: true,
+        ..Decision::default()
+    }
+}
+
+/// Of a request that was decided.
+pub(super) fn decided(
+    domain: &Domain,
+    request: &Request<'_>,
+    ruling: &Ruling<'_>,
+    reason: Reason,
+    say: &mut dyn FnMut(Decision<'_>),
+) {
+    let descriptors = descriptors(domain, request);
+    let common = Decision {
+        domain: request.domain,
+        descriptors: &descriptors,
+        reason: reason.name(),
+        admitted: ruling.admitted,
+        ..Decision::default()
+    };
+    let Some(spoken) = ruling.deciding() else {
+        return say(common);
+    };
+    let said = spoken.decisive();
+    let entries = &request.descriptors[spoken.descriptor].entries;
+    let rule = metric_name(spoken.rule, entries);
+    let source = spoken.rule.map(|rule| {
+        let source = &rule.source;
+        format!("{}:{}", source.file, source.line)
+    });
+    let (Amount::Charge(hits) | Amount::Peek(hits) | Amount::Refund(hits)) = spoken.amount;
+    say(Decision {
+        rule: if rule.len() > MAX_NAME { OTHER } else { &rule },
+        path: spoken.rule.map_or("", |rule| &rule.path),
+        source: source.as_deref().unwrap_or_default(),
+        plan: spoken.plan.unwrap_or_default(),
+        limit: &said.limit.to_string(),
+        hits: &hits.to_string(),
+        remaining: said.remaining.floor(),
+        reset: said.reset.ceil_secs(),
+        ..common
+    });
+}
+
+/// `user_id=alice, path=/x; remote_address=192.0.2.1`: as much as has room. Sensitive values are hashed.
+fn descriptors(domain: &Domain, request: &Request<'_>) -> String {
+    let mut text = String::new();
+    for (number, descriptor) in request.descriptors.iter().enumerate() {
+        for (place, entry) in descriptor.entries.iter().enumerate() {
+            let between = match (number, place) {
+                (0, 0) => "",
+                (_, 0) => "; ",
+                (_, _) => ", ",
+            };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{between}{}", shown(domain, entry));
+            if text.len() > MAX_DESCRIPTORS {
+                text.truncate(text.floor_char_boundary(MAX_DESCRIPTORS));
+                text.push('…');
+                return text;
+            }
+        }
+    }
+    text
+}
