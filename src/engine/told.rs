@@ -76,11 +76,52 @@ fn descriptors(domain: &Domain, request: &Request<'_>) -> String {
             // Writing to a String cannot fail.
             let _ = write!(text, "{between}{}", shown(domain, entry));
             if text.len() > MAX_DESCRIPTORS {
-                text.truncate(text.floor_char_boundary(MAX_DESCRIPTORS));
+                let mut ends = (0..=MAX_DESCRIPTORS).rev();
+                let end = ends.find(|end| text.is_char_boundary(*end));
+                text.truncate(end.unwrap_or_default());
                 text.push('…');
                 return text;
             }
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::{Descriptor, Entry};
+
+    #[test]
+    fn descriptors_are_told_as_far_as_there_is_room_and_sensitive_values_not_at_all() {
+        let mut domain = Domain::named("d");
+        domain.sensitive.push("token".into());
+        let told = |descriptors: &[&[(&str, &str)]]| {
+            let descriptors = descriptors.iter().map(|entries| Descriptor {
+                entries: entries
+                    .iter()
+                    .map(|(key, value)| Entry { key, value })
+                    .collect(),
+                ..Descriptor::default()
+            });
+            let request = Request {
+                domain: "d",
+                hits_addend: 1,
+                descriptors: descriptors.collect(),
+            };
+            super::descriptors(&domain, &request)
+        };
+        let said = told(&[&[("a", "1"), ("b", "2")], &[("c", "")]]);
+        assert_eq!(said, "a=1, b=2; c=");
+        let hidden = told(&[&[("token", "horse")]]);
+        assert!(
+            hidden.starts_with("token") && !hidden.contains("horse"),
+            "{hidden}"
+        );
+        let value = "é".repeat(1000);
+        let entry = [("a", value.as_str())];
+        let long = told(&[&entry[..]; 100]);
+        assert!(long.len() <= MAX_DESCRIPTORS + '…'.len_utf8(), "{long}");
+        assert!(long.ends_with("é…"));
+    }
 }
