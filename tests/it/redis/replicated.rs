@@ -25,6 +25,13 @@ async fn with_replica() -> (Server, Server) {
         info.contains("master_link_status:up")
     })
     .await;
+    // The master asks it for confirmation once it has heard from it.
+    let there = master.admin().await;
+    until("the master takes it for one", async || {
+        let info = there.text("INFO replication").await;
+        info.contains("state=online")
+    })
+    .await;
     (master, replica)
 }
 
@@ -112,9 +119,12 @@ async fn what_is_confirmed_outlives_the_master() {
     let store = patient(&master, CALL_TIMEOUT / 5).await;
     let (key, limit, usual) = (key("outlives"), replicated(1000), per_hour(1000));
     let other = super::key("lost");
-    for _ in 0..7 {
-        charge(&store, &key, &limit).await.expect("confirmed");
-    }
+    let mut confirmed = 0;
+    until("seven are confirmed", async || {
+        confirmed += u64::from(charge(&store, &key, &limit).await.is_ok());
+        confirmed == 7
+    })
+    .await;
     replica.signal("-STOP");
     for _ in 0..5 {
         charge(&store, &other, &usual).await.expect("made");
@@ -137,7 +147,10 @@ async fn a_replica_that_is_back_confirms_again() {
     let (master, replica) = with_replica().await;
     let store = patient(&master, CALL_TIMEOUT / 5).await;
     let (key, limit) = (key("back"), replicated(100_000));
-    charge(&store, &key, &limit).await.expect("confirmed");
+    until("a charge is confirmed", async || {
+        charge(&store, &key, &limit).await.is_ok()
+    })
+    .await;
     replica.signal("-STOP");
     let many = join_all((0..40).map(|_| charge(&store, &key, &limit))).await;
     assert!(many.iter().all(Result::is_err));
