@@ -61,6 +61,9 @@ pub use exchange::{Answer, Code, CurrentLimit, Header, Rejection, Request, Statu
 /// How long before a caller's deadline the answer is written, so that it arrives in time.
 pub const DEADLINE_MARGIN: Duration = Duration::from_millis(1);
 
+/// How late a timer may be, as tokio's count whole milliseconds: they are set so much earlier.
+const TIMER_GRAIN: Duration = Duration::from_millis(1);
+
 /// How many keys of this instance's memory decide while the store does not.
 const LOCAL_KEYS: usize = 1 << 20;
 
@@ -446,7 +449,8 @@ impl Engine {
 
     /// How a request is decided that came at `begun`.
     fn call(&self, begun: Instant, deadline: Option<Instant>, rehearsal: bool) -> Call {
-        let by = begun + self.settings.store_timeout;
+        let timeout = self.settings.store_timeout;
+        let by = begun + timeout.saturating_sub(TIMER_GRAIN).max(timeout / 2);
         let deadline = deadline.map(|deadline| deadline.checked_sub(DEADLINE_MARGIN));
         Call {
             begun,
