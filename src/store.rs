@@ -78,8 +78,8 @@ pub enum StoreError {
     /// Sent, and not answered in time.
     #[error("the store did not answer in time")]
     Timeout,
-    /// Charged by the server of this name, and not known to have reached its replicas, as the limit asks.
-    #[error("no replica has confirmed in time what was charged: {0}")]
+    /// Charged, and not known to have reached as many replicas as the limit asks: by which server, and what it says of them.
+    #[error("what was charged is not confirmed by enough replicas: {0}")]
     Unconfirmed(String),
     /// Not sent: the server of this name has not answered lately.
     #[error("the store has not answered lately: {0}")]

@@ -417,6 +417,7 @@ fn hold(
         print: asked.print,
         key: asked.key.clone(),
         demand: asked.demand.clone(),
+        durability: asked.durability,
         value: value.clone(),
         heard,
         before,
@@ -505,6 +506,14 @@ mod tests {
                 vec![pair("a", "y")]
             ]
         );
+    }
+
+    #[test]
+    fn what_replicas_confirm_goes_by_itself() {
+        let (usual, _usual) = waiting("a", "x");
+        let (mut replicated, _replicated) = waiting("a", "x");
+        replicated.asked.durability = Durability::Replicated;
+        assert_eq!(groups(vec![usual, replicated]).len(), 2);
     }
 
     #[test]

@@ -98,6 +98,14 @@ pub(super) enum NoAnswer {
 }
 
 impl NoAnswer {
+    /// What an error says.
+    fn error(&self) -> Option<String> {
+        match self {
+            NoAnswer::Failed(error) => Some(error.to_string()),
+            NoAnswer::Moved(_) | NoAnswer::Ask(_) | NoAnswer::TryAgain => None,
+        }
+    }
+
     /// A short word for traces; one of a closed set.
     fn kind(&self) -> &'static str {
         match self {
@@ -206,7 +214,7 @@ impl Node {
             }
         };
         let answer = answering.instrument(span.clone()).await;
-        let change = match answer {
+        let change = match &answer {
             // This tells more of the caller than of the server.
             Err(NoAnswer::Failed(StoreError::Timeout | StoreError::Unconfirmed(_)))
                 if timeout < PATIENT =>
@@ -214,6 +222,12 @@ impl Node {
                 None
             }
             Err(NoAnswer::Failed(StoreError::Timeout | StoreError::Unconfirmed(_))) => {
+                breaker.failed()
+            }
+            // That there is none of the connections which tell what is confirmed has been waited for.
+            Err(NoAnswer::Failed(StoreError::Unreachable(_)))
+                if !is_usual && timeout >= PATIENT && self.is_connected() =>
+            {
                 breaker.failed()
             }
             // Of this one nothing is known yet.
@@ -225,7 +239,8 @@ impl Node {
                 tracing::warn!(server = %self.name, "redis does not answer; calls are decided without it");
             }
             (Some(Change::Opened), false) => {
-                tracing::warn!(server = %self.name, "no replica confirms in time what redis charges; limits with `durability: replicated` are decided without it");
+                let error = answer.as_ref().err().and_then(NoAnswer::error);
+                tracing::warn!(server = %self.name, error, "replicas do not confirm in time what redis charges; limits with `durability: replicated` are decided without it");
             }
             (Some(Change::Closed), true) => {
                 tracing::info!(server = %self.name, "redis answers again");
@@ -276,7 +291,8 @@ impl Node {
             return Err(NoAnswer::Failed(self.unreachable()));
         }
         let Ok(pipe) = tokio::time::timeout_at(deadline, self.replicated.opened()).await else {
-            return Err(NoAnswer::Failed(StoreError::Timeout));
+            let reason = format!("{}: no connection for what replicas confirm", self.name);
+            return Err(NoAnswer::Failed(StoreError::Unreachable(reason)));
         };
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         self.call(&pipe, call, asking, left).await
@@ -307,7 +323,10 @@ impl Node {
                 self.name
             ))),
             Trouble::Lost => NoAnswer::Failed(StoreError::Timeout),
-            Trouble::Unconfirmed => NoAnswer::Failed(StoreError::Unconfirmed(self.name.clone())),
+            Trouble::Unconfirmed(why) => {
+                let why: String = why.chars().take(MAX_ERROR).collect();
+                NoAnswer::Failed(StoreError::Unconfirmed(format!("{}: {why}", self.name)))
+            }
             Trouble::Strange(what) => NoAnswer::Failed(strange(&what)),
             Trouble::Said(text) => {
                 let refused = || StoreError::Refused(text.chars().take(MAX_ERROR).collect());

@@ -77,8 +77,8 @@ pub(super) enum Trouble {
     Full,
     /// It was sent, and the connection has ended.
     Lost,
-    /// It was executed, and too few replicas say that they have it.
-    Unconfirmed,
+    /// It was executed, and too few replicas say that they have it; or Redis does not ask them, and why.
+    Unconfirmed(String),
     /// Redis says so: `NOSCRIPT …`.
     Said(String),
     /// What Redis says is not what a script of ours answers.
@@ -114,9 +114,9 @@ enum Awaited {
 
 type Caller = oneshot::Sender<Result<BytesFrame, Unconfirmed>>;
 
-/// The call was executed, and is not known to have reached the replicas.
+/// The call was executed, and is not known to have reached the replicas: what Redis says of that.
 #[derive(Debug)]
-struct Unconfirmed;
+struct Unconfirmed(String);
 
 /// When a call counts as made.
 #[derive(Clone, Copy, Debug)]
@@ -173,7 +173,7 @@ impl Pipe {
                 Some(text) => Trouble::Said(text),
                 None => Trouble::Strange(format!("{:?}", frame.kind())),
             }),
-            Ok(Err(Unconfirmed)) => Err(Trouble::Unconfirmed),
+            Ok(Err(Unconfirmed(why))) => Err(Trouble::Unconfirmed(why)),
             Err(_) => Err(Trouble::Lost),
         }
     }
@@ -225,9 +225,13 @@ impl Confirming {
         put_command(out, &[b"WAIT", replicas.as_bytes(), within.as_bytes()]);
     }
 
-    /// Whether its answer says that enough of them have it.
-    fn is_met(self, answer: &BytesFrame) -> bool {
-        matches!(answer, BytesFrame::Number { data, .. } if *data >= i64::from(self.replicas))
+    /// Why its answer does not say that enough of them have it; none if it does.
+    fn lacks(self, answer: &BytesFrame) -> Option<String> {
+        let BytesFrame::Number { data, .. } = answer else {
+            return Some(said_error(answer).unwrap_or_else(|| format!("{:?}", answer.kind())));
+        };
+        let is_enough = *data >= i64::from(self.replicas);
+        (!is_enough).then(|| format!("{data} of {} replicas", self.replicas))
     }
 }
 
@@ -440,11 +444,11 @@ impl Carrying {
                 Awaited::Call(caller) => self.answered.push((caller, Ok(frame))),
                 Awaited::Batch => {
                     self.is_confirming = false;
-                    let is_confirmed = self.confirming.is_some_and(|it| it.is_met(&frame));
-                    // An error is none of the script's doing, and nothing was charged.
-                    let told = |frame| match is_confirmed || said_error(&frame).is_some() {
-                        true => Ok(frame),
-                        false => Err(Unconfirmed),
+                    let lacking = self.confirming.and_then(|it| it.lacks(&frame));
+                    let told = |frame| match &lacking {
+                        // An error is none of the script's doing, and nothing was charged.
+                        Some(why) if said_error(&frame).is_none() => Err(Unconfirmed(why.clone())),
+                        Some(_) | None => Ok(frame),
                     };
                     let batch = self.unconfirmed.drain(..);
                     let batch = batch.map(|(caller, frame)| (caller, told(frame)));

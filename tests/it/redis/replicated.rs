@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use tollgate::limit::transaction::Amount;
+use tollgate::limit::transaction::{Amount, Bound, Demand, Role};
 use tollgate::limit::{Durability, Hits, Limit};
+use tollgate::store::Transaction;
 use tollgate::store::redis::Redis;
+use tollgate::store::redis::settings::Credentials;
 
 use super::{ask, charge, key, per_hour, used};
 use crate::support::redis::cluster::Cluster;
@@ -110,6 +112,82 @@ async fn without_a_replica_nothing_is_confirmed_and_other_limits_are_well() {
     }
     assert!(begun.elapsed() < CALL_TIMEOUT, "{:?}", begun.elapsed());
     assert!(!store.servers()[0].is_open);
+}
+
+/// Calls behind one that is not confirmed go together when its time is over, rather than each in its turn.
+#[tokio::test]
+async fn a_replica_that_hangs_makes_no_queue() {
+    let (master, replica) = with_replica().await;
+    let store = patient(&master, CALL_TIMEOUT / 5).await;
+    let (limit, admin) = (replicated(100_000), master.admin().await);
+    until("a charge is confirmed", async || {
+        charge(&store, &key("first"), &limit).await.is_ok()
+    })
+    .await;
+    replica.signal("-STOP");
+    let before = calls(&admin, "wait").await;
+    let keys: Vec<_> = (0..20).map(|n| key(&format!("behind{n}"))).collect();
+    let mut asked = Vec::new();
+    for key in &keys {
+        let mut charge = Box::pin(charge(&store, key, &limit));
+        assert!(futures::poll!(&mut charge).is_pending());
+        asked.push(charge);
+        crate::support::poll::pause().await;
+    }
+    for answer in join_all(asked).await {
+        answer.expect_err("no replica");
+    }
+    replica.signal("-CONT");
+    let waits = calls(&admin, "wait").await - before;
+    assert!((1..=4).contains(&waits), "{waits}");
+}
+
+/// One limit that asks for it is enough, wherever it stands; what is not charged waits for nobody.
+#[tokio::test]
+async fn all_of_a_request_is_confirmed_if_one_of_its_limits_asks() {
+    let server = Server::start();
+    let store = patient(&server, CALL_TIMEOUT / 100).await;
+    let (usual, kept) = (per_hour(1000), replicated(2000));
+    let key = key("mixed");
+    let both = [&usual, &kept].map(|limit| Bound {
+        limit,
+        always: false,
+    });
+    let ask = async |amount| {
+        let demand = Demand {
+            key: 0,
+            amount,
+            role: Role::Enforced,
+            limits: both.into_iter().collect(),
+            ban: None,
+        };
+        let transaction = Transaction {
+            keys: std::slice::from_ref(&key),
+            demands: &[demand],
+            now: None,
+            timeout: CALL_TIMEOUT,
+        };
+        store.transact(&transaction).await.map(|_| ())
+    };
+    let error = ask(Amount::Charge(Hits::ONE)).await.expect_err("nobody");
+    assert!(error.to_string().ends_with("0 of 1 replicas"), "{error}");
+    for amount in [Amount::Peek(Hits::ONE), Amount::Refund(Hits::ONE)] {
+        ask(amount).await.expect("nobody is asked");
+    }
+}
+
+/// Whoever may not ask for replicas is told so, and not that they are slow.
+#[tokio::test]
+async fn a_user_without_wait_says_so() {
+    let server = Server::start();
+    let admin = server.admin().await;
+    admin.run("ACL SETUSER app on >horse ~* +@all -wait").await;
+    let mut settings = server.settings();
+    settings.credentials = Credentials::parse("app:horse");
+    let store = connected(&settings).await;
+    let error = charge(&store, &key("acl"), &replicated(5)).await;
+    let error = error.expect_err("nobody is asked").to_string();
+    assert!(error.contains("NOPERM"), "{error}");
 }
 
 /// What was confirmed is there when the replica takes over, and what the replica did not have was not confirmed.

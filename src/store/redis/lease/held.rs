@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::super::combine::{Asking, Read, Runs, extend};
 use super::super::refusals::Heard;
 use super::{LEASE_FOR, Pace, Stock};
-use crate::limit::Hits;
+use crate::limit::{Durability, Hits};
 
 /// How many keys a place remembers, and so how many batches it holds at most.
 const MOST_KEYS: usize = 16;
@@ -47,6 +47,7 @@ pub(in super::super) struct Lease {
     pub(in super::super) key: Bytes,
     /// The packed demand that it was charged for.
     pub(in super::super) demand: Bytes,
+    pub(in super::super) durability: Durability,
     /// What stood under the key.
     pub(in super::super) value: Bytes,
     pub(in super::super) heard: Heard,
@@ -69,7 +70,8 @@ impl Held {
         let lease = known.lease.as_mut()?;
         let same = lease.stock.hits() == asked.hits
             && lease.key == asked.key
-            && lease.demand == asked.demand;
+            && lease.demand == asked.demand
+            && lease.durability == asked.durability;
         if !same || lease.era != era {
             return None;
         }
@@ -210,7 +212,7 @@ mod tests {
     use super::*;
     use crate::limit::period::Zone;
     use crate::limit::transaction::Record;
-    use crate::limit::{Algorithm, Durability, Limit, Unit, lease};
+    use crate::limit::{Algorithm, Limit, Unit, lease};
     use crate::store::redis::lease::Terms;
     use crate::time::Timestamp;
 
@@ -247,6 +249,7 @@ mod tests {
             print: asked.print,
             key: asked.key.clone(),
             demand: asked.demand.clone(),
+            durability: asked.durability,
             value: Bytes::new(),
             heard: Heard {
                 at,
