@@ -5,7 +5,6 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use smallvec::SmallVec;
 use tollgate::engine::{Answer, Code, Engine, Settings};
@@ -126,7 +125,7 @@ fn ask(limit: &Limit, record: Record, hits: Hits) -> (bool, Record) {
 
 /// A message to a request, an answer to its bytes, and whole decisions of the embedded store with both.
 pub(crate) fn whole() -> Vec<Part> {
-    let answer = |engine: &Engine, message| decide(engine, message).0;
+    let answer = |engine: &Engine, message| decide(engine, message, |answer| answer.owned());
     let (one, ten) = (messages(1), messages(10));
     let engine = self::engine(1_000_000_000);
     let (short, long) = (answer(&engine, &one[0]), answer(&engine, &ten[0]));
@@ -134,14 +133,14 @@ pub(crate) fn whole() -> Vec<Part> {
     let strict = self::engine(0);
     let refusal = answer(&strict, &over[0]);
     assert_eq!(refusal.overall, Code::OverLimit);
-    let encode = |name, answer: Answer| {
+    let encode = |name, answer: Answer<'static>| {
         Part::new(name, move |_| {
             black_box(wire::framed(black_box(&answer)));
         })
     };
     let check = |name, engine: Engine, messages: Vec<RateLimitRequest>| {
         Part::new(name, move |place| {
-            black_box(decide(&engine, &messages[place % PLACES]));
+            black_box(decide(&engine, &messages[place % PLACES], wire::framed));
         })
     };
     let decode = one.clone();
@@ -187,10 +186,12 @@ fn messages(count: usize) -> Vec<RateLimitRequest> {
     (0..PLACES).map(message).collect()
 }
 
-fn decide(engine: &Engine, message: &RateLimitRequest) -> (Answer, Bytes) {
+fn decide<T>(
+    engine: &Engine,
+    message: &RateLimitRequest,
+    tell: impl FnOnce(&Answer<'_>) -> T,
+) -> T {
     let request = wire::request(message).expect("a request");
-    let answer = engine.check(&request, Instant::now(), None).now_or_never();
-    let answer = answer.expect("no waiting").expect("an answer");
-    let framed = wire::framed(&answer);
-    (answer, framed)
+    let told = engine.check(&request, Instant::now(), None, tell);
+    told.now_or_never().expect("no waiting").expect("an answer")
 }

@@ -59,7 +59,7 @@ descriptors:
 #[derive(Clone)]
 struct Probe {
     wires: Arc<Vec<Wire>>,
-    answer: Arc<Answer>,
+    answer: Arc<Answer<'static>>,
 }
 
 struct Wire {
@@ -116,7 +116,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// What the service answers to one hit of a limit.
-fn answer() -> Result<Answer, Box<dyn std::error::Error>> {
+fn answer() -> Result<Answer<'static>, Box<dyn std::error::Error>> {
     let files = [SourceFile {
         name: "rules.yaml".to_owned(),
         text: RULES.to_owned(),
@@ -133,7 +133,9 @@ fn answer() -> Result<Answer, Box<dyn std::error::Error>> {
     let entry = ("user_id".to_owned(), "alice".to_owned());
     let message = wire::message("bench", 1, [vec![entry]]);
     let request = wire::request(&message)?;
-    let answer = engine.check(&request, Instant::now(), None).now_or_never();
+    let answer = engine
+        .check(&request, Instant::now(), None, |answer| answer.owned())
+        .now_or_never();
     Ok(answer.ok_or("the embedded store waits")??)
 }
 

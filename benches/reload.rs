@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::runtime;
 use tokio::sync::Notify;
 use tollgate::engine::{Engine, Request};
+use tollgate::grpc::wire;
 use tollgate::reload::{Reloader, Source};
 use tollgate::rules::Descriptor;
 use tollgate::rules::compile::{self, Options};
@@ -159,8 +160,8 @@ async fn requests(
                 ..Descriptor::default()
             }],
         };
-        let answer = engine.check(&request, begun, None).await;
-        black_box(answer.expect("an answer"));
+        let told = engine.check(&request, begun, None, wire::framed).await;
+        black_box(told.expect("an answer"));
         tokio::task::yield_now().await;
         let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let with_processor = nanos.saturating_sub(waited(&schedule) - waited_before);

@@ -119,8 +119,6 @@ pub struct Settings {
 /// How a request is decided, beside what it says.
 #[derive(Debug)]
 struct Call {
-    /// When it came.
-    begun: Instant,
     /// When its answer leaves at the latest.
     answers_by: Instant,
     /// Nothing is charged or counted.
@@ -293,26 +291,32 @@ impl Engine {
     }
 
     /// Decides a request that came at `begun`, and charges it. `deadline` is the caller's: the answer leaves before it, or
-    /// within the store's timeout, whatever the store does.
-    pub async fn check(
+    /// within the store's timeout, whatever the store does. The answer stands for as long as `tell` looks at it.
+    pub async fn check<T>(
         &self,
         request: &Request<'_>,
         begun: Instant,
         deadline: Option<Instant>,
-    ) -> Result<Answer, Rejection> {
+        tell: impl FnOnce(&Answer<'_>) -> T,
+    ) -> Result<T, Rejection> {
         let call = self.call(begun, deadline, false);
         // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
-        let decided = pin!(self.decide(request, &call));
+        let decided = pin!(self.decide(request, &call, tell));
         decided.await.inspect_err(|_| self.metrics.service_error())
     }
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
-    pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer, Rejection> {
+    pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer<'static>, Rejection> {
         let call = self.call(Instant::now(), None, true);
-        self.decide(request, &call).await
+        self.decide(request, &call, |answer| answer.owned()).await
     }
 
-    async fn decide(&self, request: &Request<'_>, call: &Call) -> Result<Answer, Rejection> {
+    async fn decide<T>(
+        &self,
+        request: &Request<'_>,
+        call: &Call,
+        tell: impl FnOnce(&Answer<'_>) -> T,
+    ) -> Result<T, Rejection> {
         charges::check_bounds(request)?;
         let live = self.live.load();
         let live = live.as_ref().ok_or(Rejection::NoRules)?;
@@ -321,13 +325,15 @@ impl Engine {
                 self.metrics.domain_not_found(request.domain);
                 spans::record(&call.span, |say| say(told::unruled(request)));
             }
-            return Ok(answer::unruled(request));
+            return Ok(tell(&answer::unruled(request)));
         };
         let found = pin!(self.find(domain, request, call.answers_by)).await?;
         let cost = domain.costs.of(&request.descriptors);
         if let Some(apart) = self.apart(domain, request, cost) {
             let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
-            return Ok(self.conclude(live, domain, request, &ruling, None, call));
+            return Ok(tell(
+                &self.conclude(live, domain, request, &ruling, None, call),
+            ));
         }
         let mut charges = charges::Charges::default();
         charges.collect(&self.settings, domain, request, &found, cost)?;
@@ -342,19 +348,20 @@ impl Engine {
         if ruling.admitted && fallback.is_none() {
             self.meter(domain, request, &charges, &outcome);
         }
-        Ok(self.conclude(live, domain, request, &ruling, fallback, call))
+        let answer = self.conclude(live, domain, request, &ruling, fallback, call);
+        Ok(tell(&answer))
     }
 
     /// Counts, traces and answers; `fallback` is why the store did not decide.
-    fn conclude(
-        &self,
+    fn conclude<'r>(
+        &'r self,
         live: &Live,
-        domain: &Domain,
+        domain: &'r Domain,
         request: &Request<'_>,
-        ruling: &fold::Ruling<'_>,
+        ruling: &fold::Ruling<'r>,
         fallback: Option<Reason>,
         call: &Call,
-    ) -> Answer {
+    ) -> Answer<'r> {
         let settings = &self.settings;
         let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
         if !call.rehearsal {
@@ -381,25 +388,24 @@ impl Engine {
         }
         let now = self.given_time();
         let with_meters = charges.with_meters();
-        // A look at the clock takes as long as the embedded store does: what that takes counts from when the request came.
-        let begun = match self.is_immediate() {
-            true => call.begun,
-            false => Instant::now(),
-        };
-        let transaction = Transaction {
+        let mut transaction = Transaction {
             keys: &charges.keys,
             demands: with_meters.as_deref().unwrap_or(&charges.demands),
             now,
-            timeout: call.answers_by.saturating_duration_since(begun),
+            timeout: Duration::ZERO,
         };
+        if let Store::Embedded(store) = &*self.store {
+            // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
+            let span = spans::store_call(&call.span, self.store.name(), charges.keys.len());
+            return (span.in_scope(|| store.transact(&transaction)), None);
+        }
+        let begun = Instant::now();
+        transaction.timeout = call.answers_by.saturating_duration_since(begun);
         let result = match &*self.store {
-            // It need not be waited for, nor kept in a future.
-            Store::Embedded(store) => {
-                let span = spans::store_call(&call.span, self.store.name(), charges.keys.len());
-                Ok(span.in_scope(|| store.transact(&transaction)))
-            }
             Store::Redis(store) => Box::pin(self.ask_redis(store, &transaction, &call.span)).await,
-            Store::Faulty(_) => Box::pin(self.store.transact(&transaction)).await,
+            Store::Embedded(_) | Store::Faulty(_) => {
+                Box::pin(self.store.transact(&transaction)).await
+            }
         };
         let (store, took) = (self.store.name(), begun.elapsed());
         match result {
@@ -453,7 +459,6 @@ impl Engine {
         let by = begun + timeout.saturating_sub(TIMER_GRAIN).max(timeout / 2);
         let deadline = deadline.map(|deadline| deadline.checked_sub(DEADLINE_MARGIN));
         Call {
-            begun,
             answers_by: deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by)),
             rehearsal,
             span: spans::current(),

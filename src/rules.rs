@@ -6,6 +6,7 @@
 //! - [`matcher`]: descriptor to [`Rule`]
 //! - [`costs`]: what a request costs
 //! - [`name`]: what a rule is called in metrics
+//! - [`policy`]: what clients are told of a limit
 
 use std::sync::Arc;
 
@@ -16,12 +17,15 @@ use crate::limit::ban::Ban;
 use crate::limit::period::Zone;
 use crate::limit::{Limit, Unit};
 
+use self::policy::Policy;
+
 pub mod compile;
 pub mod costs;
 pub mod diagnostic;
 pub mod file;
 pub mod matcher;
 pub mod name;
+pub mod policy;
 
 /// All domains, as one request sees them.
 #[derive(Debug, Default)]
@@ -230,6 +234,8 @@ pub struct RuleLimit {
     pub charge_always: Option<bool>,
     /// None for the domain's.
     pub failure_mode: Option<FailureMode>,
+    /// What clients are told of it; none if that hangs on the rule that it is used by.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// One entry of a descriptor.

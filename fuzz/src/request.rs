@@ -20,7 +20,9 @@ pub fn run(data: &[u8]) {
 /// Decides a message, and looks at the answers.
 pub fn decide(engine: &Engine, message: &RateLimitRequest) {
     for _ in 0..3 {
-        let answer = rls::decide(engine, message, Instant::now(), None);
+        let answer = rls::decide(engine, message, Instant::now(), None, |answer| {
+            answer.owned()
+        });
         let answer = match world::wait(answer) {
             Ok(answer) => answer,
             Err(rejection) => {

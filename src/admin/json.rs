@@ -11,7 +11,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
 use super::Admin;
-use crate::engine::{self, Answer};
+use crate::engine::{Answer, Code};
 use crate::grpc::wire::{self, RateLimitRequest};
 use crate::grpc::{DESCRIPTORS, rls};
 
@@ -38,15 +38,16 @@ pub(super) async fn handle(State(admin): State<Admin>, body: Bytes) -> Response 
     let Some(request) = read(messages, &body) else {
         return error(StatusCode::BAD_REQUEST, "Bad Request\n");
     };
-    let Ok(answer) = rls::decide(&admin.engine, &request, Instant::now(), None).await else {
+    let tell = |answer: &Answer<'_>| (answer.overall, write(messages, answer));
+    let told = rls::decide(&admin.engine, &request, Instant::now(), None, tell).await;
+    let Ok((overall, text)) = told else {
         return error(StatusCode::BAD_REQUEST, "Bad Request\n");
     };
-    let code = if answer.overall == engine::Code::OverLimit {
-        StatusCode::TOO_MANY_REQUESTS
-    } else {
-        StatusCode::OK
+    let code = match overall {
+        Code::OverLimit => StatusCode::TOO_MANY_REQUESTS,
+        Code::Ok => StatusCode::OK,
     };
-    match write(messages, &answer) {
+    match text {
         Some(text) => (code, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         None => error(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error\n"),
     }
@@ -66,7 +67,7 @@ fn read(messages: &Messages, body: &[u8]) -> Option<RateLimitRequest> {
     RateLimitRequest::decode(message.encode_to_vec().as_slice()).ok()
 }
 
-fn write(messages: &Messages, answer: &Answer) -> Option<String> {
+fn write(messages: &Messages, answer: &Answer<'_>) -> Option<String> {
     let message = DynamicMessage::decode(messages.response.clone(), wire::bytes(answer)).ok()?;
     serde_json::to_string(&message).ok()
 }

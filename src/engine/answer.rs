@@ -8,6 +8,7 @@ pub mod body;
 pub mod headers;
 pub mod metadata;
 
+use self::metadata::Metadata;
 use super::fold::{Apart, Judged, Ruling};
 use super::{Answer, Code, Request, Settings, Status};
 use crate::directory::List;
@@ -112,14 +113,14 @@ impl Reason {
 }
 
 /// Writes the answer to `request`, decided at about `now()`, which is only asked where it is told.
-pub fn answer(
-    settings: &Settings,
-    domain: &Domain,
+pub fn answer<'r>(
+    settings: &'r Settings,
+    domain: &'r Domain,
     request: &Request<'_>,
-    ruling: &Ruling<'_>,
+    ruling: &Ruling<'r>,
     reason: Reason,
     now: impl FnOnce() -> Timestamp,
-) -> Answer {
+) -> Answer<'r> {
     let refused = !ruling.admitted && !settings.shadow_mode;
     let mut answer = Answer {
         overall: if refused { Code::OverLimit } else { Code::Ok },
@@ -139,22 +140,22 @@ pub fn answer(
         answer.body = body.map(|body| body.text);
     }
     answer.metadata = Some(if settings.reference_metadata {
-        metadata::reference(domain, request, ruling)
+        Metadata::Reference(metadata::reference(domain, request, ruling))
     } else {
-        metadata::decision(domain, request, ruling, reason)
+        Metadata::Decision(metadata::decision(domain, request, ruling, reason))
     });
     answer
 }
 
 /// The statuses of a request without rules.
-pub fn unruled(request: &Request<'_>) -> Answer {
+pub fn unruled(request: &Request<'_>) -> Answer<'static> {
     Answer {
         statuses: smallvec::smallvec![Status::default(); request.descriptors.len()],
         ..Answer::default()
     }
 }
 
-fn status(item: &Judged<'_>) -> Status {
+fn status<'r>(item: &Judged<'r>) -> Status<'r> {
     match item {
         Judged::Free => Status::default(),
         Judged::Refused(wait) => Status {

@@ -1,13 +1,13 @@
 //! Request to charges: which rule each descriptor matches, and what is asked of which key.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::{Rejection, Request, Settings, key, usage};
 use crate::limit::transaction::{Amount, Bound, Demand, Role};
 use crate::limit::{Algorithm, Hits, Limit};
+use crate::rules::policy::Policy;
 use crate::rules::{Descriptor, Domain, FailureMode, Plan, Rule, RuleLimit};
 use crate::store::Key;
 
@@ -76,7 +76,9 @@ pub struct Limited<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// Its name, if it has one.
-    pub name: Option<&'a Arc<str>>,
+    pub name: Option<&'a str>,
+    /// What clients are told of it, where the rules have that ready.
+    pub policy: Option<&'a Policy>,
     /// Its place among the limits of its rule, or of all plans of the domain.
     pub place: usize,
     /// What to answer when the store does not.
@@ -392,6 +394,7 @@ fn limits<'a>(
             let always = default;
             let terms = Terms {
                 name: None,
+                policy: None,
                 place: 0,
                 failure_mode: domain.failure_mode,
             };
@@ -405,12 +408,14 @@ fn limits<'a>(
         if name.is_some_and(|name| replaced.contains(name)) {
             continue;
         }
+        let own = own(place);
         let bound = Bound {
-            limit: own(place).unwrap_or(&limit.limit),
+            limit: own.unwrap_or(&limit.limit),
             always: limit.charge_always.unwrap_or(default),
         };
         let terms = Terms {
-            name: limit.name.as_ref(),
+            name,
+            policy: limit.policy.as_deref().filter(|_| own.is_none()),
             place: first + place,
             failure_mode: limit.failure_mode.unwrap_or(domain.failure_mode),
         };

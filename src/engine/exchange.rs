@@ -1,7 +1,6 @@
 //! What goes into the engine and what comes out.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -21,30 +20,30 @@ pub struct Request<'a> {
     pub descriptors: SmallVec<[Descriptor<'a>; 2]>,
 }
 
-/// The answer to a request.
+/// The answer to a request; what stands in the rules is borrowed from them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
+pub struct Answer<'r> {
     /// Whether the request may pass.
     pub overall: Code,
     /// One per descriptor, in order.
-    pub statuses: SmallVec<[Status; 2]>,
+    pub statuses: SmallVec<[Status<'r>; 2]>,
     /// For the client, appended by Envoy.
-    pub headers: SmallVec<[Header; 3]>,
+    pub headers: SmallVec<[Header<'r>; 3]>,
     /// The body of a refusal.
     pub body: Option<String>,
     /// Why.
     pub reason: Reason,
     /// The decision for Envoy's access log and reply mappers.
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<Metadata<'r>>,
 }
 
 /// A response header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct Header<'r> {
     /// As sent.
-    pub name: Cow<'static, str>,
+    pub name: Cow<'r, str>,
     /// As sent; visible ASCII only.
-    pub value: String,
+    pub value: Cow<'r, str>,
 }
 
 /// The code of a request or a descriptor.
@@ -59,11 +58,11 @@ pub enum Code {
 
 /// What became of one descriptor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct Status<'r> {
     /// Whether it refuses.
     pub code: Code,
     /// The limit that decided.
-    pub limit: Option<CurrentLimit>,
+    pub limit: Option<CurrentLimit<'r>>,
     /// Whole hits left; 0 when refused, `u32::MAX` when unlimited.
     pub remaining: u32,
     /// Whole seconds, rounded up.
@@ -72,7 +71,7 @@ pub struct Status {
 
 /// A limit as a status names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CurrentLimit {
+pub struct CurrentLimit<'r> {
     /// Hits per window.
     pub requests_per_unit: u32,
     /// The unit.
@@ -80,7 +79,34 @@ pub struct CurrentLimit {
     /// Units per window.
     pub unit_multiplier: u32,
     /// The limit's name, if it has one.
-    pub name: Option<Arc<str>>,
+    pub name: Option<Cow<'r, str>>,
+}
+
+impl Answer<'_> {
+    /// The same, for longer than the rules hold.
+    pub fn owned(&self) -> Answer<'static> {
+        let text = |text: &Cow<'_, str>| Cow::Owned(text.as_ref().to_owned());
+        let limit = |limit: &CurrentLimit<'_>| CurrentLimit {
+            name: limit.name.as_ref().map(text),
+            ..*limit
+        };
+        let status = |status: &Status<'_>| Status {
+            limit: status.limit.as_ref().map(limit),
+            ..*status
+        };
+        let header = |header: &Header<'_>| Header {
+            name: text(&header.name),
+            value: text(&header.value),
+        };
+        Answer {
+            overall: self.overall,
+            statuses: self.statuses.iter().map(status).collect(),
+            headers: self.headers.iter().map(header).collect(),
+            body: self.body.clone(),
+            reason: self.reason,
+            metadata: self.metadata.as_ref().map(Metadata::owned),
+        }
+    }
 }
 
 /// Why a request is not decided: nothing is charged.

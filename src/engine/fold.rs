@@ -1,6 +1,6 @@
 //! Outcome to ruling: what each descriptor is told, and which limit decides for the request.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
@@ -10,6 +10,7 @@ use crate::directory::{List, Listed};
 use crate::limit::transaction::{Amount, Outcome, Reading};
 use crate::limit::{Hits, Limit, Verdict};
 use crate::rules::Rule;
+use crate::rules::policy::Policy;
 use crate::time::Micros;
 
 /// A request decided.
@@ -81,7 +82,9 @@ pub struct Said<'a> {
     /// The limit.
     pub limit: &'a Limit,
     /// Its name, if it has one.
-    pub name: Option<&'a Arc<str>>,
+    pub name: Option<&'a str>,
+    /// What clients are told of it, where the rules have that ready.
+    pub policy: Option<&'a Policy>,
     /// Its place among the limits of its rule, or of all plans of the domain.
     pub place: usize,
     /// Whether the hits fit.
@@ -211,9 +214,9 @@ impl<'a> Ruling<'a> {
     }
 }
 
-impl Spoken<'_> {
+impl<'a> Spoken<'a> {
     /// The limit that decides for this descriptor.
-    pub fn decisive(&self) -> &Said<'_> {
+    pub fn decisive(&self) -> &Said<'a> {
         &self.limits[self.deciding]
     }
 
@@ -227,7 +230,7 @@ impl Spoken<'_> {
     }
 
     /// What the client is told of this descriptor.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> Status<'a> {
         let said = self.decisive();
         Status {
             code: self.code(),
@@ -235,7 +238,7 @@ impl Spoken<'_> {
                 requests_per_unit: said.limit.requests_per_unit(),
                 unit: said.limit.unit(),
                 unit_multiplier: said.limit.multiplier(),
-                name: said.name.cloned(),
+                name: said.name.map(Cow::Borrowed),
             }),
             remaining: said.whole_remaining(),
             reset_secs: Some(said.reset.ceil_secs()),
@@ -346,6 +349,7 @@ impl<'a> Reader<'_, 'a> {
         Said {
             limit: bound.limit,
             name: limited.limits[place].name,
+            policy: limited.limits[place].policy,
             place: limited.limits[place].place,
             verdict: reading.verdict,
             used: reading.used,

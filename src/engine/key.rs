@@ -86,7 +86,7 @@ fn entry(to: &mut String, domain: &Domain, all: &[Entry<'_>], level: usize, rule
 fn text(to: &mut String, domain: &Domain, of: &str, text: &str) {
     if text.len() > LONGEST {
         hashed(to, domain, of, text);
-    } else if text.bytes().all(is_plain) {
+    } else if text.bytes().all(|byte| PLAIN[usize::from(byte)]) {
         // As nearly all are: it is taken as a whole.
         to.push_str(text);
     } else {
@@ -104,17 +104,24 @@ fn pattern(to: &mut String, pattern: &str) {
 }
 
 fn escaped(to: &mut String, byte: u8) {
-    if is_plain(byte) {
+    if PLAIN[usize::from(byte)] {
         to.push(char::from(byte));
     } else {
         hex(to, "%", &[byte]);
     }
 }
 
-/// Whether a byte stands as it is, since it cannot be mistaken for punctuation.
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'%' | b'{' | b'}' | b'|' | b'=' | b'#' | b'*')
-}
+/// Which bytes stand as they are, since they cannot be mistaken for punctuation.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let is_special = matches!(byte, b'%' | b'{' | b'}' | b'|' | b'=' | b'#' | b'*');
+        plain[byte as usize] = byte.is_ascii_graphic() && !is_special;
+        byte += 1;
+    }
+    plain
+};
 
 /// The first half of the SHA-256 of a text; `of`, the key that it is the value of, keeps equal values of two keys apart.
 fn hashed(to: &mut String, domain: &Domain, of: &str, text: &str) {

@@ -88,10 +88,8 @@ impl Call {
             span,
         } = self;
         let _in_flight = parts.metrics.in_flight();
-        let answering = async {
-            let answer = decide(&parts.engine, message, begun, deadline).await;
-            answer.map(|answer| wire::framed(&answer))
-        };
+        let answering =
+            async { decide(&parts.engine, message, begun, deadline, wire::framed).await };
         // In its place at once, and only pointed to from here on.
         let answering = pin!(answering);
         let answering = AssertUnwindSafe(answering).catch_unwind();
@@ -118,14 +116,15 @@ impl Call {
 }
 
 /// Decides a message that came at `begun` with what the caller says of its deadline. The HTTP port asks here as well.
-pub async fn decide(
+pub async fn decide<T>(
     engine: &Engine,
     message: &RateLimitRequest,
     begun: Instant,
     deadline: Option<Instant>,
-) -> Result<Answer, Rejection> {
+    tell: impl FnOnce(&Answer<'_>) -> T,
+) -> Result<T, Rejection> {
     let request = wire::request(message).inspect_err(|_| engine.refuse())?;
-    engine.check(&request, begun, deadline).await
+    engine.check(&request, begun, deadline, tell).await
 }
 
 /// What a caller is told of a rejection.

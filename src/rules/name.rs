@@ -1,15 +1,15 @@
 //! What a rule is called in metrics: the reference's names.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use super::{Entry, Rule, Segment};
 
 impl Rule {
     /// The rule's name for a descriptor: its keys and values, joined with dots. Where `detailed_metric` or `value_to_metric`
     /// ask for it, it has the descriptor's own values.
-    pub fn metric_name(&self, entries: &[Entry<'_>]) -> Arc<str> {
+    pub fn metric_name(&self, entries: &[Entry<'_>]) -> Cow<'_, str> {
         if !self.named_by_values {
-            return Arc::clone(&self.name);
+            return Cow::Borrowed(&self.name);
         }
         let levels = self.levels.iter().zip(entries);
         let parts = levels.map(|(level, entry)| {

@@ -22,7 +22,7 @@ use self::rows::Rows;
 use self::table::Table;
 use super::{Key, Transaction};
 use crate::limit::Tag;
-use crate::limit::transaction::{Outcome, Record, transact};
+use crate::limit::transaction::{Demand, Outcome, Record, transact};
 use crate::time::{Clock, Timestamp};
 
 pub mod book;
@@ -102,6 +102,9 @@ impl Embedded {
     /// See [`Store::transact`](super::Store::transact).
     pub fn transact(&self, transaction: &Transaction<'_, '_>) -> Outcome {
         let now = transaction.now.unwrap_or_else(|| self.clock.now());
+        if let [key] = transaction.keys {
+            return self.transact_one(key, transaction.demands, now);
+        }
         let count = transaction.keys.len();
         let mut prints: SmallVec<[u128; 2]> = SmallVec::with_capacity(count);
         for key in transaction.keys {
@@ -135,6 +138,32 @@ impl Embedded {
             }
             self.count(change);
         }
+        outcome
+    }
+
+    /// The same with one key, as most have.
+    fn transact_one(&self, key: &Key, demands: &[Demand<'_>], now: Timestamp) -> Outcome {
+        let print = self.print(key);
+        let mut shard = self.shards[shard_of(print)].lock();
+        let place = shard.records.find(print);
+        let mut records = [(shard.get(place), false)];
+        let outcome = transact(&mut records, demands, now);
+        let [(record, changed)] = records;
+        if !changed {
+            return outcome;
+        }
+        let record = record.into();
+        let change = match place {
+            Some(place) => {
+                shard.replace(place, record);
+                -shard.sweep(SWEEP, now)
+            }
+            None => {
+                let swept = shard.sweep(SWEEP, now);
+                shard.put(print, record, self.most_per_shard) - swept
+            }
+        };
+        self.count(change);
         outcome
     }
 

@@ -184,17 +184,25 @@ impl Play {
         }
     }
 
-    async fn ask(&self, request: &Value) -> Result<Answer, Rejection> {
+    async fn ask(&self, request: &Value) -> Result<Answer<'static>, Rejection> {
         let descriptors = request["descriptors"].as_sequence().expect("descriptors");
         let request = Request {
             domain: request["domain"].as_str().expect("a domain"),
             hits_addend: request["hits_addend"].as_u64().unwrap_or(0) as u32,
             descriptors: descriptors.iter().map(descriptor).collect(),
         };
-        self.engine.check(&request, Instant::now(), None).await
+        self.engine
+            .check(&request, Instant::now(), None, |answer| answer.owned())
+            .await
     }
 
-    fn compare(&self, place: &str, expect: &Value, answer: Result<Answer, Rejection>, turn: i64) {
+    fn compare(
+        &self,
+        place: &str,
+        expect: &Value,
+        answer: Result<Answer<'static>, Rejection>,
+        turn: i64,
+    ) {
         if let Some(error) = expect["grpc_error"].as_mapping() {
             let rejection = answer.expect_err(place);
             assert_eq!(
@@ -238,7 +246,7 @@ impl Play {
     }
 
     /// The reference's headers are exactly these; others, which it does not have, may stand beside them.
-    fn compare_headers(&self, place: &str, wanted: &[Value], answer: &Answer) {
+    fn compare_headers(&self, place: &str, wanted: &[Value], answer: &Answer<'_>) {
         let wanted: Vec<(&str, &str)> = wanted
             .iter()
             .map(|pair| {
@@ -256,7 +264,7 @@ impl Play {
                     .iter()
                     .any(|name| *name == header.name)
             })
-            .map(|header| (&*header.name, header.value.as_str()))
+            .map(|header| (&*header.name, &*header.value))
             .collect();
         assert_eq!(found, wanted, "{place}");
     }
@@ -284,7 +292,7 @@ fn descriptor(value: &Value) -> Descriptor<'_> {
     }
 }
 
-fn compare_limit(place: &str, wanted: &Value, found: Option<&engine::CurrentLimit>) {
+fn compare_limit(place: &str, wanted: &Value, found: Option<&engine::CurrentLimit<'_>>) {
     let Some(limit) = wanted.get("limit") else {
         return;
     };

@@ -29,7 +29,7 @@ pub(super) async fn check(State(api): State<Api>, body: Bytes) -> Answer {
     }))
 }
 
-fn status(status: &Status) -> Value {
+fn status(status: &Status<'_>) -> Value {
     let limit = status.limit.as_ref().map(|limit| {
         json!({
             "name": limit.name,

@@ -19,10 +19,10 @@ pub struct Body {
 
 impl Body {
     /// The header that says what the body is: Envoy adds none of its own.
-    pub fn content_type(&self) -> Header {
+    pub fn content_type(&self) -> Header<'static> {
         Header {
             name: "content-type".into(),
-            value: self.media_type.to_owned(),
+            value: self.media_type.into(),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The headers of an answer. Envoy appends them and replaces none, so each has one source.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use smallvec::SmallVec;
 
@@ -9,6 +8,7 @@ use crate::engine::fold::{Judged, Ruling, Said, Spoken};
 use crate::engine::{Header, Settings};
 use crate::limit::Unit;
 use crate::rules::Domain;
+use crate::rules::policy::{Policy, put_number, put_visible};
 
 /// The names of the reference's three headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +22,11 @@ pub struct ReferenceHeaders {
 }
 
 /// Adds all headers but the body's.
-pub fn add(
-    headers: &mut SmallVec<[Header; 3]>,
-    settings: &Settings,
+pub fn add<'r>(
+    headers: &mut SmallVec<[Header<'r>; 3]>,
+    settings: &'r Settings,
     domain: &Domain,
-    ruling: &Ruling<'_>,
+    ruling: &Ruling<'r>,
     refused: bool,
 ) {
     if let Some(names) = &settings.reference_headers
@@ -34,9 +34,9 @@ pub fn add(
     {
         let said = spoken.decisive();
         headers.extend([
-            header(names.limit.clone(), said.limit.requests_per_unit()),
-            header(names.remaining.clone(), said.whole_remaining()),
-            header(names.reset.clone(), said.reset.ceil_secs()),
+            header(names.limit.as_str(), said.limit.requests_per_unit()),
+            header(names.remaining.as_str(), said.whole_remaining()),
+            header(names.reset.as_str(), said.reset.ceil_secs()),
         ]);
     }
     if domain.response.ratelimit {
@@ -53,7 +53,7 @@ pub fn add(
         ]);
     }
     if domain.response.x_quota {
-        headers.extend(quota(ruling));
+        headers.extend(quota(ruling).into_iter().flatten());
     }
     if domain.response.retry_after && refused {
         let wait = ruling.retry_after();
@@ -62,7 +62,7 @@ pub fn add(
 }
 
 /// The plan of the first descriptor that has one, and what is left of the month.
-fn quota(ruling: &Ruling<'_>) -> impl Iterator<Item = Header> {
+fn quota(ruling: &Ruling<'_>) -> [Option<Header<'static>>; 2] {
     let plan = ruling.items.iter().find_map(|item| match item {
         Judged::Limited(spoken) => spoken.plan,
         Judged::Unlimited(plan) => *plan,
@@ -75,7 +75,7 @@ fn quota(ruling: &Ruling<'_>) -> impl Iterator<Item = Header> {
     let left = monthly.map(|said| said.left()).min();
     let tier = plan.map(|plan| header("x-quota-tier", visible(plan)));
     let left = left.map(|left| header("x-quota-monthly-remaining", left.floor()));
-    tier.into_iter().chain(left)
+    [tier, left]
 }
 
 /// The descriptor that the reference reports: the one with the least remaining, the first of equals; but of those that
@@ -94,76 +94,77 @@ fn reference_choice<'r, 'a>(ruling: &'r Ruling<'a>) -> Option<&'r Spoken<'a>> {
 
 /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10: an item per limit that the client can
 /// run into.
-fn ietf(headers: &mut SmallVec<[Header; 3]>, ruling: &Ruling<'_>) {
-    let (mut policy, mut state) = (String::new(), String::new());
-    let mut names: SmallVec<[Range<usize>; 4]> = SmallVec::new();
+fn ietf<'r>(headers: &mut SmallVec<[Header<'r>; 3]>, ruling: &Ruling<'r>) {
+    let mut policies: SmallVec<[Cow<'r, Policy>; 2]> = SmallVec::new();
+    let mut state = String::new();
     for spoken in ruling.spoken().filter(|spoken| !spoken.shadow) {
         for said in &spoken.limits {
-            if policy.is_empty() {
-                policy.reserve(USUAL);
+            let policy = policy(spoken, said);
+            let number = number(&policies, policy.name());
+            if policies.is_empty() {
                 state.reserve(USUAL);
             } else {
-                policy.push_str(", ");
                 state.push_str(", ");
             }
-            policy.push('"');
-            let begin = policy.len();
-            put_name(&mut policy, spoken, said);
-            let name = begin..policy.len();
-            let same = |other: &&Range<usize>| policy[(*other).clone()] == policy[name.clone()];
-            let before = names.iter().filter(same).count();
-            state.push('"');
-            state.push_str(&policy[name.clone()]);
-            if before > 0 {
-                put_parameter(&mut policy, "-", before + 1);
-                put_parameter(&mut state, "-", before + 1);
-            }
-            put_parameter(&mut policy, "\";q=", said.limit.requests_per_unit());
-            put_parameter(&mut policy, ";w=", said.limit.window().ceil_secs());
-            put_parameter(&mut state, "\";r=", said.whole_remaining());
-            put_parameter(&mut state, ";t=", said.reset.ceil_secs());
-            names.push(name);
+            put_numbered(&mut state, policy.name(), number);
+            state.push_str("\";r=");
+            put_number(&mut state, said.whole_remaining());
+            state.push_str(";t=");
+            put_number(&mut state, said.reset.ceil_secs());
+            policies.push(policy);
         }
     }
-    for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
-        if !value.is_empty() {
-            let name = name.into();
-            headers.push(Header { name, value });
-        }
+    let value = match policies.as_slice() {
+        [] => return,
+        // As most are: it stands in the rules.
+        [Cow::Borrowed(policy)] => Cow::Borrowed(policy.text()),
+        several => Cow::Owned(list(several)),
+    };
+    for (name, value) in [("ratelimit-policy", value), ("ratelimit", state.into())] {
+        let name = name.into();
+        headers.push(Header { name, value });
     }
 }
 
-/// What one limit takes in either header, in bytes.
+/// What one limit takes in `RateLimit`, in bytes.
 const USUAL: usize = 64;
 
-/// The limit's name, or the last key of its rule and the window.
-fn put_name(to: &mut String, spoken: &Spoken<'_>, said: &Said<'_>) {
-    if let Some(name) = said.name {
-        put_visible(to, name);
-        return;
-    }
-    let key = spoken.rule.and_then(|rule| rule.levels.last());
-    put_visible(to, key.map_or("limit", |level| &*level.key));
-    to.push('_');
-    if said.limit.multiplier() > 1 {
-        put_parameter(to, "", said.limit.multiplier());
-    }
-    to.push_str(said.limit.unit().name());
+/// What clients are told of a limit.
+fn policy<'r>(spoken: &Spoken<'r>, said: &Said<'r>) -> Cow<'r, Policy> {
+    let compose = || {
+        let key = spoken.rule.and_then(|rule| rule.levels.last());
+        let key = key.map(|level| &*level.key);
+        Cow::Owned(Policy::new(said.name, key, said.limit))
+    };
+    said.policy.map_or_else(compose, Cow::Borrowed)
 }
 
-/// Adds a number and what stands before it.
-fn put_parameter(to: &mut String, before: &str, number: impl itoa::Integer) {
-    to.push_str(before);
-    to.push_str(itoa::Buffer::new().format(number));
+/// The how manieth of this name a policy is that comes behind these.
+fn number(policies: &[Cow<'_, Policy>], name: &str) -> usize {
+    let same = policies.iter().filter(|before| before.name() == name);
+    same.count() + 1
 }
 
-/// Adds what stays inside the quotes of a structured field.
-fn put_visible(to: &mut String, text: &str) {
-    let kept = |c: char| matches!(c, ' '..='~') && c != '"' && c != '\\';
-    if text.bytes().map(char::from).all(kept) {
-        to.push_str(text);
-    } else {
-        to.extend(text.chars().map(|c| if kept(c) { c } else { '_' }));
+fn list(policies: &[Cow<'_, Policy>]) -> String {
+    let mut list = String::with_capacity(USUAL * policies.len());
+    for (place, policy) in policies.iter().enumerate() {
+        if place > 0 {
+            list.push_str(", ");
+        }
+        let number = number(&policies[..place], policy.name());
+        put_numbered(&mut list, policy.name(), number);
+        list.push_str(policy.parameters());
+    }
+    list
+}
+
+/// Begins an item: a quote, and a name that no item before has.
+fn put_numbered(to: &mut String, name: &str, number: usize) {
+    to.push('"');
+    to.push_str(name);
+    if number > 1 {
+        to.push('-');
+        put_number(to, number);
     }
 }
 
@@ -173,9 +174,9 @@ fn visible(text: &str) -> String {
     visible
 }
 
-fn header(name: impl Into<Cow<'static, str>>, value: impl ToString) -> Header {
+fn header<'r>(name: impl Into<Cow<'r, str>>, value: impl ToString) -> Header<'r> {
     Header {
         name: name.into(),
-        value: value.to_string(),
+        value: value.to_string().into(),
     }
 }

@@ -1,8 +1,8 @@
 //! The dynamic metadata of an answer, a `google.protobuf.Struct` in JSON's form.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
@@ -11,62 +11,87 @@ use crate::engine::fold::Ruling;
 use crate::engine::{Request, key};
 use crate::rules::{Domain, Entry, Rule};
 
-/// The fields of the struct, each once.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata(pub Vec<(Cow<'static, str>, Field)>);
-
-/// The value of a field: shared with the rules where it stands there.
+/// The fields of the struct.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Field {
-    /// A number.
-    Number(u64),
-    /// A word of ours.
-    Word(&'static str),
-    /// A text of the rules.
-    Text(Arc<str>),
-    /// Anything.
-    Json(Value),
+pub enum Metadata<'r> {
+    /// Tollgate's own.
+    Decision(Decision<'r>),
+    /// The reference's.
+    Reference(Map<String, Value>),
 }
 
-/// How many fields [`decision`] has at most.
-const FIELDS: usize = 7;
+/// A decision, for access logs and reply mappers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision<'r> {
+    /// The request's domain.
+    pub domain: Cow<'r, str>,
+    /// Why it was decided so.
+    pub reason: Reason,
+    /// What decided; none if no limit had a part in it.
+    pub decisive: Option<Decisive<'r>>,
+    /// Seconds, rounded up; at least 1.
+    pub retry_after: Option<u64>,
+}
+
+/// The limit that decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decisive<'r> {
+    /// Its name, if it has one.
+    pub name: Option<Cow<'r, str>>,
+    /// Hits per window.
+    pub requests_per_unit: u32,
+    /// Its rule's name in metrics.
+    pub rule: Cow<'r, str>,
+    /// Whole hits left.
+    pub remaining: u32,
+    /// The name of the plan that has it.
+    pub plan: Option<Cow<'r, str>>,
+}
+
+/// The value of a field.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Field<'f> {
+    /// A number.
+    Number(u64),
+    /// A text.
+    Text(&'f str),
+    /// Anything.
+    Json(&'f Value),
+}
 
 /// The decision, for access logs and reply mappers.
-pub fn decision(
-    domain: &Domain,
+pub fn decision<'r>(
+    domain: &'r Domain,
     request: &Request<'_>,
-    ruling: &Ruling<'_>,
+    ruling: &Ruling<'r>,
     reason: Reason,
-) -> Metadata {
-    let mut fields = Vec::with_capacity(FIELDS);
-    let mut add = |name: &'static str, field: Field| fields.push((name.into(), field));
-    add("domain", Field::Text(Arc::clone(&domain.name)));
-    add("reason", Field::Word(reason.name()));
-    if let Some(spoken) = ruling.deciding() {
+) -> Decision<'r> {
+    let decisive = ruling.deciding().map(|spoken| {
         let said = spoken.decisive();
-        add(
-            "limit",
-            match said.name {
-                Some(name) => Field::Text(Arc::clone(name)),
-                None => Field::Number(said.limit.requests_per_unit().into()),
-            },
-        );
-        let entries = &request.descriptors[spoken.descriptor].entries;
-        add("rule", Field::Text(metric_name(spoken.rule, entries)));
-        add("remaining", Field::Number(said.whole_remaining().into()));
-        if let Some(plan) = spoken.plan {
-            add("plan", Field::Text(plan.into()));
+        Decisive {
+            name: said.name.map(Cow::Borrowed),
+            requests_per_unit: said.limit.requests_per_unit(),
+            rule: metric_name(spoken.rule, &request.descriptors[spoken.descriptor].entries),
+            remaining: said.whole_remaining(),
+            plan: spoken.plan.map(Cow::Borrowed),
         }
+    });
+    let wait = ruling.retry_after();
+    Decision {
+        domain: Cow::Borrowed(&domain.name),
+        reason,
+        decisive,
+        retry_after: wait.map(|wait| wait.ceil_secs().max(1)),
     }
-    if let Some(wait) = ruling.retry_after() {
-        add("retry_after", Field::Number(wait.ceil_secs().max(1)));
-    }
-    Metadata(fields)
 }
 
 /// The reference's shape (`RESPONSE_DYNAMIC_METADATA`): the request, and the merged metadata of the rules that passed.
 /// Sensitive values are hashed: Envoy logs what it is told.
-pub fn reference(domain: &Domain, request: &Request<'_>, ruling: &Ruling<'_>) -> Metadata {
+pub fn reference(
+    domain: &Domain,
+    request: &Request<'_>,
+    ruling: &Ruling<'_>,
+) -> Map<String, Value> {
     let descriptors = request.descriptors.iter().map(|descriptor| {
         let entries = descriptor.entries.iter();
         let entries: Vec<String> = entries.map(|entry| shown(domain, entry)).collect();
@@ -100,12 +125,7 @@ pub fn reference(domain: &Domain, request: &Request<'_>, ruling: &Ruling<'_>) ->
     if !merged.is_null() {
         map.insert("metadata".to_owned(), merged);
     }
-    let fields = map.into_iter();
-    Metadata(
-        fields
-            .map(|(name, value)| (name.into(), Field::Json(value)))
-            .collect(),
-    )
+    map
 }
 
 /// An entry as people may see it: its value is hashed where the domain says that it is sensitive.
@@ -130,32 +150,80 @@ fn merge(into: &mut Value, from: &Value) {
 }
 
 /// The rule's name in metrics, traces and metadata.
-pub fn metric_name(rule: Option<&Rule>, entries: &[Entry<'_>]) -> Arc<str> {
+pub fn metric_name<'r>(rule: Option<&'r Rule>, entries: &[Entry<'_>]) -> Cow<'r, str> {
     match rule {
         Some(rule) => rule.metric_name(entries),
         None => "override".into(),
     }
 }
 
-impl Metadata {
-    /// The field of a name.
-    pub fn get(&self, name: &str) -> Option<&Field> {
-        let found = self.0.iter().find(|(known, _)| known == name);
-        found.map(|(_, field)| field)
+impl Metadata<'_> {
+    /// Tells each field, in order.
+    pub fn each(&self, mut tell: impl FnMut(&str, Field<'_>)) {
+        let decision = match self {
+            Metadata::Decision(decision) => decision,
+            Metadata::Reference(map) => {
+                map.iter()
+                    .for_each(|(name, value)| tell(name, Field::Json(value)));
+                return;
+            }
+        };
+        tell("domain", Field::Text(&decision.domain));
+        tell("reason", Field::Text(decision.reason.name()));
+        if let Some(decisive) = &decision.decisive {
+            let number = || Field::Number(decisive.requests_per_unit.into());
+            let name = decisive.name.as_deref();
+            tell("limit", name.map_or_else(number, Field::Text));
+            tell("rule", Field::Text(&decisive.rule));
+            tell("remaining", Field::Number(decisive.remaining.into()));
+            if let Some(plan) = &decisive.plan {
+                tell("plan", Field::Text(plan));
+            }
+        }
+        if let Some(wait) = decision.retry_after {
+            tell("retry_after", Field::Number(wait));
+        }
+    }
+
+    /// The same, for longer than the rules hold.
+    pub fn owned(&self) -> Metadata<'static> {
+        let text = |text: &Cow<'_, str>| Cow::Owned(text.as_ref().to_owned());
+        let decision = match self {
+            Metadata::Decision(decision) => decision,
+            Metadata::Reference(map) => return Metadata::Reference(map.clone()),
+        };
+        let decisive = decision.decisive.as_ref().map(|decisive| Decisive {
+            name: decisive.name.as_ref().map(text),
+            rule: text(&decisive.rule),
+            plan: decisive.plan.as_ref().map(text),
+            ..*decisive
+        });
+        Metadata::Decision(Decision {
+            domain: text(&decision.domain),
+            decisive,
+            ..*decision
+        })
     }
 }
 
-impl Serialize for Metadata {
+impl Serialize for Metadata<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, field)| (name, field)))
+        let mut map = serializer.serialize_map(None)?;
+        let mut result = Ok(());
+        self.each(|name, field| {
+            if result.is_ok() {
+                result = map.serialize_entry(name, &field);
+            }
+        });
+        result?;
+        map.end()
     }
 }
 
-impl Serialize for Field {
+impl Serialize for Field<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Field::Number(number) => serializer.serialize_u64(*number),
-            Field::Word(text) => serializer.serialize_str(text),
             Field::Text(text) => serializer.serialize_str(text),
             Field::Json(value) => value.serialize(serializer),
         }

@@ -25,12 +25,12 @@ thread_local! {
 }
 
 /// An answer.
-pub fn bytes(answer: &Answer) -> Bytes {
+pub fn bytes(answer: &Answer<'_>) -> Bytes {
     Message::written(|message| message.answer(answer))
 }
 
 /// An answer as gRPC sends it: not compressed.
-pub fn framed(answer: &Answer) -> Bytes {
+pub fn framed(answer: &Answer<'_>) -> Bytes {
     Message::written(|message| {
         message.0.extend_from_slice(&[0; PREFIX]);
         message.answer(answer);
@@ -39,7 +39,7 @@ pub fn framed(answer: &Answer) -> Bytes {
     })
 }
 
-fn status(message: &mut Message, status: &Status) {
+fn status(message: &mut Message, status: &Status<'_>) {
     message.number(1, code(status.code) as u64);
     if let Some(limit) = &status.limit {
         message.nested(2, |message| self::limit(message, limit));
@@ -52,22 +52,21 @@ fn status(message: &mut Message, status: &Status) {
     }
 }
 
-fn limit(message: &mut Message, limit: &CurrentLimit) {
+fn limit(message: &mut Message, limit: &CurrentLimit<'_>) {
     message.number(1, limit.requests_per_unit.into());
     message.number(2, unit_number(limit.unit) as u64);
     message.text(3, limit.name.as_deref().unwrap_or_default());
 }
 
-fn header(message: &mut Message, header: &Header) {
+fn header(message: &mut Message, header: &Header<'_>) {
     message.text(1, &header.name);
     message.text(2, &header.value);
 }
 
 /// A `google.protobuf.Value`: one of several fields, which is written even when it is zero or empty.
-fn field(message: &mut Message, field: &Field) {
+fn field(message: &mut Message, field: Field<'_>) {
     match field {
-        Field::Number(number) => message.double(2, *number as f64),
-        Field::Word(text) => message.bytes(3, text.as_bytes()),
+        Field::Number(number) => message.double(2, number as f64),
         Field::Text(text) => message.bytes(3, text.as_bytes()),
         Field::Json(value) => self::value(message, value),
     }
@@ -111,7 +110,7 @@ impl Message {
         bytes
     }
 
-    fn answer(&mut self, answer: &Answer) {
+    fn answer(&mut self, answer: &Answer<'_>) {
         self.number(1, code(answer.overall) as u64);
         for status in &answer.statuses {
             self.nested(2, |message| self::status(message, status));
@@ -122,12 +121,12 @@ impl Message {
         self.text(5, answer.body.as_deref().unwrap_or_default());
         if let Some(metadata) = &answer.metadata {
             self.nested(6, |message| {
-                for (name, field) in &metadata.0 {
+                metadata.each(|name, field| {
                     message.nested(1, |message| {
                         message.text(1, name);
                         message.nested(2, |message| self::field(message, field));
                     });
-                }
+                });
             });
         }
     }
@@ -197,7 +196,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
-    use serde_json::json;
+    use serde_json::{Map, json};
     use smallvec::smallvec;
 
     use super::*;
@@ -209,11 +208,12 @@ mod tests {
     fn an_answer_of_any_length_is_read_as_it_was_written() {
         for length in [1, 90, 110, 120, 127, 128, 16_300, 16_384, 200_000, 1] {
             let value = "x".repeat(length);
-            let field = Field::Json(json!({"a": [{"b": value}, null, 1.5]}));
-            let name = "n".into();
+            let mut fields = Map::new();
+            fields.insert("m".into(), json!({"a": [{"b": value}, null, 1.5]}));
+            let (name, value) = ("n".into(), value.into());
             let answer = Answer {
                 headers: smallvec![Header { name, value }],
-                metadata: Some(Metadata(vec![("m".into(), field)])),
+                metadata: Some(Metadata::Reference(fields)),
                 ..Answer::default()
             };
             let written = bytes(&answer);

@@ -19,7 +19,8 @@ use crate::limit::{Limit, MAX_WINDOW, Unit};
 use crate::rules::file::{Node as Yaml, Span, Value};
 use crate::rules::matcher::{Builder, Duplicate, Level, Matcher};
 use crate::rules::name;
-use crate::rules::{Domain, Rule, RuleId, RuleSet, Segment, Source};
+use crate::rules::policy::Policy;
+use crate::rules::{Domain, Rule, RuleId, RuleLimit, RuleSet, Segment, Source};
 use crate::time::Micros;
 
 /// The descriptors of a domain while its files are read.
@@ -45,6 +46,8 @@ struct Reader<'r> {
     file: Arc<str>,
     /// The keys that have been read, each in memory once.
     keys: HashSet<Arc<str>>,
+    /// What clients are told of the limits that have been read, each in memory once.
+    policies: HashSet<Arc<Policy>>,
     /// What is above.
     levels: SmallVec<[Segment; 2]>,
     /// How many limits the plans of the domain have.
@@ -65,6 +68,7 @@ pub(super) fn read_level(
         rules,
         file: scope.file.name.as_str().into(),
         keys: HashSet::new(),
+        policies: HashSet::new(),
         levels: SmallVec::new(),
         of_plans: domain.plans.values().map(|plan| plan.limits.len()).sum(),
     };
@@ -125,6 +129,16 @@ impl Reader<'_> {
         key
     }
 
+    fn policy(&mut self, limit: &RuleLimit) -> Arc<Policy> {
+        let key = self.levels.last().map(|level| &*level.key);
+        let policy = Arc::new(Policy::new(limit.name.as_deref(), key, &limit.limit));
+        if let Some(known) = self.policies.get(&policy) {
+            return Arc::clone(known);
+        }
+        self.policies.insert(Arc::clone(&policy));
+        policy
+    }
+
     fn rule(&mut self, fields: &Fields<'_, '_>) -> Option<Arc<Rule>> {
         let found = self.limits(fields);
         let plan = plan::read_choice(fields, self.domain, &self.levels);
@@ -153,10 +167,13 @@ impl Reader<'_> {
         let none = || (plan.is_some() || meter.is_some()).then(Limits::default);
         let Limits {
             unlimited,
-            limits,
+            mut limits,
             replaces,
             ..
         } = found.or_else(none)?;
+        for limit in &mut limits {
+            limit.policy = Some(self.policy(limit));
+        }
         let first = self.rules.limits;
         self.rules.limits += plan.as_ref().map_or(limits.len(), |_| self.of_plans);
         let id = RuleId(u32::try_from(self.rules.rules.len()).unwrap_or(u32::MAX));

@@ -77,6 +77,7 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Optio
         replaces,
         charge_always,
         failure_mode,
+        policy: None,
     };
     Some(Found::Limit(Box::new(limit), fields.own_span()))
 }

@@ -1,10 +1,13 @@
 //! Plans, and how a descriptor comes by one.
 
+use std::sync::Arc;
+
 use super::fields::{Fields, Scope};
 use super::limits::Limits;
 use super::table::Table;
 use crate::rules::diagnostic::did_you_mean;
 use crate::rules::file::{Node, Value};
+use crate::rules::policy::Policy;
 use crate::rules::{Domain, Plan, PlanChoice, PlanSource, Segment};
 
 /// Reads the plans of a file into its domain.
@@ -22,7 +25,13 @@ pub(super) fn read_all(fields: &Fields<'_, '_>, domain: &mut Domain) {
     };
     for (name, node) in plans {
         let scope = scope.field(&name.text);
-        let limits = read(&scope, node, domain);
+        let mut limits = read(&scope, node, domain);
+        for limit in &mut limits.limits {
+            // Without a name it is called after the rule that has the plan.
+            let name = limit.name.as_deref();
+            let policy = name.map(|_| Arc::new(Policy::new(name, None, &limit.limit)));
+            limit.policy = policy;
+        }
         if domain.plans.contains_key(&*name.text) {
             let message = format!("the plan `{}` stands in two files", name.text);
             scope.report(scope.error(name.span, message));

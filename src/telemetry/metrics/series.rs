@@ -100,7 +100,7 @@ impl Series {
             ),
             store_calls: adder.add(
                 "tollgate_store_call_seconds",
-                "Time of the store's answers, that of the embedded one from when the request came",
+                "Time of the answers of a store that is waited for",
                 Family::default(),
             ),
             store_errors: adder.add(

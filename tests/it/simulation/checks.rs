@@ -40,7 +40,7 @@ pub(super) fn is_left_out(check: &str) -> bool {
 pub(super) fn answer_is_as_recounted(
     reading: &Reading,
     foreseen: &Foreseen,
-    answer: &Answer,
+    answer: &Answer<'_>,
 ) -> Holds {
     const CHECK: &str = "recount";
     let admitted = answer.overall == Code::Ok;
@@ -151,7 +151,7 @@ pub(super) fn sums_are_all_or_nothing(
 }
 
 /// What was made of a request by its answer: one that has passed is charged for every descriptor that could have refused it.
-pub(super) fn made(reading: &Reading, foreseen: &Foreseen, answer: &Answer) -> Foreseen {
+pub(super) fn made(reading: &Reading, foreseen: &Foreseen, answer: &Answer<'_>) -> Foreseen {
     let mut made = foreseen.clone();
     made.admitted = answer.overall == Code::Ok;
     let parts = reading.items.iter().zip(&mut made.items);
@@ -168,7 +168,7 @@ pub(super) fn is_unchanged(check: &'static str, before: &[Used], after: &[Used])
 }
 
 /// How long the client is told to wait, in seconds; none if it is told nothing.
-pub(super) fn told_to_wait(answer: &Answer) -> Option<i64> {
+pub(super) fn told_to_wait(answer: &Answer<'_>) -> Option<i64> {
     let header = answer
         .headers
         .iter()

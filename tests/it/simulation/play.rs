@@ -114,7 +114,7 @@ impl<'t> Play<'t> {
         self.trace.push(line);
     }
 
-    fn say_answer(&mut self, answer: &Answer) {
+    fn say_answer(&mut self, answer: &Answer<'_>) {
         let wait = checks::told_to_wait(answer);
         let said = format!(": {:?}, {:?}, wait {wait:?}", answer.overall, answer.reason);
         if let Some(line) = self.trace.last_mut() {
@@ -179,7 +179,7 @@ impl<'t> Play<'t> {
         reading: &Reading,
         now: i64,
         fault: Option<Fault>,
-        answer: &Answer,
+        answer: &Answer<'_>,
     ) -> Result<Foreseen, Broken> {
         let naive = &mut self.world.naive;
         if fault == Some(Fault::LostAnswer) {
@@ -288,7 +288,7 @@ impl<'t> Play<'t> {
         instance: usize,
         ask: &Ask,
         reading: &Reading,
-        answer: &Answer,
+        answer: &Answer<'_>,
         undo: &Copy,
     ) -> Holds {
         let Some(wait) = checks::told_to_wait(answer) else {
@@ -359,7 +359,8 @@ impl<'t> Play<'t> {
         self.say(|_| format!("{instance} is asked for {ask}, and held"));
         link.hold(true);
         let request = ask.request();
-        let mut answer = Box::pin(engine.check(&request, std::time::Instant::now(), None));
+        let begun = std::time::Instant::now();
+        let mut answer = Box::pin(engine.check(&request, begun, None, |answer| answer.owned()));
         let first = (&mut answer).now_or_never();
         for step in during {
             Box::pin(self.step(step)).await?;

@@ -328,10 +328,12 @@ impl Instance {
         directory.catch_up(store, TIMEOUT).await.expect("it looks");
     }
 
-    pub(super) async fn ask(&self, ask: &Ask) -> Answer {
+    pub(super) async fn ask(&self, ask: &Ask) -> Answer<'static> {
         let request = ask.request();
-        let answer = self.engine.check(&request, Instant::now(), None).await;
-        answer.expect("an answer")
+        let answer = self
+            .engine
+            .check(&request, Instant::now(), None, |answer| answer.owned());
+        answer.await.expect("an answer")
     }
 
     /// Changes what is known of a user.

@@ -86,24 +86,26 @@ impl Service {
     }
 
     /// Asks for the domain `d`.
-    pub(crate) async fn ask(&self, descriptors: &[&str]) -> Answer {
+    pub(crate) async fn ask(&self, descriptors: &[&str]) -> Answer<'static> {
         self.try_ask(descriptors).await.expect("an answer")
     }
 
-    pub(crate) async fn try_ask(&self, descriptors: &[&str]) -> Result<Answer, Rejection> {
+    pub(crate) async fn try_ask(&self, descriptors: &[&str]) -> Result<Answer<'static>, Rejection> {
         let request = Request {
             domain: "d",
             hits_addend: 0,
             descriptors: descriptors.iter().map(|text| descriptor(text)).collect(),
         };
-        self.engine.check(&request, Instant::now(), None).await
+        self.engine
+            .check(&request, Instant::now(), None, |answer| answer.owned())
+            .await
     }
 
     /// What the statuses say in short: `ok 3` or `over 60`, the remaining of those that pass and the wait of those that
     /// do not.
     pub(crate) async fn say(&self, descriptors: &[&str]) -> String {
         let answer = self.ask(descriptors).await;
-        let status = |status: &tollgate::engine::Status| match status.code {
+        let status = |status: &tollgate::engine::Status<'_>| match status.code {
             Code::Ok => format!("ok {}", status.remaining),
             Code::OverLimit => format!("over {}", status.reset_secs.unwrap_or(0)),
         };
@@ -121,7 +123,7 @@ impl Service {
 }
 
 /// The value of a header; none if it is not there.
-pub(crate) fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(answer: &'a Answer<'_>, name: &str) -> Option<&'a str> {
     let found = answer.headers.iter().find(|header| header.name == name)?;
     Some(&found.value)
 }
