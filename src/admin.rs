@@ -6,7 +6,7 @@
 //! | HTTP | `/healthcheck` | 200 `OK`, or 500 |
 //! | HTTP | `/health/live` | 200 as long as the process runs |
 //! | HTTP | `/health/ready` | 200 or 503, and why |
-//! | HTTP | `/metrics` | OpenMetrics |
+//! | HTTP | `/metrics` | Prometheus's format, or OpenMetrics with exemplars for who accepts it |
 //! | HTTP | `/api/v1/rate-limit/…` | the management API |
 //! | debug | `/` | the routes of this port |
 //! | debug | `/rlconfig` | the limits that hold, one a line |
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::json;
@@ -169,10 +169,15 @@ fn servers(store: &Store) -> Vec<serde_json::Value> {
     states.into_iter().map(told).collect()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     update_gauges(&admin);
-    let kind = metrics::CONTENT_TYPE;
-    ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
+    let accepted = headers.get_all(header::ACCEPT).into_iter();
+    let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+    let (kind, text) = match accepted.any(|value| value.contains("application/openmetrics-text")) {
+        true => (metrics::OPEN_CONTENT_TYPE, admin.metrics.encode_open()),
+        false => (metrics::CONTENT_TYPE, admin.metrics.encode()),
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// What is counted elsewhere is looked at when the metrics are.

@@ -37,6 +37,7 @@ use crate::store::redis::Redis;
 use crate::store::{Key, Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
+use crate::telemetry::tracing::always::Unseen;
 use crate::time::{Clock, Timestamp};
 
 pub mod account;
@@ -118,7 +119,7 @@ pub struct Settings {
 
 /// How a request is decided, beside what it says.
 #[derive(Debug)]
-struct Call {
+struct Call<'c> {
     /// When it came.
     begun: Instant,
     /// When its answer leaves at the latest.
@@ -127,6 +128,8 @@ struct Call {
     rehearsal: bool,
     /// The decision's; none if it is not traced.
     span: Span,
+    /// What is told of it after the fact, if it is not.
+    unseen: Option<&'c Unseen<'c>>,
 }
 
 /// The rules that hold now; a request sees one of them from its beginning to its end.
@@ -300,7 +303,18 @@ impl Engine {
         begun: Instant,
         deadline: Option<Instant>,
     ) -> Result<Answer, Rejection> {
-        let call = self.call(begun, deadline, false);
+        self.check_unseen(request, begun, deadline, None).await
+    }
+
+    /// The same for a request without a span, of which `unseen` may be told after the fact.
+    pub async fn check_unseen(
+        &self,
+        request: &Request<'_>,
+        begun: Instant,
+        deadline: Option<Instant>,
+        unseen: Option<&Unseen<'_>>,
+    ) -> Result<Answer, Rejection> {
+        let call = self.call(begun, deadline, false, unseen);
         // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
         let decided = pin!(self.decide(request, &call));
         decided.await.inspect_err(|_| self.metrics.service_error())
@@ -308,18 +322,18 @@ impl Engine {
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer, Rejection> {
-        let call = self.call(Instant::now(), None, true);
+        let call = self.call(Instant::now(), None, true, None);
         self.decide(request, &call).await
     }
 
-    async fn decide(&self, request: &Request<'_>, call: &Call) -> Result<Answer, Rejection> {
+    async fn decide(&self, request: &Request<'_>, call: &Call<'_>) -> Result<Answer, Rejection> {
         charges::check_bounds(request)?;
         let live = self.live.load();
         let live = live.as_ref().ok_or(Rejection::NoRules)?;
         let Some(domain) = live.rules.domains.get(request.domain) else {
             if !call.rehearsal {
                 self.metrics.domain_not_found(request.domain);
-                spans::record(&call.span, |say| say(told::unruled(request)));
+                self.trace(call, (false, false), |say| say(told::unruled(request)));
             }
             return Ok(answer::unruled(request));
         };
@@ -353,14 +367,15 @@ impl Engine {
         request: &Request<'_>,
         ruling: &fold::Ruling<'_>,
         fallback: Option<Reason>,
-        call: &Call,
+        call: &Call<'_>,
     ) -> Answer {
         let settings = &self.settings;
         let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
         if !call.rehearsal {
             live.accounts
                 .record(&self.metrics, settings, domain, request, ruling, reason);
-            spans::record(&call.span, |say| {
+            let refused = !ruling.admitted && !settings.shadow_mode;
+            self.trace(call, (refused, fallback.is_some()), |say| {
                 told::decided(domain, request, ruling, reason, say)
             });
         }
@@ -372,7 +387,7 @@ impl Engine {
     async fn outcome(
         &self,
         charges: &charges::Charges<'_>,
-        call: &Call,
+        call: &Call<'_>,
     ) -> (Outcome, Option<Reason>) {
         if charges.demands.is_empty() && charges.meters.is_empty() {
             let readings = Default::default();
@@ -402,6 +417,10 @@ impl Engine {
             Store::Faulty(_) => Box::pin(self.store.transact(&transaction)).await,
         };
         let (store, took) = (self.store.name(), begun.elapsed());
+        if let Some(unseen) = call.unseen {
+            let error = result.as_ref().err().map(StoreError::kind);
+            unseen.asked(store, begun, took, error);
+        }
         match result {
             Ok(outcome) => {
                 self.metrics.store_answered(store, took);
@@ -448,7 +467,13 @@ impl Engine {
     }
 
     /// How a request is decided that came at `begun`.
-    fn call(&self, begun: Instant, deadline: Option<Instant>, rehearsal: bool) -> Call {
+    fn call<'c>(
+        &self,
+        begun: Instant,
+        deadline: Option<Instant>,
+        rehearsal: bool,
+        unseen: Option<&'c Unseen<'c>>,
+    ) -> Call<'c> {
         let timeout = self.settings.store_timeout;
         let by = begun + timeout.saturating_sub(TIMER_GRAIN).max(timeout / 2);
         let deadline = deadline.map(|deadline| deadline.checked_sub(DEADLINE_MARGIN));
@@ -457,6 +482,7 @@ impl Engine {
             answers_by: deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by)),
             rehearsal,
             span: spans::current(),
+            unseen,
         }
     }
 }

@@ -300,6 +300,15 @@ pub struct Telemetry {
     /// The share of requests that are traced when Envoy has not decided
     #[arg(long, env, value_name = "0..1", default_value = "1", value_parser = ratio)]
     pub tracing_sampling_rate: f32,
+    /// Which decisions are traced though they were not sampled: of refused,error,slow
+    #[arg(long, env, value_name = "KINDS", default_value = "")]
+    pub trace_always: String,
+    /// From which time to answer on a decision is slow
+    #[arg(long, env, value_name = "DURATION", default_value = "5ms", value_parser = duration)]
+    pub trace_slow: Span,
+    /// The most decisions a second that are traced for TRACE_ALWAYS; those beyond are counted
+    #[arg(long, env, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub trace_always_rate: u32,
 }
 
 /// Which store.

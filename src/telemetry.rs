@@ -53,13 +53,13 @@ pub enum Error {
 pub fn install(settings: &Settings) -> Result<(Guard, Tracing), Error> {
     let provider = tracing::export::provider(&settings.tracing)?;
     let spans = provider.as_ref().map(tracing::layer);
-    let enabled = provider.is_some();
+    let tracing = Tracing::new(&settings.tracing, provider.as_ref());
     tracing_subscriber::registry()
         .with(logs::layer(&settings.log_level, settings.log_json)?)
         .with(spans)
         .try_init()
         .map_err(|_| Error::Twice)?;
-    Ok((Guard { provider }, Tracing::new(enabled)))
+    Ok((Guard { provider }, tracing))
 }
 
 impl Guard {

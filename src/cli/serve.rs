@@ -98,7 +98,7 @@ pub fn run(settings: Settings) -> ExitCode {
 
 async fn serve(settings: Settings) -> Result<(), Failed> {
     let signals = signals().map_err(|error| Failed::Run(error.to_string()))?;
-    let telemetry = parts::telemetry(&settings.telemetry);
+    let telemetry = parts::telemetry(&settings.telemetry).map_err(Failed::Usage)?;
     let (guard, tracing) =
         telemetry::install(&telemetry).map_err(|error| Failed::Usage(error.to_string()))?;
     secrets::warn_of_open_files(&settings);

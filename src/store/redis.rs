@@ -369,7 +369,7 @@ impl Link {
         };
         match &self.servers {
             Connected::Cluster(cluster) => cluster.run(slot, call, timeout).await,
-            Connected::One(node) => match node.run(call, false, timeout).await {
+            Connected::One(node) => match node.run(call, (None, false), timeout).await {
                 Ok(answer) => Ok(answer),
                 Err(NoAnswer::Failed(error)) => Err(error),
                 Err(NoAnswer::Moved(_) | NoAnswer::Ask(_) | NoAnswer::TryAgain) => {

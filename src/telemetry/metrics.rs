@@ -7,6 +7,7 @@
 //! - [`kinds`]: counters and histograms
 //! - `series`: all metrics by name; `labels`: their labels
 //! - [`rule`]: the counters of each rule
+//! - `exemplars`: the trace that a bucket leads to
 //! - [`mod@straddle`]: which hits are near a limit, and which over it
 
 use std::collections::HashSet;
@@ -16,13 +17,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
+use self::exemplars::Exemplars;
 use self::labels::{
-    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel,
-    ReasonLabel, StoreLabel,
+    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KeptLabel, KindLabel, MethodLabel,
+    OutcomeLabel, ReasonLabel, StoreLabel,
 };
 use self::rule::Rules;
 use self::series::Series;
+use super::tracing::Place;
+use super::tracing::always::{Kept, Why};
 
+mod exemplars;
 pub mod kinds;
 mod labels;
 pub mod rule;
@@ -35,6 +40,9 @@ pub use straddle::straddle;
 
 /// What [`Metrics::encode`] returns, as a `Content-Type`.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What [`Metrics::encode_open`] returns, as a `Content-Type`.
+pub const OPEN_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How many unknown domains are counted by name; the others are counted as `other`.
 pub const MAX_UNKNOWN_DOMAINS: usize = 100;
@@ -50,6 +58,7 @@ pub struct Metrics {
     store_answers: OnceLock<Latency>,
     /// The domains without rules that are counted by name.
     known_unknowns: Mutex<HashSet<String>>,
+    exemplars: Exemplars,
 }
 
 impl Metrics {
@@ -66,15 +75,26 @@ impl Metrics {
             calls: OnceLock::new(),
             store_answers: OnceLock::new(),
             known_unknowns: Mutex::default(),
+            exemplars: Exemplars::default(),
         })
     }
 
     /// The text that Prometheus reads, of the type [`CONTENT_TYPE`].
     pub fn encode(&self) -> String {
+        prometheus(&self.open())
+    }
+
+    /// The same in OpenMetrics, of the type [`OPEN_CONTENT_TYPE`], which has exemplars. What is counted has the type `unknown`, as a
+    /// `counter` would need `_total`.
+    pub fn encode_open(&self) -> String {
+        self.exemplars.add(series::RESPONSE_TIME, &self.open())
+    }
+
+    fn open(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        prometheus(&text)
+        text
     }
 
     /// The counters of a rule; the same before and after a reload. At most [`rule::MAX_RULES`] are counted by name.
@@ -153,6 +173,20 @@ impl Metrics {
         });
         requests.inc();
         response_time.observe(took);
+    }
+
+    /// Where a call that took `took` until now is found among the traces, if it is there.
+    pub fn exemplar(&self, took: Duration, place: Option<Place>) {
+        if let Some(place) = place {
+            self.exemplars.put(took, place);
+        }
+    }
+
+    /// A decision that is kept for the traces though the sampler did not choose it, and whether there was room.
+    pub fn kept_trace(&self, (why, kept): (Why, Kept)) {
+        let (why, outcome) = (why.name(), kept.name());
+        let label = KeptLabel { why, outcome };
+        self.series.kept_traces.get_or_create(&label).inc();
     }
 
     /// The counter of the decisions on a domain that has rules, for one reason of a closed set.

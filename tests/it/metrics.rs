@@ -6,9 +6,10 @@ use std::time::Duration;
 use tollgate::limit::Hits;
 use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
+use tollgate::telemetry::tracing::always::{Kept, Why};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 35] = [
+const FAMILIES: [(&str, &str); 36] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -30,6 +31,7 @@ const FAMILIES: [(&str, &str); 35] = [
     ("tollgate_fallbacks", "counter"),
     ("tollgate_in_flight", "gauge"),
     ("tollgate_instances", "gauge"),
+    ("tollgate_kept_traces", "counter"),
     ("tollgate_owed", "gauge"),
     ("tollgate_settled", "gauge"),
     ("tollgate_rules_load_timestamp_seconds", "gauge"),
@@ -99,6 +101,7 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.fallback("fallback_local");
     metrics.directory_error("timeout");
     metrics.snapshot(None);
+    metrics.kept_trace((Why::Refused, Kept::Dropped));
     metrics.breakers([("10.0.0.1:6379".to_owned(), "usual", false)]);
     let families = read(&metrics.encode()).families;
     let wanted: BTreeMap<String, String> = FAMILIES

@@ -94,7 +94,7 @@ impl Cluster {
             if left.is_zero() {
                 break;
             }
-            match node.run(call, asking, left).await {
+            match node.run(call, (Some(slot), asking), left).await {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Failed(error)) => {
                     if !node.is_connected() {

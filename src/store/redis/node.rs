@@ -189,11 +189,11 @@ impl Node {
         self.client.is_connected()
     }
 
-    /// Runs the script; `asking` also for keys that are only on their way to this server.
+    /// Runs the script, in a cluster for keys in `slot`; `asking` also for those that are only on their way to this server.
     pub(super) async fn run(
         &self,
         call: &Call,
-        asking: bool,
+        (slot, asking): (Option<u16>, bool),
         timeout: Duration,
     ) -> Result<Bytes, NoAnswer> {
         let is_usual = call.durability == Durability::Usual;
@@ -206,7 +206,7 @@ impl Node {
         if !breaker.admits() {
             return Err(NoAnswer::Failed(StoreError::Open(self.name.clone())));
         }
-        let span = spans::script_call(&self.name);
+        let span = spans::script_call(&self.name, &call.script.sha1, slot);
         let answering = async {
             match is_usual {
                 true => self.evaluate_once(call, asking, timeout).await,

@@ -28,6 +28,9 @@ pub const LATENCY_BUCKETS: [Duration; 14] = [
     Duration::from_secs(1),
 ];
 
+/// How many buckets there are.
+pub(super) const BUCKETS: usize = LATENCY_BUCKETS.len() + 1;
+
 /// A number that only grows. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicU64>);
@@ -59,12 +62,16 @@ impl Counter {
 impl Latency {
     /// One more thing, which took `took`.
     pub fn observe(&self, took: Duration) {
-        let bucket = LATENCY_BUCKETS.partition_point(|end| *end < took);
-        let count = self.0.within.get(bucket).unwrap_or(&self.0.beyond);
+        let count = self.0.within.get(bucket(took)).unwrap_or(&self.0.beyond);
         count.fetch_add(1, Ordering::Relaxed);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
+}
+
+/// The place of the bucket that `took` belongs in.
+pub(super) fn bucket(took: Duration) -> usize {
+    LATENCY_BUCKETS.partition_point(|end| *end < took)
 }
 
 impl<'g> InFlight<'g> {

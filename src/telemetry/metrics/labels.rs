@@ -54,3 +54,9 @@ pub(super) struct ReasonLabel {
 pub(super) struct VersionLabel {
     pub(super) version: &'static str,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct KeptLabel {
+    pub(super) why: &'static str,
+    pub(super) outcome: &'static str,
+}

@@ -8,8 +8,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::kinds::{Counter, Latency};
 use super::labels::{
-    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel,
-    ReasonLabel, StoreLabel, VersionLabel,
+    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KeptLabel, KindLabel, MethodLabel,
+    OutcomeLabel, ReasonLabel, StoreLabel, VersionLabel,
 };
 
 /// A handle on each metric.
@@ -44,7 +44,11 @@ pub(super) struct Series {
     pub(super) rules_load_timestamp: Gauge<f64, AtomicU64>,
     pub(super) embedded_keys: Gauge,
     pub(super) in_flight: Gauge<i64, AtomicI64>,
+    pub(super) kept_traces: Family<KeptLabel, Counter>,
 }
+
+/// The time to answer, whose buckets have exemplars.
+pub(super) const RESPONSE_TIME: &str = "ratelimit_service_response_time_seconds";
 
 impl Series {
     /// All of them, nothing counted.
@@ -89,7 +93,7 @@ impl Series {
                 Family::default(),
             ),
             response_time: adder.add(
-                "ratelimit_service_response_time_seconds",
+                RESPONSE_TIME,
                 "Time to answer a gRPC call",
                 Family::default(),
             ),
@@ -195,6 +199,11 @@ impl Series {
                 Gauge::default(),
             ),
             in_flight: adder.add("tollgate_in_flight", "gRPC calls under way", Gauge::default()),
+            kept_traces: adder.add(
+                "tollgate_kept_traces",
+                "Decisions kept for traces by TRACE_ALWAYS, or dropped beyond TRACE_ALWAYS_RATE",
+                Family::default(),
+            ),
         }
     }
 }
