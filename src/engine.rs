@@ -186,7 +186,7 @@ impl Engine {
     /// Makes `rules` the ones that hold, for requests that begin from now on. With many rules it takes a while, and so does
     /// what it calls: neither is for a thread that serves requests.
     pub fn install(&self, rules: RuleSet) {
-        let accounts = account::Accounts::new(&rules);
+        let accounts = account::Accounts::new(&rules, &self.metrics);
         let domains = Some(rules.domains.len());
         let before = self.live.swap(Some(Arc::new(Live { rules, accounts })));
         self.replaced.lock().extend(before);

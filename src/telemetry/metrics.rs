@@ -7,6 +7,7 @@
 //! - [`kinds`]: counters and histograms
 //! - `series`: all metrics by name; `labels`: their labels
 //! - [`rule`]: the counters of each rule
+//! - [`plans`]: those of plans, and of quotas of a month
 //! - `exemplars`: the trace that a bucket leads to
 //! - [`mod@straddle`]: which hits are near a limit, and which over it
 
@@ -22,6 +23,7 @@ use self::labels::{
     BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KeptLabel, KindLabel, MethodLabel,
     OutcomeLabel, ReasonLabel, StoreLabel,
 };
+use self::plans::{PlanCounters, Plans, QuotaCounters};
 use self::rule::Rules;
 use self::series::Series;
 use super::tracing::Place;
@@ -30,6 +32,7 @@ use super::tracing::always::{Kept, Why};
 mod exemplars;
 pub mod kinds;
 mod labels;
+pub mod plans;
 pub mod rule;
 mod series;
 pub mod straddle;
@@ -59,6 +62,7 @@ pub struct Metrics {
     /// The domains without rules that are counted by name.
     known_unknowns: Mutex<HashSet<String>>,
     exemplars: Exemplars,
+    plans: Plans,
 }
 
 impl Metrics {
@@ -68,6 +72,7 @@ impl Metrics {
         let rules = Arc::new(Rules::default());
         registry.register_collector(Box::new(Arc::clone(&rules)));
         let series = Series::register(&mut registry);
+        let plans = Plans::register(&mut registry);
         Arc::new(Self {
             registry,
             series,
@@ -76,6 +81,7 @@ impl Metrics {
             store_answers: OnceLock::new(),
             known_unknowns: Mutex::default(),
             exemplars: Exemplars::default(),
+            plans,
         })
     }
 
@@ -112,6 +118,17 @@ impl Metrics {
             rule
         };
         self.rules.counters(domain, rule, rule::MAX_BY_REQUEST)
+    }
+
+    /// The counters of a plan; the same before and after a reload. At most [`plans::MAX_PLANS`] are counted by name.
+    pub fn plan(&self, domain: &str, plan: &str) -> PlanCounters {
+        self.plans.plan(domain, plan)
+    }
+
+    /// The counters of a limit of a month, of a `plan` or of none; the same before and after a reload. At most
+    /// [`plans::MAX_PLANS`] are counted by name.
+    pub fn quota(&self, domain: &str, rule: &str, plan: &str) -> QuotaCounters {
+        self.plans.quota(domain, rule, plan)
     }
 
     /// A request for a domain without rules.

@@ -20,6 +20,7 @@ mod injection;
 mod matching;
 mod metrics;
 mod panic;
+mod plans;
 mod product;
 mod properties;
 mod redis;

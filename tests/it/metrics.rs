@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tollgate::limit::Hits;
+use tollgate::telemetry::metrics::plans::{MAX_PLANS, SHARES};
 use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 use tollgate::telemetry::tracing::always::{Kept, Why};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 36] = [
+const FAMILIES: [(&str, &str); 38] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -34,6 +35,8 @@ const FAMILIES: [(&str, &str); 36] = [
     ("tollgate_kept_traces", "counter"),
     ("tollgate_owed", "gauge"),
     ("tollgate_settled", "gauge"),
+    ("tollgate_plan_decisions", "counter"),
+    ("tollgate_quota_reached", "counter"),
     ("tollgate_rules_load_timestamp_seconds", "gauge"),
     ("tollgate_rules_loaded", "gauge"),
     ("tollgate_usage_late", "gauge"),
@@ -101,6 +104,8 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.fallback("fallback_local");
     metrics.directory_error("timeout");
     metrics.snapshot(None);
+    metrics.plan("d", "free");
+    metrics.quota("d", "user.month", "free");
     metrics.kept_trace((Why::Refused, Kept::Dropped));
     metrics.breakers([("10.0.0.1:6379".to_owned(), "usual", false)]);
     let families = read(&metrics.encode()).families;
@@ -230,4 +235,25 @@ fn labels_are_escaped() {
     let wanted = r#"_not_found{domain="a\"} 1\n# TYPE b unknown\\"} 1"#;
     assert!(text.lines().any(|line| line.ends_with(wanted)), "{text}");
     read(&text);
+}
+
+#[test]
+fn plans_and_quotas_are_bounded() {
+    let metrics = Metrics::new();
+    for i in 0..MAX_PLANS + 5 {
+        metrics.plan("d", &format!("plan{i}")).refused.inc();
+        metrics.quota("d", "user", &format!("plan{i}"))[0].inc();
+    }
+    // What is known stays what it is.
+    metrics.plan("d", "plan0").refused.inc();
+    let read = read(&metrics.encode()).samples;
+    let of = |name: &str| read.keys().filter(|key| key.starts_with(name)).count();
+    assert_eq!(of("tollgate_plan_decisions"), (MAX_PLANS + 1) * 2);
+    assert_eq!(of("tollgate_quota_reached"), (MAX_PLANS + 1) * SHARES.len());
+    let refused = |domain: &str, plan: &str| {
+        let labels = format!("domain=\"{domain}\",plan=\"{plan}\",outcome=\"refused\"");
+        read[&format!("tollgate_plan_decisions{{{labels}}}")]
+    };
+    assert_eq!(refused("d", "plan0"), 2.0);
+    assert_eq!(refused("other", "other"), 5.0);
 }

@@ -17,9 +17,13 @@ const INTERVAL: &str = "1m";
 
 const RULES: &str = "
 domain: edge
+plans:
+  free:
+    - {name: free_hour, requests_per_unit: 5, unit: hour}
+    - {name: free_month, requests_per_unit: 1000, unit: month}
 descriptors:
   - key: user_id
-    rate_limit: {name: user, requests_per_unit: 5, unit: hour}
+    plan: {from: directory, default: free}
   - key: user
     value: anonymous
     descriptors:
