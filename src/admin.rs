@@ -67,6 +67,11 @@ impl Admin {
             .layer(DefaultBodyLimit::max(MAX_BODY))
     }
 
+    /// The metrics alone, at `path`.
+    pub fn metrics_at(self, path: &str) -> Router {
+        Router::new().route(path, get(metrics)).with_state(self)
+    }
+
     /// The routes of the debug port.
     pub fn debug(self) -> Router {
         Router::new()
@@ -194,6 +199,7 @@ fn update_gauges(admin: &Admin) {
             });
             admin.metrics.breakers(breakers);
             admin.metrics.leased(store.leased());
+            admin.metrics.failovers(store.failovers());
         }
         Store::Faulty(_) => {}
     }

@@ -1,6 +1,7 @@
 //! What an operator sees.
 //!
 //! - [`metrics`]: the only place that names metrics
+//! - [`statsd`]: the same for StatsD and DogStatsD
 //! - [`tracing`]: spans, and their export
 //! - [`logs`]: lines on standard error
 
@@ -11,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 pub mod logs;
 pub mod metrics;
+pub mod statsd;
 pub mod tracing;
 
 pub use self::tracing::Tracing;

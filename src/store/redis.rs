@@ -202,6 +202,14 @@ impl Redis {
         nodes.into_iter().map(state).collect()
     }
 
+    /// How often another server took over: a master of a cluster that was none, the one that sentinels or a name lead to.
+    pub fn failovers(&self) -> u64 {
+        match &self.link.servers {
+            Connected::One(node) => node.moves(),
+            Connected::Cluster(cluster) => cluster.failovers(),
+        }
+    }
+
     /// How many requests were charged in advance, with another.
     pub fn leased(&self) -> u64 {
         self.link.hot.leased()

@@ -8,6 +8,7 @@
 //! - `series`: all metrics by name; `labels`: their labels
 //! - [`rule`]: the counters of each rule
 //! - [`plans`]: those of plans, and of quotas of a month
+//! - [`stats`]: all of them as StatsD has them
 //! - `exemplars`: the trace that a bucket leads to
 //! - [`mod@straddle`]: which hits are near a limit, and which over it
 
@@ -21,7 +22,7 @@ use prometheus_client::registry::Registry;
 use self::exemplars::Exemplars;
 use self::labels::{
     BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KeptLabel, KindLabel, MethodLabel,
-    OutcomeLabel, ReasonLabel, StoreLabel,
+    OutcomeLabel, ReasonLabel, RulesLabel, StoreLabel,
 };
 use self::plans::{PlanCounters, Plans, QuotaCounters};
 use self::rule::Rules;
@@ -35,6 +36,7 @@ mod labels;
 pub mod plans;
 pub mod rule;
 mod series;
+pub mod stats;
 pub mod straddle;
 
 pub use kinds::{Counter, InFlight, LATENCY_BUCKETS, Latency};
@@ -49,6 +51,9 @@ pub const OPEN_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0
 
 /// How many unknown domains are counted by name; the others are counted as `other`.
 pub const MAX_UNKNOWN_DOMAINS: usize = 100;
+
+/// What they are counted as together.
+const OTHER_DOMAIN: &str = "other";
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -140,7 +145,7 @@ impl Metrics {
             known.insert(domain.to_owned());
             domain
         } else {
-            "other"
+            OTHER_DOMAIN
         };
         drop(known);
         let domain = name.to_owned();
@@ -155,8 +160,17 @@ impl Metrics {
         self.series.global_shadow_mode.inc();
     }
 
-    /// The rules were loaded at `at_secs` since the epoch; `rules` hold now.
-    pub fn config_loaded(&self, rules: usize, at_secs: f64) {
+    /// The rules were loaded at `at_secs` since the epoch; `rules` hold now, of files that are known by `version`.
+    pub fn config_loaded(&self, rules: usize, version: &str, at_secs: f64) {
+        let version = version.to_owned();
+        // Those before hold no more.
+        self.series.rules_info.clear();
+        let info = self
+            .series
+            .rules_info
+            .get_or_create(&RulesLabel { version });
+        info.set(1);
+        drop(info);
         self.series.config_load_success.inc();
         self.series
             .rules_loaded
@@ -308,6 +322,11 @@ impl Metrics {
     /// How many requests were charged in advance.
     pub fn leased(&self, count: u64) {
         self.series.leased.set(count);
+    }
+
+    /// How often another server of the store took over.
+    pub fn failovers(&self, count: u64) {
+        self.series.failovers.set(count);
     }
 
     /// How many charges could not be given back.

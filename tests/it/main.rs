@@ -30,6 +30,7 @@ mod secrets;
 mod shell;
 mod simulation;
 mod snapshot;
+mod statsd;
 mod subjects;
 mod support;
 mod tidy;

@@ -10,7 +10,7 @@ use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 use tollgate::telemetry::tracing::always::{Kept, Why};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 38] = [
+const FAMILIES: [(&str, &str); 40] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -37,6 +37,7 @@ const FAMILIES: [(&str, &str); 38] = [
     ("tollgate_settled", "gauge"),
     ("tollgate_plan_decisions", "counter"),
     ("tollgate_quota_reached", "counter"),
+    ("tollgate_rules_info", "gauge"),
     ("tollgate_rules_load_timestamp_seconds", "gauge"),
     ("tollgate_rules_loaded", "gauge"),
     ("tollgate_usage_late", "gauge"),
@@ -45,6 +46,7 @@ const FAMILIES: [(&str, &str); 38] = [
     ("tollgate_store_breaker_open", "gauge"),
     ("tollgate_store_call_seconds", "histogram"),
     ("tollgate_store_errors", "counter"),
+    ("tollgate_store_failovers", "gauge"),
     ("tollgate_store_lost_give_backs", "gauge"),
     ("tollgate_store_remembered", "gauge"),
     ("tollgate_store_combined", "gauge"),
@@ -105,6 +107,7 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.directory_error("timeout");
     metrics.snapshot(None);
     metrics.plan("d", "free");
+    metrics.config_loaded(1, "0af765191600", 1e9);
     metrics.quota("d", "user.month", "free");
     metrics.kept_trace((Why::Refused, Kept::Dropped));
     metrics.breakers([("10.0.0.1:6379".to_owned(), "usual", false)]);

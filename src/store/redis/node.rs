@@ -12,7 +12,7 @@
 //! others wait. `NOSCRIPT`, `MOVED`, `ASK` and `TRYAGAIN` say that nothing was executed, so what they answer may be sent again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,6 +65,8 @@ pub(super) struct Node {
     trouble: Arc<Mutex<Option<String>>>,
     /// Whether the server has been found to be a replica and is being left for the new master.
     leaving: Arc<AtomicBool>,
+    /// How often it has been found elsewhere than before.
+    moves: Arc<AtomicU64>,
     usual: Way,
     /// The way of what counts when replicas have it too.
     replicated: Way,
@@ -150,8 +152,13 @@ impl Node {
         // Listens from before the first attempt on.
         let events = (client.reconnect_rx(), client.error_rx());
         let (found, is_at) = watch::channel(None);
-        let found = Finding { fixed: at, found };
-        let watching = watch(events, name.clone(), Arc::clone(&trouble), found);
+        let moves = Arc::<AtomicU64>::default();
+        let finding = Finding {
+            fixed: at,
+            found,
+            moves: Arc::clone(&moves),
+        };
+        let watching = watch(events, name.clone(), Arc::clone(&trouble), finding);
         let connecting = keep_connected(client.clone());
         let way = |confirming| Way::new(is_at.clone(), Arc::clone(&greeting), confirming);
         let (usual, replicated) = (way(None), way(Some(confirming)));
@@ -160,6 +167,7 @@ impl Node {
             name,
             trouble,
             leaving: Arc::default(),
+            moves,
             usual,
             replicated,
             _tasks: [
@@ -182,6 +190,11 @@ impl Node {
     /// Whether calls that replicas are to confirm are kept from it, as they do not.
     pub(super) fn is_unconfirmed(&self) -> bool {
         self.replicated.breaker.is_open()
+    }
+
+    /// How often it has been found elsewhere than before.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
     }
 
     /// Whether there is a connection.
@@ -469,6 +482,7 @@ struct Finding {
     /// Where it is in any case.
     fixed: Option<Endpoint>,
     found: watch::Sender<Option<Endpoint>>,
+    moves: Arc<AtomicU64>,
 }
 
 impl Finding {
@@ -481,6 +495,9 @@ impl Finding {
         let at = at.unwrap_or_else(|| Endpoint::Tcp(address()));
         self.found.send_if_modified(|before| {
             let is_new = before.as_ref() != Some(&at);
+            if is_new && before.is_some() {
+                self.moves.fetch_add(1, Ordering::Relaxed);
+            }
             *before = Some(at);
             is_new
         });

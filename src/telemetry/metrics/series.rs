@@ -9,7 +9,7 @@ use prometheus_client::registry::{Metric, Registry};
 use super::kinds::{Counter, Latency};
 use super::labels::{
     BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KeptLabel, KindLabel, MethodLabel,
-    OutcomeLabel, ReasonLabel, StoreLabel, VersionLabel,
+    OutcomeLabel, ReasonLabel, RulesLabel, StoreLabel, VersionLabel,
 };
 
 /// A handle on each metric.
@@ -25,6 +25,7 @@ pub(super) struct Series {
     pub(super) decisions: Family<DecisionLabel, Counter>,
     pub(super) store_calls: Family<StoreLabel, Latency>,
     pub(super) store_errors: Family<KindLabel, Counter>,
+    pub(super) failovers: Gauge<u64, AtomicU64>,
     pub(super) lost_give_backs: Gauge<u64, AtomicU64>,
     pub(super) remembered: Gauge<u64, AtomicU64>,
     pub(super) combined: Gauge<u64, AtomicU64>,
@@ -41,6 +42,7 @@ pub(super) struct Series {
     pub(super) snapshot_timestamp: Gauge<f64, AtomicU64>,
     pub(super) fallbacks: Family<ReasonLabel, Counter>,
     pub(super) rules_loaded: Gauge,
+    pub(super) rules_info: Family<RulesLabel, Gauge>,
     pub(super) rules_load_timestamp: Gauge<f64, AtomicU64>,
     pub(super) embedded_keys: Gauge,
     pub(super) in_flight: Gauge<i64, AtomicI64>,
@@ -111,6 +113,11 @@ impl Series {
                 "tollgate_store_errors",
                 "Calls that the store did not answer",
                 Family::default(),
+            ),
+            failovers: adder.add(
+                "tollgate_store_failovers",
+                "Times that another server of the store took over",
+                Gauge::default(),
             ),
             lost_give_backs: adder.add(
                 "tollgate_store_lost_give_backs",
@@ -188,6 +195,11 @@ impl Series {
                 Family::default(),
             ),
             rules_loaded: adder.add("tollgate_rules_loaded", "Rules that hold", Gauge::default()),
+            rules_info: adder.add(
+                "tollgate_rules_info",
+                "The version of the rules that hold: the same where the files are",
+                Family::default(),
+            ),
             rules_load_timestamp: adder.add(
                 "tollgate_rules_load_timestamp_seconds",
                 "When the rules that hold were loaded",
