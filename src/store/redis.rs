@@ -10,7 +10,7 @@
 //! - `refusals`, `lease`: transactions without a call
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
-//! - `node`, `cluster`: connections; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
+//! - `node`, `cluster`: connections; `finding`: where a server is; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
 //! - `untrusted`: what is read of all this, for the fuzzer
 
 use std::sync::Arc;
@@ -39,6 +39,7 @@ mod breaker;
 mod cluster;
 mod combine;
 mod connect;
+mod finding;
 mod frames;
 mod gather;
 mod lease;

@@ -30,9 +30,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::breaker::Change;
+use super::finding::Finding;
 use super::pipe::{Confirming, Endpoint, Greeting, Pipe, Trouble};
 use super::script::Script;
-use super::settings::{Address, SettingsError};
+use super::settings::SettingsError;
 use super::way::Way;
 use crate::limit::Durability;
 use crate::store::StoreError;
@@ -152,12 +153,7 @@ impl Node {
         // Listens from before the first attempt on.
         let events = (client.reconnect_rx(), client.error_rx());
         let (found, is_at) = watch::channel(None);
-        let moves = Arc::<AtomicU64>::default();
-        let finding = Finding {
-            fixed: at,
-            found,
-            moves: Arc::clone(&moves),
-        };
+        let (finding, moves) = Finding::new(at, found);
         let watching = watch(events, name.clone(), Arc::clone(&trouble), finding);
         let connecting = keep_connected(client.clone());
         let way = |confirming| Way::new(is_at.clone(), Arc::clone(&greeting), confirming);
@@ -474,33 +470,6 @@ impl Call {
         } else {
             ("EVALSHA", self.script.sha1.as_str())
         }
-    }
-}
-
-/// Tells where the library has found the server.
-struct Finding {
-    /// Where it is in any case.
-    fixed: Option<Endpoint>,
-    found: watch::Sender<Option<Endpoint>>,
-    moves: Arc<AtomicU64>,
-}
-
-impl Finding {
-    fn tell(&self, server: &Server) {
-        let address = || Address {
-            host: server.host.to_string(),
-            port: server.port,
-        };
-        let at = self.fixed.clone();
-        let at = at.unwrap_or_else(|| Endpoint::Tcp(address()));
-        self.found.send_if_modified(|before| {
-            let is_new = before.as_ref() != Some(&at);
-            if is_new && before.is_some() {
-                self.moves.fetch_add(1, Ordering::Relaxed);
-            }
-            *before = Some(at);
-            is_new
-        });
     }
 }
 
