@@ -67,6 +67,8 @@ pub struct Metrics {
     /// The domains without rules that are counted by name.
     known_unknowns: Mutex<HashSet<String>>,
     exemplars: Exemplars,
+    /// By why and by outcome: a flood of refusals counts each of them.
+    kept: [[OnceLock<Counter>; Kept::COUNT]; Why::COUNT],
     plans: Plans,
 }
 
@@ -86,6 +88,7 @@ impl Metrics {
             store_answers: OnceLock::new(),
             known_unknowns: Mutex::default(),
             exemplars: Exemplars::default(),
+            kept: Default::default(),
             plans,
         })
     }
@@ -215,9 +218,14 @@ impl Metrics {
 
     /// A decision that is kept for the traces though the sampler did not choose it, and whether there was room.
     pub fn kept_trace(&self, (why, kept): (Why, Kept)) {
-        let (why, outcome) = (why.name(), kept.name());
-        let label = KeptLabel { why, outcome };
-        self.series.kept_traces.get_or_create(&label).inc();
+        let of_kind = || {
+            let (why, outcome) = (why.name(), kept.name());
+            let label = KeptLabel { why, outcome };
+            self.series.kept_traces.get_or_create(&label).clone()
+        };
+        self.kept[why as usize][kept as usize]
+            .get_or_init(of_kind)
+            .inc();
     }
 
     /// The counter of the decisions on a domain that has rules, for one reason of a closed set.

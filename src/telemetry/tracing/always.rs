@@ -114,6 +114,9 @@ impl FromStr for Kinds {
 }
 
 impl Why {
+    /// How many there are.
+    pub(in crate::telemetry) const COUNT: usize = Why::Slow as usize + 1;
+
     /// As it stands in metrics and spans.
     pub fn name(self) -> &'static str {
         match self {
@@ -125,6 +128,9 @@ impl Why {
 }
 
 impl Kept {
+    /// How many there are.
+    pub(in crate::telemetry) const COUNT: usize = Kept::Dropped as usize + 1;
+
     /// As it stands in metrics.
     pub fn name(self) -> &'static str {
         match self {
