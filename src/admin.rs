@@ -6,7 +6,7 @@
 //! | HTTP | `/healthcheck` | 200 `OK`, or 500 |
 //! | HTTP | `/health/live` | 200 as long as the process runs |
 //! | HTTP | `/health/ready` | 200 or 503, and why |
-//! | HTTP | `/metrics` | OpenMetrics |
+//! | HTTP | `/metrics` | Prometheus's format, or OpenMetrics with exemplars for who accepts it |
 //! | HTTP | `/api/v1/rate-limit/…` | the management API |
 //! | debug | `/` | the routes of this port |
 //! | debug | `/rlconfig` | the limits that hold, one a line |
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::json;
@@ -65,6 +65,11 @@ impl Admin {
             .with_state(self)
             .merge(api)
             .layer(DefaultBodyLimit::max(MAX_BODY))
+    }
+
+    /// The metrics alone, at `path`.
+    pub fn metrics_at(self, path: &str) -> Router {
+        Router::new().route(path, get(metrics)).with_state(self)
     }
 
     /// The routes of the debug port.
@@ -169,10 +174,15 @@ fn servers(store: &Store) -> Vec<serde_json::Value> {
     states.into_iter().map(told).collect()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     update_gauges(&admin);
-    let kind = metrics::CONTENT_TYPE;
-    ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
+    let accepted = headers.get_all(header::ACCEPT).into_iter();
+    let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+    let (kind, text) = match accepted.any(|value| value.contains("application/openmetrics-text")) {
+        true => (metrics::OPEN_CONTENT_TYPE, admin.metrics.encode_open()),
+        false => (metrics::CONTENT_TYPE, admin.metrics.encode()),
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// What is counted elsewhere is looked at when the metrics are.
@@ -189,6 +199,7 @@ fn update_gauges(admin: &Admin) {
             });
             admin.metrics.breakers(breakers);
             admin.metrics.leased(store.leased());
+            admin.metrics.failovers(store.failovers());
         }
         Store::Faulty(_) => {}
     }

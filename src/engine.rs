@@ -37,6 +37,7 @@ use crate::store::redis::Redis;
 use crate::store::{Key, Store, StoreError, Transaction};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
+use crate::telemetry::tracing::always::Unseen;
 use crate::time::{Clock, Timestamp};
 
 pub mod account;
@@ -118,13 +119,15 @@ pub struct Settings {
 
 /// How a request is decided, beside what it says.
 #[derive(Debug)]
-struct Call {
+struct Call<'c> {
     /// When its answer leaves at the latest.
     answers_by: Instant,
     /// Nothing is charged or counted.
     rehearsal: bool,
     /// The decision's; none if it is not traced.
     span: Span,
+    /// What is told of it after the fact, if it is not.
+    unseen: Option<&'c Unseen<'c>>,
 }
 
 /// The rules that hold now; a request sees one of them from its beginning to its end.
@@ -181,7 +184,7 @@ impl Engine {
     /// Makes `rules` the ones that hold, for requests that begin from now on. With many rules it takes a while, and so does
     /// what it calls: neither is for a thread that serves requests.
     pub fn install(&self, rules: RuleSet) {
-        let accounts = account::Accounts::new(&rules);
+        let accounts = account::Accounts::new(&rules, &self.metrics);
         let domains = Some(rules.domains.len());
         let before = self.live.swap(Some(Arc::new(Live { rules, accounts })));
         self.replaced.lock().extend(before);
@@ -299,7 +302,20 @@ impl Engine {
         deadline: Option<Instant>,
         tell: impl FnOnce(&Answer<'_>) -> T,
     ) -> Result<T, Rejection> {
-        let call = self.call(begun, deadline, false);
+        self.check_unseen(request, begun, deadline, None, tell)
+            .await
+    }
+
+    /// The same for a request without a span, of which `unseen` may be told after the fact.
+    pub async fn check_unseen<T>(
+        &self,
+        request: &Request<'_>,
+        begun: Instant,
+        deadline: Option<Instant>,
+        unseen: Option<&Unseen<'_>>,
+        tell: impl FnOnce(&Answer<'_>) -> T,
+    ) -> Result<T, Rejection> {
+        let call = self.call(begun, deadline, false, unseen);
         // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
         let decided = pin!(self.decide(request, &call, tell));
         decided.await.inspect_err(|_| self.metrics.service_error())
@@ -307,14 +323,14 @@ impl Engine {
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer<'static>, Rejection> {
-        let call = self.call(Instant::now(), None, true);
+        let call = self.call(Instant::now(), None, true, None);
         self.decide(request, &call, |answer| answer.owned()).await
     }
 
     async fn decide<T>(
         &self,
         request: &Request<'_>,
-        call: &Call,
+        call: &Call<'_>,
         tell: impl FnOnce(&Answer<'_>) -> T,
     ) -> Result<T, Rejection> {
         charges::check_bounds(request)?;
@@ -323,7 +339,7 @@ impl Engine {
         let Some(domain) = live.rules.domains.get(request.domain) else {
             if !call.rehearsal {
                 self.metrics.domain_not_found(request.domain);
-                spans::record(&call.span, |say| say(told::unruled(request)));
+                self.trace(call, (false, false), |say| say(told::unruled(request)));
             }
             return Ok(tell(&answer::unruled(request)));
         };
@@ -360,14 +376,15 @@ impl Engine {
         request: &Request<'_>,
         ruling: &fold::Ruling<'r>,
         fallback: Option<Reason>,
-        call: &Call,
+        call: &Call<'_>,
     ) -> Answer<'r> {
         let settings = &self.settings;
         let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
         if !call.rehearsal {
             live.accounts
                 .record(&self.metrics, settings, domain, request, ruling, reason);
-            spans::record(&call.span, |say| {
+            let refused = !ruling.admitted && !settings.shadow_mode;
+            self.trace(call, (refused, fallback.is_some()), |say| {
                 told::decided(domain, request, ruling, reason, say)
             });
         }
@@ -379,7 +396,7 @@ impl Engine {
     async fn outcome(
         &self,
         charges: &charges::Charges<'_>,
-        call: &Call,
+        call: &Call<'_>,
     ) -> (Outcome, Option<Reason>) {
         if charges.demands.is_empty() && charges.meters.is_empty() {
             let readings = Default::default();
@@ -396,8 +413,13 @@ impl Engine {
         };
         if let Store::Embedded(store) = &*self.store {
             // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
+            let seen_later = call.unseen.map(|unseen| (unseen, Instant::now()));
             let span = spans::store_call(&call.span, self.store.name(), charges.keys.len());
-            return (span.in_scope(|| store.transact(&transaction)), None);
+            let outcome = span.in_scope(|| store.transact(&transaction));
+            if let Some((unseen, begun)) = seen_later {
+                unseen.asked(self.store.name(), begun, begun.elapsed(), None);
+            }
+            return (outcome, None);
         }
         let begun = Instant::now();
         transaction.timeout = call.answers_by.saturating_duration_since(begun);
@@ -408,6 +430,10 @@ impl Engine {
             }
         };
         let (store, took) = (self.store.name(), begun.elapsed());
+        if let Some(unseen) = call.unseen {
+            let error = result.as_ref().err().map(StoreError::kind);
+            unseen.asked(store, begun, took, error);
+        }
         match result {
             Ok(outcome) => {
                 self.metrics.store_answered(store, took);
@@ -454,7 +480,13 @@ impl Engine {
     }
 
     /// How a request is decided that came at `begun`.
-    fn call(&self, begun: Instant, deadline: Option<Instant>, rehearsal: bool) -> Call {
+    fn call<'c>(
+        &self,
+        begun: Instant,
+        deadline: Option<Instant>,
+        rehearsal: bool,
+        unseen: Option<&'c Unseen<'c>>,
+    ) -> Call<'c> {
         let timeout = self.settings.store_timeout;
         let by = begun + timeout.saturating_sub(TIMER_GRAIN).max(timeout / 2);
         let deadline = deadline.map(|deadline| deadline.checked_sub(DEADLINE_MARGIN));
@@ -462,6 +494,7 @@ impl Engine {
             answers_by: deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by)),
             rehearsal,
             span: spans::current(),
+            unseen,
         }
     }
 }

@@ -56,6 +56,8 @@ pub struct Loaded {
     pub rules: usize,
     /// The domains, in order.
     pub domains: Vec<String>,
+    /// Twelve hexadecimal digits that differ when the name or the text of any file does.
+    pub version: String,
 }
 
 /// Why nothing was loaded: the rules before stay.
@@ -156,7 +158,8 @@ impl Reloader {
         match &result {
             Ok(loaded) => {
                 let at_secs = self.clock.now().as_micros() as f64 / 1e6;
-                self.metrics.config_loaded(loaded.rules, at_secs);
+                let version = &loaded.version;
+                self.metrics.config_loaded(loaded.rules, version, at_secs);
             }
             Err(_) => self.metrics.config_failed(),
         }
@@ -181,6 +184,7 @@ impl Reloader {
             files: read.files.len(),
             rules: rules.rules.len(),
             domains,
+            version: format!("{:012x}", read.fingerprint() >> 80),
         };
         self.engine.install(rules);
         Ok(loaded)

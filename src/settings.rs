@@ -33,6 +33,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group says what it is")]
     pub telemetry: Telemetry,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group says what it is")]
+    pub statistics: Statistics,
 }
 
 /// Where the rules are.
@@ -300,6 +303,57 @@ pub struct Telemetry {
     /// The share of requests that are traced when Envoy has not decided
     #[arg(long, env, value_name = "0..1", default_value = "1", value_parser = ratio)]
     pub tracing_sampling_rate: f32,
+    /// Which decisions are traced though they were not sampled: of refused,error,slow
+    #[arg(long, env, value_name = "KINDS", default_value = "")]
+    pub trace_always: String,
+    /// From which time to answer on a decision is slow
+    #[arg(long, env, value_name = "DURATION", default_value = "5ms", value_parser = duration)]
+    pub trace_slow: Span,
+    /// The most decisions a second that are traced for TRACE_ALWAYS; those beyond are counted
+    #[arg(long, env, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub trace_always_rate: u32,
+}
+
+/// Statistics beside `/metrics`, as envoyproxy/ratelimit has them.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Statistics")]
+pub struct Statistics {
+    /// Send and serve none of these; `/metrics` on the HTTP port stays
+    #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
+    pub disable_stats: bool,
+    /// Send statistics to StatsD; true when STATSD_HOST is set, unless one of the other two is
+    #[arg(long, env, value_name = "BOOL", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
+    pub use_statsd: Option<bool>,
+    /// Send statistics to DogStatsD, over UDP
+    #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
+    pub use_dog_statsd: bool,
+    /// Serve the metrics on PROMETHEUS_ADDR too
+    #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
+    pub use_prometheus: bool,
+    /// The server of StatsD or DogStatsD; localhost if not set
+    #[arg(long, env, value_name = "HOST")]
+    pub statsd_host: Option<String>,
+    /// Its port
+    #[arg(long, env, value_name = "PORT", default_value = "8125")]
+    pub statsd_port: u16,
+    /// tcp or udp, to StatsD
+    #[arg(long, env, value_name = "PROTOCOL", default_value = "tcp")]
+    pub statsd_protocol: String,
+    /// How often statistics are sent
+    #[arg(long, env, value_name = "DURATION", default_value = "10s", value_parser = period)]
+    pub stats_flush_interval: Span,
+    /// Tags of all statistics that are sent: key:value,key:value
+    #[arg(long, env, value_name = "TAGS", default_value = "")]
+    pub extra_tags: String,
+    /// Names of what makes tags of names for DogStatsD, each with DOG_STATSD_MOGRIFIER_NAME_PATTERN, _NAME and _TAGS
+    #[arg(long, env, value_name = "NAMES", default_value = "")]
+    pub use_dog_statsd_mogrifiers: String,
+    /// Where USE_PROMETHEUS serves the metrics
+    #[arg(long, env, value_name = "ADDRESS", default_value = ":9090")]
+    pub prometheus_addr: String,
+    /// And under which path
+    #[arg(long, env, value_name = "PATH", default_value = "/metrics")]
+    pub prometheus_path: String,
 }
 
 /// Which store.

@@ -1,6 +1,7 @@
 //! What an operator sees.
 //!
 //! - [`metrics`]: the only place that names metrics
+//! - [`statsd`]: the same for StatsD and DogStatsD
 //! - [`tracing`]: spans, and their export
 //! - [`logs`]: lines on standard error
 
@@ -11,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 pub mod logs;
 pub mod metrics;
+pub mod statsd;
 pub mod tracing;
 
 pub use self::tracing::Tracing;
@@ -53,13 +55,13 @@ pub enum Error {
 pub fn install(settings: &Settings) -> Result<(Guard, Tracing), Error> {
     let provider = tracing::export::provider(&settings.tracing)?;
     let spans = provider.as_ref().map(tracing::layer);
-    let enabled = provider.is_some();
+    let tracing = Tracing::new(&settings.tracing, provider.as_ref());
     tracing_subscriber::registry()
         .with(logs::layer(&settings.log_level, settings.log_json)?)
         .with(spans)
         .try_init()
         .map_err(|_| Error::Twice)?;
-    Ok((Guard { provider }, Tracing::new(enabled)))
+    Ok((Guard { provider }, tracing))
 }
 
 impl Guard {

@@ -27,10 +27,12 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Tracing};
 use crate::time::Clock;
 use snapshots::Snapshots;
+use statistics::Sink;
 
 mod parts;
 mod secrets;
 mod snapshots;
+mod statistics;
 
 /// How often keys that have expired are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +53,8 @@ struct Ports {
     grpc: Listener,
     http: TcpListener,
     debug: TcpListener,
+    /// Where statistics are fetched, and the path, if that has a port of its own.
+    statistics: Option<(TcpListener, String)>,
 }
 
 /// The TLS of the ports that have any.
@@ -98,7 +102,7 @@ pub fn run(settings: Settings) -> ExitCode {
 
 async fn serve(settings: Settings) -> Result<(), Failed> {
     let signals = signals().map_err(|error| Failed::Run(error.to_string()))?;
-    let telemetry = parts::telemetry(&settings.telemetry);
+    let telemetry = parts::telemetry(&settings.telemetry).map_err(Failed::Usage)?;
     let (guard, tracing) =
         telemetry::install(&telemetry).map_err(|error| Failed::Usage(error.to_string()))?;
     secrets::warn_of_open_files(&settings);
@@ -117,7 +121,9 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     if let Some(trouble) = access.trouble() {
         return Err(Failed::Usage(trouble));
     }
-    let ports = bind(&settings, tls.grpc.clone()).await?;
+    let sink = statistics::sink(&settings.statistics).await;
+    let sink = sink.map_err(Failed::Usage)?;
+    let ports = bind(&settings, &sink, tls.grpc.clone()).await?;
     greet(&settings, &ports, &reloader.load());
 
     let reload = Arc::new(Notify::new());
@@ -130,6 +136,8 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
         let keep = Arc::clone(snapshots).keep(store.embedded_snapshot_every.0);
         background.push(tokio::spawn(keep));
     }
+    let statsd = sink.and_then(|sink| sink.exporter(&metrics));
+    background.extend(statsd.clone().map(|statsd| tokio::spawn(statsd.keep())));
     let (shutdown, down) = watch::channel(false);
     let surfaces = (tracing, access, tls.http);
     let serving = spawn_servers(&settings, ports, &engine, &metrics, surfaces, &down);
@@ -144,6 +152,9 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     }
     if let Some(snapshots) = &snapshots {
         snapshots.write().await;
+    }
+    if let Some(statsd) = statsd {
+        statsd.flush().await;
     }
     guard.shutdown().await;
     outcome
@@ -194,7 +205,11 @@ fn tls(settings: &Settings) -> Result<Secured, Failed> {
     })
 }
 
-async fn bind(settings: &Settings, tls: Option<Arc<Tls>>) -> Result<Ports, Failed> {
+async fn bind(
+    settings: &Settings,
+    sink: &Option<Sink>,
+    tls: Option<Arc<Tls>>,
+) -> Result<Ports, Failed> {
     let (grpc, http) = (&settings.grpc, &settings.http);
     let grpc = match &grpc.grpc_uds {
         Some(path) if !path.as_os_str().is_empty() && tls.is_some() => {
@@ -217,10 +232,18 @@ async fn bind(settings: &Settings, tls: Option<Arc<Tls>>) -> Result<Ports, Faile
     };
     let http_address = address(&http.host, http.port, "HOST").await?;
     let debug_address = address(&http.debug_host, http.debug_port, "DEBUG_HOST").await?;
+    let statistics = match sink {
+        Some(Sink::Prometheus(address, path)) => {
+            let listener = listen("Prometheus", *address, "PROMETHEUS_ADDR").await?;
+            Some((listener, path.clone()))
+        }
+        Some(Sink::Statsd(_)) | None => None,
+    };
     Ok(Ports {
         grpc,
         http: listen("HTTP", http_address, "PORT").await?,
         debug: listen("debug", debug_address, "DEBUG_PORT").await?,
+        statistics,
     })
 }
 
@@ -250,6 +273,7 @@ fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
                 files,
                 rules,
                 domains,
+                version: _,
             } = loaded;
             info!(
                 "loaded {rules} rules of {files} files in {}: {}",
@@ -281,7 +305,10 @@ fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
             .unwrap_or_default()
     };
     let (http, inspect) = (local(&ports.http), local(&ports.debug));
-    info!("listening: gRPC on {grpc}, HTTP on {http}, debug on {inspect}");
+    let fetched = ports.statistics.as_ref();
+    let fetched = fetched.map(|(port, path)| format!(", statistics on {}{path}", local(port)));
+    let fetched = fetched.unwrap_or_default();
+    info!("listening: gRPC on {grpc}, HTTP on {http}, debug on {inspect}{fetched}");
     let port = ports
         .http
         .local_addr()
@@ -363,8 +390,15 @@ fn spawn_servers(
         admin.clone().http(access),
         down.clone(),
     );
-    let debug = admin::serve(ports.debug, tls, admin.debug(), down.clone());
-    tokio::spawn(async move { tokio::try_join!(grpc, http, debug).map(|_| ()) })
+    let debug = admin::serve(ports.debug, tls, admin.clone().debug(), down.clone());
+    let down = down.clone();
+    let statistics = async move {
+        match ports.statistics {
+            Some((port, path)) => admin::serve(port, None, admin.metrics_at(&path), down).await,
+            None => Ok(()),
+        }
+    };
+    tokio::spawn(async move { tokio::try_join!(grpc, http, debug, statistics).map(|_| ()) })
 }
 
 /// Serves until a signal; then is not ready at once, goes on for the drain delay, and lets calls under way finish.

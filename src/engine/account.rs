@@ -2,12 +2,17 @@
 
 use std::sync::OnceLock;
 
+use plans::Plans;
+
 use crate::engine::answer::metadata::metric_name;
 use crate::engine::fold::{Ruling, Said, Spoken};
 use crate::engine::{Reason, Request, Settings};
+use crate::limit::Limit;
 use crate::limit::transaction::Amount;
 use crate::rules::{Domain, Entry, RuleSet};
 use crate::telemetry::metrics::{Counter, Metrics, RuleCounters, RuleHits, straddle};
+
+mod plans;
 
 /// The counters of each limit of each rule, at hand without a search once they have been used.
 #[derive(Debug)]
@@ -16,14 +21,16 @@ pub struct Accounts {
     limits: Vec<OnceLock<RuleCounters>>,
     /// By domain, then by reason.
     decisions: Vec<[OnceLock<Counter>; Reason::COUNT]>,
+    plans: Plans,
 }
 
 impl Accounts {
-    /// No counter used yet.
-    pub fn new(rules: &RuleSet) -> Self {
+    /// No counter used yet but those of plans and quotas, which are in `metrics` from now on.
+    pub fn new(rules: &RuleSet, metrics: &Metrics) -> Self {
         Self {
             limits: (0..rules.limits).map(|_| OnceLock::new()).collect(),
             decisions: rules.domains.iter().map(|_| Default::default()).collect(),
+            plans: Plans::new(rules, metrics),
         }
     }
 
@@ -41,6 +48,7 @@ impl Accounts {
             let count = || metrics.decisions(request.domain, reason.name());
             decisions[reason as usize].get_or_init(count).inc();
         }
+        self.plans.record(domain, ruling, reason);
         if settings.shadow_mode && !ruling.admitted {
             metrics.global_shadow_mode();
         }
@@ -83,13 +91,18 @@ fn limit_name(spoken: &Spoken<'_>, place: usize, entries: &[Entry<'_>]) -> Strin
         return rule.to_string();
     }
     let said = &spoken.limits[place];
-    if let Some(name) = said.name {
+    name_among(&rule, spoken.plan, said.name, said.limit)
+}
+
+/// The name of one of several limits of a rule.
+fn name_among(rule: &str, plan: Option<&str>, name: Option<&str>, limit: &Limit) -> String {
+    if let Some(name) = name {
         return format!("{rule}.{name}");
     }
-    let plan = spoken.plan.map(|plan| format!(".{plan}"));
+    let plan = plan.map(|plan| format!(".{plan}"));
     let plan = plan.unwrap_or_default();
-    let unit = said.limit.unit().name();
-    match said.limit.multiplier() {
+    let unit = limit.unit().name();
+    match limit.multiplier() {
         1 => format!("{rule}{plan}.{unit}"),
         multiplier => format!("{rule}{plan}.{multiplier}{unit}"),
     }

@@ -4,14 +4,32 @@ use std::fmt::Write;
 
 use super::answer::metadata::{metric_name, shown};
 use super::fold::Ruling;
-use super::{Reason, Request};
+use super::{Call, Engine, Reason, Request};
 use crate::limit::transaction::Amount;
 use crate::rules::Domain;
 use crate::telemetry::metrics::rule::{MAX_NAME, OTHER};
-use crate::telemetry::tracing::Decision;
+use crate::telemetry::tracing::{self as spans, Decision};
 
 /// The longest text of descriptors, in bytes; the rest is left out.
 const MAX_DESCRIPTORS: usize = 512;
+
+impl Engine {
+    /// Says what was decided, if the decision is traced, or is kept although it is not: it may be `refused`, or `failed` for want
+    /// of the store.
+    pub(super) fn trace(
+        &self,
+        call: &Call<'_>,
+        (refused, failed): (bool, bool),
+        decide: impl FnOnce(&mut dyn FnMut(Decision<'_>)),
+    ) {
+        let Some(unseen) = call.unseen else {
+            return spans::record(&call.span, decide);
+        };
+        if let Some(kept) = unseen.keep((refused, failed), (0, false), decide) {
+            self.metrics.kept_trace(kept);
+        }
+    }
+}
 
 /// Of a request for a domain without rules. Which of its values are sensitive is not known, so none is told.
 pub(super) fn unruled<'r>(request: &'r Request<'_>) -> Decision<'r> {

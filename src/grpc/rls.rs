@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName};
 use tonic::{Code, Status};
-use tracing::{Instrument, Span, error};
+use tracing::{Instrument, error};
 
 use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest};
 use crate::engine::{Answer, Engine, Rejection};
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::tracing as spans;
+use crate::telemetry::tracing::always::Unseen;
+use crate::telemetry::tracing::{self as spans, Begun};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -53,7 +54,7 @@ impl Method for Rls {
         let call = Call {
             begun,
             deadline: timeout(headers).map(|timeout| begun + timeout),
-            span: parts.tracing.decision(headers),
+            traced: parts.tracing.begin(headers),
         };
         // What is waited for is large, and would be carried from place to place.
         match parts.engine.is_immediate() {
@@ -77,7 +78,7 @@ impl Method for Rls {
 struct Call {
     begun: Instant,
     deadline: Option<Instant>,
-    span: Span,
+    traced: Begun,
 }
 
 impl Call {
@@ -85,11 +86,15 @@ impl Call {
         let Call {
             begun,
             deadline,
-            span,
+            traced,
         } = self;
         let _in_flight = parts.metrics.in_flight();
-        let answering =
-            async { decide(&parts.engine, message, begun, deadline, wire::framed).await };
+        let unseen = parts.tracing.unseen(&traced, begun);
+        let span = traced.span;
+        let answering = async {
+            let (engine, unseen) = (&parts.engine, unseen.as_ref());
+            decide_unseen(engine, message, begun, deadline, unseen, wire::framed).await
+        };
         // In its place at once, and only pointed to from here on.
         let answering = pin!(answering);
         let answering = AssertUnwindSafe(answering).catch_unwind();
@@ -105,11 +110,24 @@ impl Call {
                 Err(Status::internal("internal error"))
             }
         };
-        parts.metrics.call(begun.elapsed());
-        if !span.is_none() {
+        let took = begun.elapsed();
+        parts.metrics.call(took);
+        let status = || {
             let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
-            let is_fault = matches!(code, Code::Unknown | Code::Internal);
-            spans::answered(&span, code as i32, is_fault);
+            (code as i32, matches!(code, Code::Unknown | Code::Internal))
+        };
+        if !span.is_none() {
+            let (code, is_fault) = status();
+            spans::answered(&span, code, is_fault);
+            parts.metrics.exemplar(took, spans::place(&span));
+        }
+        if let Some(unseen) = &unseen {
+            if answered.is_err()
+                && let Some(kept) = unseen.keep((false, true), status(), |_| ())
+            {
+                parts.metrics.kept_trace(kept);
+            }
+            parts.metrics.exemplar(took, unseen.place());
         }
         answered
     }
@@ -123,8 +141,22 @@ pub async fn decide<T>(
     deadline: Option<Instant>,
     tell: impl FnOnce(&Answer<'_>) -> T,
 ) -> Result<T, Rejection> {
+    decide_unseen(engine, message, begun, deadline, None, tell).await
+}
+
+/// The same; `unseen` is what is told of it after the fact.
+async fn decide_unseen<T>(
+    engine: &Engine,
+    message: &RateLimitRequest,
+    begun: Instant,
+    deadline: Option<Instant>,
+    unseen: Option<&Unseen<'_>>,
+    tell: impl FnOnce(&Answer<'_>) -> T,
+) -> Result<T, Rejection> {
     let request = wire::request(message).inspect_err(|_| engine.refuse())?;
-    engine.check(&request, begun, deadline, tell).await
+    engine
+        .check_unseen(&request, begun, deadline, unseen, tell)
+        .await
 }
 
 /// What a caller is told of a rejection.

@@ -10,7 +10,7 @@
 //! - `refusals`, `lease`: transactions without a call
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
-//! - `node`, `cluster`: connections; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
+//! - `node`, `cluster`: connections; `finding`: where a server is; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
 //! - `untrusted`: what is read of all this, for the fuzzer
 
 use std::sync::Arc;
@@ -39,6 +39,7 @@ mod breaker;
 mod cluster;
 mod combine;
 mod connect;
+mod finding;
 mod frames;
 mod gather;
 mod lease;
@@ -200,6 +201,14 @@ impl Redis {
             is_unconfirmed: node.is_unconfirmed(),
         };
         nodes.into_iter().map(state).collect()
+    }
+
+    /// How often another server took over: a master of a cluster that was none, the one that sentinels or a name lead to.
+    pub fn failovers(&self) -> u64 {
+        match &self.link.servers {
+            Connected::One(node) => node.moves(),
+            Connected::Cluster(cluster) => cluster.failovers(),
+        }
     }
 
     /// How many requests were charged in advance, with another.
@@ -369,7 +378,7 @@ impl Link {
         };
         match &self.servers {
             Connected::Cluster(cluster) => cluster.run(slot, call, timeout).await,
-            Connected::One(node) => match node.run(call, false, timeout).await {
+            Connected::One(node) => match node.run(call, (None, false), timeout).await {
                 Ok(answer) => Ok(answer),
                 Err(NoAnswer::Failed(error)) => Err(error),
                 Err(NoAnswer::Moved(_) | NoAnswer::Ask(_) | NoAnswer::TryAgain) => {

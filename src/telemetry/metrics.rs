@@ -7,6 +7,9 @@
 //! - [`kinds`]: counters and histograms
 //! - `series`: all metrics by name; `labels`: their labels
 //! - [`rule`]: the counters of each rule
+//! - [`plans`]: those of plans, and of quotas of a month
+//! - [`stats`]: all of them as StatsD has them
+//! - `exemplars`: the trace that a bucket leads to
 //! - [`mod@straddle`]: which hits are near a limit, and which over it
 
 use std::collections::HashSet;
@@ -16,17 +19,24 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
+use self::exemplars::Exemplars;
 use self::labels::{
-    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel,
-    ReasonLabel, StoreLabel,
+    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KeptLabel, KindLabel, MethodLabel,
+    OutcomeLabel, ReasonLabel, RulesLabel, StoreLabel,
 };
+use self::plans::{PlanCounters, Plans, QuotaCounters};
 use self::rule::Rules;
 use self::series::Series;
+use super::tracing::Place;
+use super::tracing::always::{Kept, Why};
 
+mod exemplars;
 pub mod kinds;
 mod labels;
+pub mod plans;
 pub mod rule;
 mod series;
+pub mod stats;
 pub mod straddle;
 
 pub use kinds::{Counter, InFlight, LATENCY_BUCKETS, Latency};
@@ -36,8 +46,14 @@ pub use straddle::straddle;
 /// What [`Metrics::encode`] returns, as a `Content-Type`.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What [`Metrics::encode_open`] returns, as a `Content-Type`.
+pub const OPEN_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// How many unknown domains are counted by name; the others are counted as `other`.
 pub const MAX_UNKNOWN_DOMAINS: usize = 100;
+
+/// What they are counted as together.
+const OTHER_DOMAIN: &str = "other";
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -50,6 +66,10 @@ pub struct Metrics {
     store_answers: OnceLock<Latency>,
     /// The domains without rules that are counted by name.
     known_unknowns: Mutex<HashSet<String>>,
+    exemplars: Exemplars,
+    /// By why and by outcome: a flood of refusals counts each of them.
+    kept: [[OnceLock<Counter>; Kept::COUNT]; Why::COUNT],
+    plans: Plans,
 }
 
 impl Metrics {
@@ -59,6 +79,7 @@ impl Metrics {
         let rules = Arc::new(Rules::default());
         registry.register_collector(Box::new(Arc::clone(&rules)));
         let series = Series::register(&mut registry);
+        let plans = Plans::register(&mut registry);
         Arc::new(Self {
             registry,
             series,
@@ -66,15 +87,28 @@ impl Metrics {
             calls: OnceLock::new(),
             store_answers: OnceLock::new(),
             known_unknowns: Mutex::default(),
+            exemplars: Exemplars::default(),
+            kept: Default::default(),
+            plans,
         })
     }
 
     /// The text that Prometheus reads, of the type [`CONTENT_TYPE`].
     pub fn encode(&self) -> String {
+        prometheus(&self.open())
+    }
+
+    /// The same in OpenMetrics, of the type [`OPEN_CONTENT_TYPE`], which has exemplars. What is counted has the type `unknown`, as a
+    /// `counter` would need `_total`.
+    pub fn encode_open(&self) -> String {
+        self.exemplars.add(series::RESPONSE_TIME, &self.open())
+    }
+
+    fn open(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        prometheus(&text)
+        text
     }
 
     /// The counters of a rule; the same before and after a reload. At most [`rule::MAX_RULES`] are counted by name.
@@ -94,6 +128,17 @@ impl Metrics {
         self.rules.counters(domain, rule, rule::MAX_BY_REQUEST)
     }
 
+    /// The counters of a plan; the same before and after a reload. At most [`plans::MAX_PLANS`] are counted by name.
+    pub fn plan(&self, domain: &str, plan: &str) -> PlanCounters {
+        self.plans.plan(domain, plan)
+    }
+
+    /// The counters of a limit of a month, of a `plan` or of none; the same before and after a reload. At most
+    /// [`plans::MAX_PLANS`] are counted by name.
+    pub fn quota(&self, domain: &str, rule: &str, plan: &str) -> QuotaCounters {
+        self.plans.quota(domain, rule, plan)
+    }
+
     /// A request for a domain without rules.
     pub fn domain_not_found(&self, domain: &str) {
         let mut known = self.known_unknowns.lock();
@@ -103,7 +148,7 @@ impl Metrics {
             known.insert(domain.to_owned());
             domain
         } else {
-            "other"
+            OTHER_DOMAIN
         };
         drop(known);
         let domain = name.to_owned();
@@ -118,8 +163,17 @@ impl Metrics {
         self.series.global_shadow_mode.inc();
     }
 
-    /// The rules were loaded at `at_secs` since the epoch; `rules` hold now.
-    pub fn config_loaded(&self, rules: usize, at_secs: f64) {
+    /// The rules were loaded at `at_secs` since the epoch; `rules` hold now, of files that are known by `version`.
+    pub fn config_loaded(&self, rules: usize, version: &str, at_secs: f64) {
+        let version = version.to_owned();
+        // Those before hold no more.
+        self.series.rules_info.clear();
+        let info = self
+            .series
+            .rules_info
+            .get_or_create(&RulesLabel { version });
+        info.set(1);
+        drop(info);
         self.series.config_load_success.inc();
         self.series
             .rules_loaded
@@ -153,6 +207,25 @@ impl Metrics {
         });
         requests.inc();
         response_time.observe(took);
+    }
+
+    /// Where a call that took `took` until now is found among the traces, if it is there.
+    pub fn exemplar(&self, took: Duration, place: Option<Place>) {
+        if let Some(place) = place {
+            self.exemplars.put(took, place);
+        }
+    }
+
+    /// A decision that is kept for the traces though the sampler did not choose it, and whether there was room.
+    pub fn kept_trace(&self, (why, kept): (Why, Kept)) {
+        let of_kind = || {
+            let (why, outcome) = (why.name(), kept.name());
+            let label = KeptLabel { why, outcome };
+            self.series.kept_traces.get_or_create(&label).clone()
+        };
+        self.kept[why as usize][kept as usize]
+            .get_or_init(of_kind)
+            .inc();
     }
 
     /// The counter of the decisions on a domain that has rules, for one reason of a closed set.
@@ -257,6 +330,11 @@ impl Metrics {
     /// How many requests were charged in advance.
     pub fn leased(&self, count: u64) {
         self.series.leased.set(count);
+    }
+
+    /// How often another server of the store took over.
+    pub fn failovers(&self, count: u64) {
+        self.series.failovers.set(count);
     }
 
     /// How many charges could not be given back.

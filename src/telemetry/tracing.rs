@@ -1,15 +1,19 @@
 //! Spans: one for each decision that is traced, a child for each store call, exported by OTLP.
 //!
 //! Whether a decision is traced is its caller's choice (the `traceparent` that Envoy sends); only without one does the
-//! sampling rate decide. A decision that is not traced has no span at all.
+//! sampling rate decide. A decision that is not traced has no span at all, unless it turns out to be one that is always kept.
 //!
+//! - `caller`: what a caller says of its trace
+//! - `sampler`: which decisions are traced from the start
+//! - [`always`]: those that are kept all the same, told after the fact
 //! - `export`: where spans go
 //! - `secured`: TLS on the way
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use http::HeaderMap;
-use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{TraceContextExt, TracerProvider};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry::trace::{SpanId, TraceContextExt, TraceId, TracerProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::{Span, Subscriber, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -17,11 +21,21 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
+pub mod always;
+mod caller;
 pub(super) mod export;
+mod sampler;
 mod secured;
+
+use always::{Always, Unseen};
+use caller::Caller;
+use sampler::Head;
 
 /// The target of all spans that are exported.
 pub(super) const TARGET: &str = "tollgate::spans";
+
+/// The scope that they are made in.
+const TRACER: &str = "tollgate";
 
 /// Where spans go.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +52,8 @@ pub struct Settings {
     pub protocol: Option<Protocol>,
     /// The share of decisions that are traced when their caller has not decided, from 0 to 1.
     pub sampling_rate: f64,
+    /// Which are kept whatever the sampler says.
+    pub always: always::Settings,
 }
 
 /// The two forms of OTLP.
@@ -49,10 +65,33 @@ pub enum Protocol {
     Http,
 }
 
-/// Makes the spans of decisions, if they are exported at all.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tracing {
-    enabled: bool,
+/// Makes the spans of decisions, if they are exported at all. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Tracing(Option<Arc<Exported>>);
+
+#[derive(Debug)]
+struct Exported {
+    head: Head,
+    /// None if no decision is kept whatever the sampler says.
+    always: Option<Always>,
+}
+
+/// How a decision is traced, as it begins.
+#[derive(Debug)]
+pub struct Begun {
+    /// The decision's; none if it is not traced from the start.
+    pub span: Span,
+    /// Its caller's, for a span that is made after the fact.
+    caller: Option<Caller>,
+}
+
+/// Where a decision is found among the traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The trace.
+    pub trace: TraceId,
+    /// The span in it.
+    pub span: SpanId,
 }
 
 /// What a span says of a decision.
@@ -85,48 +124,83 @@ pub struct Decision<'a> {
 }
 
 impl Tracing {
-    /// Spans, if `enabled` and a subscriber exports them.
-    pub fn new(enabled: bool) -> Self {
-        Self { enabled }
+    /// Spans for `provider`; none without one.
+    pub fn new(settings: &Settings, provider: Option<&SdkTracerProvider>) -> Self {
+        Self(provider.map(|provider| {
+            Arc::new(Exported {
+                head: Head::new(settings.sampling_rate),
+                always: Always::new(&settings.always, provider.tracer(TRACER)),
+            })
+        }))
     }
 
-    /// The span of a decision, a child of the one that its caller names; none if that is not sampled.
-    pub fn decision(self, headers: &HeaderMap) -> Span {
-        if !self.enabled {
-            return Span::none();
-        }
-        let parent = TraceContextPropagator::new().extract(&Headers(headers));
-        let caller = parent.span().span_context().clone();
-        if caller.is_valid() && !caller.is_sampled() {
-            return Span::none();
-        }
-        let span = info_span!(
-            target: TARGET,
-            parent: None,
-            "ratelimit.should_rate_limit",
-            otel.kind = "server",
-            rpc.system = "grpc",
-            domain = field::Empty,
-            descriptors = field::Empty,
-            rule = field::Empty,
-            rule.path = field::Empty,
-            rule.source = field::Empty,
-            plan = field::Empty,
-            limit = field::Empty,
-            hits = field::Empty,
-            remaining = field::Empty,
-            reset = field::Empty,
-            reason = field::Empty,
-            admitted = field::Empty,
-            rpc.grpc.status_code = field::Empty,
-            otel.status_code = field::Empty,
-        );
-        if caller.is_valid() {
-            // It fails only for a span that is not exported.
-            let _ = span.set_parent(parent);
-        }
-        span
+    /// Begins a decision: its span is a child of the one that its caller names, and none if that is not sampled.
+    pub fn begin(&self, headers: &HeaderMap) -> Begun {
+        let Some(exported) = &self.0 else {
+            return Begun {
+                span: Span::none(),
+                caller: None,
+            };
+        };
+        let caller = Caller::of(headers);
+        let span = match exported.head.choose(caller, headers) {
+            None => Span::none(),
+            Some(context) => {
+                let span = decision();
+                // It fails only for a span that is not exported.
+                let _ = span.set_parent(context);
+                span
+            }
+        };
+        Begun { span, caller }
     }
+
+    /// What may be told after the fact of a decision that came at `begun`; none if it is traced anyway, or never.
+    pub fn unseen(&self, begun: &Begun, at: Instant) -> Option<Unseen<'_>> {
+        let always = self.0.as_ref()?.always.as_ref()?;
+        begun
+            .span
+            .is_none()
+            .then(|| Unseen::new(always, begun.caller, at))
+    }
+}
+
+/// The span of a decision, of which nothing is said yet.
+fn decision() -> Span {
+    info_span!(
+        target: TARGET,
+        parent: None,
+        "ratelimit.should_rate_limit",
+        otel.kind = "server",
+        rpc.system = "grpc",
+        domain = field::Empty,
+        descriptors = field::Empty,
+        rule = field::Empty,
+        rule.path = field::Empty,
+        rule.source = field::Empty,
+        plan = field::Empty,
+        limit = field::Empty,
+        hits = field::Empty,
+        remaining = field::Empty,
+        reset = field::Empty,
+        reason = field::Empty,
+        admitted = field::Empty,
+        rpc.grpc.status_code = field::Empty,
+        otel.status_code = field::Empty,
+    )
+}
+
+/// Where `span`, of a decision, is found; none if it is not exported.
+pub fn place(span: &Span) -> Option<Place> {
+    if span.is_none() {
+        return None;
+    }
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    context.is_sampled().then(|| Place {
+        trace: context.trace_id(),
+        span: context.span_id(),
+    })
 }
 
 /// The span of the decision that is being made; none if it is not traced.
@@ -157,8 +231,9 @@ pub fn store_call(decision: &Span, store: &'static str, keys: usize) -> Span {
     )
 }
 
-/// The span of one call of a script at `server`, an address, within that of its transaction; none if that is none.
-pub fn script_call(server: &str) -> Span {
+/// The span of one call of a script, named by its `digest`, at `server`, an address, within that of its transaction; none if
+/// that is none. `slot` is where the keys lie in a cluster.
+pub fn script_call(server: &str, digest: &str, slot: Option<u16>) -> Span {
     if !is_ours(&Span::current()) {
         return Span::none();
     }
@@ -170,6 +245,8 @@ pub fn script_call(server: &str) -> Span {
         otel.kind = "client",
         db.system.name = "redis",
         db.operation.name = "EVALSHA",
+        db.stored_procedure.name = digest,
+        tollgate.redis.slot = slot,
         server.address = address.map_or(server, |(host, _)| host),
         server.port = field::Empty,
         error.type = field::Empty,
@@ -228,7 +305,7 @@ where
     S: Subscriber + for<'l> LookupSpan<'l>,
 {
     tracing_opentelemetry::layer()
-        .with_tracer(provider.tracer("tollgate"))
+        .with_tracer(provider.tracer(TRACER))
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
@@ -241,18 +318,6 @@ fn is_ours(span: &Span) -> bool {
         .is_some_and(|metadata| metadata.target() == TARGET)
 }
 
-struct Headers<'h>(&'h HeaderMap);
-
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(http::HeaderName::as_str).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,14 +328,25 @@ mod tests {
         HeaderMap::from_iter([(http::HeaderName::from_static("traceparent"), parent)])
     }
 
+    fn tracing(rate: f64) -> Tracing {
+        let settings = Settings {
+            sampling_rate: rate,
+            ..Settings::default()
+        };
+        Tracing::new(&settings, Some(&SdkTracerProvider::builder().build()))
+    }
+
     #[test]
     fn what_is_not_traced_has_no_span() {
         tracing::subscriber::with_default(tracing_subscriber::registry(), || {
-            let (on, off) = (Tracing::new(true), Tracing::new(false));
-            assert!(off.decision(&headers("01")).is_none());
-            assert!(on.decision(&headers("00")).is_none());
-            assert!(!on.decision(&headers("01")).is_none());
-            assert!(!on.decision(&HeaderMap::new()).is_none());
+            let (all, none) = (tracing(1.0), tracing(0.0));
+            let span = |tracing: &Tracing, headers: &HeaderMap| tracing.begin(headers).span;
+            assert!(span(&Tracing::default(), &headers("01")).is_none());
+            assert!(span(&all, &headers("00")).is_none());
+            assert!(!span(&all, &headers("01")).is_none());
+            assert!(!span(&all, &HeaderMap::new()).is_none());
+            assert!(!span(&none, &headers("01")).is_none());
+            assert!(span(&none, &HeaderMap::new()).is_none());
         });
     }
 
@@ -281,10 +357,10 @@ mod tests {
             assert!(store_call().is_none());
             let foreign = info_span!("connection");
             foreign.in_scope(|| assert!(store_call().is_none()));
-            Tracing::new(true).decision(&headers("01")).in_scope(|| {
+            tracing(1.0).begin(&headers("01")).span.in_scope(|| {
                 let call = store_call();
                 assert!(!call.is_none());
-                call.in_scope(|| assert!(!script_call("localhost:6379").is_none()));
+                call.in_scope(|| assert!(!script_call("localhost:6379", "", None).is_none()));
             });
         });
     }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tollgate::limit::Hits;
+use tollgate::telemetry::metrics::plans::{MAX_PLANS, SHARES};
 use tollgate::telemetry::metrics::rule::{MAX_BY_REQUEST, MAX_RULES};
 use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
+use tollgate::telemetry::tracing::always::{Kept, Why};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 35] = [
+const FAMILIES: [(&str, &str); 40] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -30,8 +32,12 @@ const FAMILIES: [(&str, &str); 35] = [
     ("tollgate_fallbacks", "counter"),
     ("tollgate_in_flight", "gauge"),
     ("tollgate_instances", "gauge"),
+    ("tollgate_kept_traces", "counter"),
     ("tollgate_owed", "gauge"),
     ("tollgate_settled", "gauge"),
+    ("tollgate_plan_decisions", "counter"),
+    ("tollgate_quota_reached", "counter"),
+    ("tollgate_rules_info", "gauge"),
     ("tollgate_rules_load_timestamp_seconds", "gauge"),
     ("tollgate_rules_loaded", "gauge"),
     ("tollgate_usage_late", "gauge"),
@@ -40,6 +46,7 @@ const FAMILIES: [(&str, &str); 35] = [
     ("tollgate_store_breaker_open", "gauge"),
     ("tollgate_store_call_seconds", "histogram"),
     ("tollgate_store_errors", "counter"),
+    ("tollgate_store_failovers", "gauge"),
     ("tollgate_store_lost_give_backs", "gauge"),
     ("tollgate_store_remembered", "gauge"),
     ("tollgate_store_combined", "gauge"),
@@ -99,6 +106,10 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.fallback("fallback_local");
     metrics.directory_error("timeout");
     metrics.snapshot(None);
+    metrics.plan("d", "free");
+    metrics.config_loaded(1, "0af765191600", 1e9);
+    metrics.quota("d", "user.month", "free");
+    metrics.kept_trace((Why::Refused, Kept::Dropped));
     metrics.breakers([("10.0.0.1:6379".to_owned(), "usual", false)]);
     let families = read(&metrics.encode()).families;
     let wanted: BTreeMap<String, String> = FAMILIES
@@ -227,4 +238,25 @@ fn labels_are_escaped() {
     let wanted = r#"_not_found{domain="a\"} 1\n# TYPE b unknown\\"} 1"#;
     assert!(text.lines().any(|line| line.ends_with(wanted)), "{text}");
     read(&text);
+}
+
+#[test]
+fn plans_and_quotas_are_bounded() {
+    let metrics = Metrics::new();
+    for i in 0..MAX_PLANS + 5 {
+        metrics.plan("d", &format!("plan{i}")).refused.inc();
+        metrics.quota("d", "user", &format!("plan{i}"))[0].inc();
+    }
+    // What is known stays what it is.
+    metrics.plan("d", "plan0").refused.inc();
+    let read = read(&metrics.encode()).samples;
+    let of = |name: &str| read.keys().filter(|key| key.starts_with(name)).count();
+    assert_eq!(of("tollgate_plan_decisions"), (MAX_PLANS + 1) * 2);
+    assert_eq!(of("tollgate_quota_reached"), (MAX_PLANS + 1) * SHARES.len());
+    let refused = |domain: &str, plan: &str| {
+        let labels = format!("domain=\"{domain}\",plan=\"{plan}\",outcome=\"refused\"");
+        read[&format!("tollgate_plan_decisions{{{labels}}}")]
+    };
+    assert_eq!(refused("d", "plan0"), 2.0);
+    assert_eq!(refused("other", "other"), 5.0);
 }

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use futures::future::join_all;
 use http::HeaderMap;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::watch;
 use tollgate::engine::{Engine, Settings};
 use tollgate::grpc::listen::Listener;
@@ -20,6 +21,7 @@ use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
 use tollgate::telemetry::Tracing;
 use tollgate::telemetry::metrics::Metrics;
+use tollgate::telemetry::tracing as spans;
 use tollgate::time::Clock;
 use tonic::Code;
 use tonic::service::Routes;
@@ -80,10 +82,12 @@ async fn a_call_that_panics_is_answered_internal_and_no_other() {
     let engine = Engine::new(store, Settings::default(), clock, Arc::clone(&metrics));
     let files = [("rules.yaml".to_owned(), RULES.to_owned())];
     engine.install(compile(&files, false).expect("the rules are good"));
-    let method = Panicky(
-        Rls::new(Arc::new(engine), metrics, Tracing::new(true)),
-        dispatch,
-    );
+    let all = spans::Settings {
+        sampling_rate: 1.0,
+        ..spans::Settings::default()
+    };
+    let tracing = Tracing::new(&all, Some(&SdkTracerProvider::builder().build()));
+    let method = Panicky(Rls::new(Arc::new(engine), metrics, tracing), dispatch);
     let listener = Listener::tcp(([127, 0, 0, 1], 0).into(), None).expect("a port");
     let address = listener.address().expect("an address");
     let (down, shutdown) = watch::channel(false);

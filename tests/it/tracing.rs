@@ -11,6 +11,10 @@ use crate::support::otlp::{Received, attribute, hex};
 use crate::support::server::{Server, Setup, binary, is_over, request};
 use crate::support::{poll, redis};
 
+mod always;
+mod cluster;
+mod exemplars;
+
 const RULES: &str = "
 domain: d
 descriptors:

@@ -17,9 +17,13 @@ const INTERVAL: &str = "1m";
 
 const RULES: &str = "
 domain: edge
+plans:
+  free:
+    - {name: free_hour, requests_per_unit: 5, unit: hour}
+    - {name: free_month, requests_per_unit: 1000, unit: month}
 descriptors:
   - key: user_id
-    rate_limit: {name: user, requests_per_unit: 5, unit: hour}
+    plan: {from: directory, default: free}
   - key: user
     value: anonymous
     descriptors:
@@ -225,6 +229,16 @@ fn the_dashboards_name_their_data_as_grafana_is_told() {
         .iter()
         .filter_map(|source| source["uid"].as_str())
         .collect();
+    let prometheus = &sources["datasources"][0]["jsonData"];
+    let traces = &prometheus["exemplarTraceIdDestinations"][0];
+    assert_eq!(traces["name"].as_str(), Some("trace_id"));
+    assert!(known.contains(&traces["datasourceUid"].as_str().expect("a source")));
+    let board = dashboard("rate-limits");
+    let panels = board["panels"].as_array().expect("panels").iter();
+    let mut targets = panels
+        .filter_map(|panel| panel["targets"].as_array())
+        .flatten();
+    assert!(targets.any(|target| target["exemplar"] == true));
     for file in ["gateway", "rate-limits"] {
         let board = dashboard(file);
         for panel in board["panels"].as_array().expect("panels") {

@@ -1,7 +1,7 @@
 //! What the service is and does.
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -34,8 +34,8 @@ pub(super) async fn health(State(api): State<Api>) -> Response {
     super::super::ready_of(&api.admin)
 }
 
-pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    super::super::metrics(State(api.admin)).await
+pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
+    super::super::metrics(State(api.admin), headers).await
 }
 
 /// The metrics, each with its samples.

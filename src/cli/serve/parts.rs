@@ -14,10 +14,13 @@ use crate::settings::{Grpc, Http, Settings, Store, Telemetry};
 use crate::store::redis::settings as redis;
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::tracing::Protocol;
+use crate::telemetry::tracing::{Protocol, always};
 
-pub(super) fn telemetry(settings: &Telemetry) -> telemetry::Settings {
-    telemetry::Settings {
+/// Logs and traces; the error names the variable that is wrong.
+pub(super) fn telemetry(settings: &Telemetry) -> Result<telemetry::Settings, String> {
+    let kinds = settings.trace_always.parse();
+    let kinds = kinds.map_err(|problem| format!("TRACE_ALWAYS: {problem}"))?;
+    Ok(telemetry::Settings {
         log_level: settings.log_level.clone(),
         log_json: settings.log_format.eq_ignore_ascii_case("json"),
         tracing: telemetry::tracing::Settings {
@@ -30,8 +33,13 @@ pub(super) fn telemetry(settings: &Telemetry) -> telemetry::Settings {
                 .as_deref()
                 .map(otlp_protocol),
             sampling_rate: f64::from(settings.tracing_sampling_rate),
+            always: always::Settings {
+                kinds,
+                slow: settings.trace_slow.0,
+                per_second: settings.trace_always_rate,
+            },
         },
-    }
+    })
 }
 
 fn otlp_protocol(name: &str) -> Protocol {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -49,6 +50,8 @@ struct Shared {
     map: ArcSwap<Map>,
     nodes: Mutex<HashMap<Address, Arc<Node>>>,
     outdated: Notify,
+    /// How many masters there have been beyond those of the first map.
+    failovers: AtomicU64,
 }
 
 /// Ranges of slots in ascending order, each with its first, its last and its master.
@@ -68,6 +71,7 @@ impl Cluster {
             map: ArcSwap::default(),
             nodes: Mutex::new(nodes),
             outdated: Notify::new(),
+            failovers: AtomicU64::new(0),
         });
         let refreshing = tokio::spawn(refresh(Arc::clone(&shared)));
         Ok(Self {
@@ -94,7 +98,7 @@ impl Cluster {
             if left.is_zero() {
                 break;
             }
-            match node.run(call, asking, left).await {
+            match node.run(call, (Some(slot), asking), left).await {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Failed(error)) => {
                     if !node.is_connected() {
@@ -115,6 +119,11 @@ impl Cluster {
         // Each answer said that nothing was executed.
         let reason = format!("slot {slot} is being moved");
         Err(StoreError::Unreachable(reason))
+    }
+
+    /// How often a server came to have slots that had none.
+    pub(super) fn failovers(&self) -> u64 {
+        self.shared.failovers.load(Ordering::Relaxed)
     }
 
     /// The masters, each once.
@@ -270,6 +279,16 @@ impl Map {
         masters
     }
 
+    /// How many masters `next` has that are none here; none if nothing was known before.
+    fn new_masters(&self, next: &Self) -> u64 {
+        let known = self.masters();
+        let is_new = |node: &&Arc<Node>| !known.iter().any(|other| other.name() == node.name());
+        match known.is_empty() {
+            true => 0,
+            false => next.masters().iter().filter(is_new).count() as u64,
+        }
+    }
+
     /// The first slot that no master has.
     fn first_gap(&self) -> Option<u16> {
         let mut next = 0;
@@ -295,6 +314,8 @@ async fn refresh(shared: Arc<Shared>) {
         });
         if let Some(map) = described {
             shared.forget_strangers(&map);
+            let new = shared.map.load().new_masters(&map);
+            shared.failovers.fetch_add(new, Ordering::Relaxed);
             shared.map.store(Arc::new(map));
         }
         tokio::time::sleep(REFRESH_PAUSE).await;

@@ -12,7 +12,7 @@
 //! others wait. `NOSCRIPT`, `MOVED`, `ASK` and `TRYAGAIN` say that nothing was executed, so what they answer may be sent again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,9 +30,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::breaker::Change;
+use super::finding::Finding;
 use super::pipe::{Confirming, Endpoint, Greeting, Pipe, Trouble};
 use super::script::Script;
-use super::settings::{Address, SettingsError};
+use super::settings::SettingsError;
 use super::way::Way;
 use crate::limit::Durability;
 use crate::store::StoreError;
@@ -65,6 +66,8 @@ pub(super) struct Node {
     trouble: Arc<Mutex<Option<String>>>,
     /// Whether the server has been found to be a replica and is being left for the new master.
     leaving: Arc<AtomicBool>,
+    /// How often it has been found elsewhere than before.
+    moves: Arc<AtomicU64>,
     usual: Way,
     /// The way of what counts when replicas have it too.
     replicated: Way,
@@ -150,8 +153,8 @@ impl Node {
         // Listens from before the first attempt on.
         let events = (client.reconnect_rx(), client.error_rx());
         let (found, is_at) = watch::channel(None);
-        let found = Finding { fixed: at, found };
-        let watching = watch(events, name.clone(), Arc::clone(&trouble), found);
+        let (finding, moves) = Finding::new(at, found);
+        let watching = watch(events, name.clone(), Arc::clone(&trouble), finding);
         let connecting = keep_connected(client.clone());
         let way = |confirming| Way::new(is_at.clone(), Arc::clone(&greeting), confirming);
         let (usual, replicated) = (way(None), way(Some(confirming)));
@@ -160,6 +163,7 @@ impl Node {
             name,
             trouble,
             leaving: Arc::default(),
+            moves,
             usual,
             replicated,
             _tasks: [
@@ -184,16 +188,21 @@ impl Node {
         self.replicated.breaker.is_open()
     }
 
+    /// How often it has been found elsewhere than before.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
+    }
+
     /// Whether there is a connection.
     pub(super) fn is_connected(&self) -> bool {
         self.client.is_connected()
     }
 
-    /// Runs the script; `asking` also for keys that are only on their way to this server.
+    /// Runs the script, in a cluster for keys in `slot`; `asking` also for those that are only on their way to this server.
     pub(super) async fn run(
         &self,
         call: &Call,
-        asking: bool,
+        (slot, asking): (Option<u16>, bool),
         timeout: Duration,
     ) -> Result<Bytes, NoAnswer> {
         let is_usual = call.durability == Durability::Usual;
@@ -206,7 +215,7 @@ impl Node {
         if !breaker.admits() {
             return Err(NoAnswer::Failed(StoreError::Open(self.name.clone())));
         }
-        let span = spans::script_call(&self.name);
+        let span = spans::script_call(&self.name, &call.script.sha1, slot);
         let answering = async {
             match is_usual {
                 true => self.evaluate_once(call, asking, timeout).await,
@@ -461,29 +470,6 @@ impl Call {
         } else {
             ("EVALSHA", self.script.sha1.as_str())
         }
-    }
-}
-
-/// Tells where the library has found the server.
-struct Finding {
-    /// Where it is in any case.
-    fixed: Option<Endpoint>,
-    found: watch::Sender<Option<Endpoint>>,
-}
-
-impl Finding {
-    fn tell(&self, server: &Server) {
-        let address = || Address {
-            host: server.host.to_string(),
-            port: server.port,
-        };
-        let at = self.fixed.clone();
-        let at = at.unwrap_or_else(|| Endpoint::Tcp(address()));
-        self.found.send_if_modified(|before| {
-            let is_new = before.as_ref() != Some(&at);
-            *before = Some(at);
-            is_new
-        });
     }
 }
 

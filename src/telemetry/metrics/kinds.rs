@@ -28,6 +28,9 @@ pub const LATENCY_BUCKETS: [Duration; 14] = [
     Duration::from_secs(1),
 ];
 
+/// How many buckets there are.
+pub(super) const BUCKETS: usize = LATENCY_BUCKETS.len() + 1;
+
 /// A number that only grows. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicU64>);
@@ -54,17 +57,35 @@ impl Counter {
     pub fn inc(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// What it has come to.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Latency {
     /// One more thing, which took `took`.
     pub fn observe(&self, took: Duration) {
-        let bucket = LATENCY_BUCKETS.partition_point(|end| *end < took);
-        let count = self.0.within.get(bucket).unwrap_or(&self.0.beyond);
+        let count = self.0.within.get(bucket(took)).unwrap_or(&self.0.beyond);
         count.fetch_add(1, Ordering::Relaxed);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
+}
+
+impl Latency {
+    /// How many things are in each bucket, the last for those beyond.
+    pub(super) fn counts(&self) -> [u64; BUCKETS] {
+        let mut all = self.0.within.iter().chain([&self.0.beyond]);
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        std::array::from_fn(|_| all.next().map_or(0, count))
+    }
+}
+
+/// The place of the bucket that `took` belongs in.
+pub(super) fn bucket(took: Duration) -> usize {
+    LATENCY_BUCKETS.partition_point(|end| *end < took)
 }
 
 impl<'g> InFlight<'g> {
@@ -99,10 +120,7 @@ impl EncodeMetric for Latency {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let ends = LATENCY_BUCKETS.map(|end| end.as_secs_f64());
         let ends = ends.into_iter().chain([f64::INFINITY]);
-        let counts = self.0.within.iter().chain([&self.0.beyond]);
-        let buckets: Vec<(f64, u64)> = ends
-            .zip(counts.map(|count| count.load(Ordering::Relaxed)))
-            .collect();
+        let buckets: Vec<(f64, u64)> = ends.zip(self.counts()).collect();
         let sum = Duration::from_nanos(self.0.sum_ns.load(Ordering::Relaxed)).as_secs_f64();
         // From the buckets, so that the text agrees with itself while others count.
         let count = buckets.iter().map(|(_, count)| count).sum();

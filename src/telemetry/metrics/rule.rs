@@ -59,6 +59,15 @@ struct RuleLabel {
 /// One of the five counters of a rule, for the encoder.
 struct Value<'c>(&'c AtomicU64);
 
+/// The counters of a rule, as the reference calls them.
+pub(super) const RULE_STATS: [&str; 5] = [
+    "total_hits",
+    "within_limit",
+    "near_limit",
+    "over_limit",
+    "shadow_mode",
+];
+
 const NAMES: [(&str, &str); 5] = [
     (
         "ratelimit_service_rate_limit_total_hits",
@@ -115,6 +124,16 @@ impl Rules {
             label.rule = OTHER.to_owned();
         }
         all.entry(label).or_default().clone()
+    }
+}
+
+impl Rules {
+    /// Calls `see` with the domain, the name and the counters of each rule, in thousandths and in the order of [`RULE_STATS`].
+    pub(super) fn each(&self, mut see: impl FnMut(&str, &str, [u64; 5])) {
+        for (label, counters) in self.0.read().iter() {
+            let counter = |place: usize| counters.0[place].load(Ordering::Relaxed);
+            see(&label.domain, &label.rule, std::array::from_fn(counter));
+        }
     }
 }
 

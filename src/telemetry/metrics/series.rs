@@ -8,8 +8,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::kinds::{Counter, Latency};
 use super::labels::{
-    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KindLabel, MethodLabel, OutcomeLabel,
-    ReasonLabel, StoreLabel, VersionLabel,
+    BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KeptLabel, KindLabel, MethodLabel,
+    OutcomeLabel, ReasonLabel, RulesLabel, StoreLabel, VersionLabel,
 };
 
 /// A handle on each metric.
@@ -25,6 +25,7 @@ pub(super) struct Series {
     pub(super) decisions: Family<DecisionLabel, Counter>,
     pub(super) store_calls: Family<StoreLabel, Latency>,
     pub(super) store_errors: Family<KindLabel, Counter>,
+    pub(super) failovers: Gauge<u64, AtomicU64>,
     pub(super) lost_give_backs: Gauge<u64, AtomicU64>,
     pub(super) remembered: Gauge<u64, AtomicU64>,
     pub(super) combined: Gauge<u64, AtomicU64>,
@@ -41,10 +42,15 @@ pub(super) struct Series {
     pub(super) snapshot_timestamp: Gauge<f64, AtomicU64>,
     pub(super) fallbacks: Family<ReasonLabel, Counter>,
     pub(super) rules_loaded: Gauge,
+    pub(super) rules_info: Family<RulesLabel, Gauge>,
     pub(super) rules_load_timestamp: Gauge<f64, AtomicU64>,
     pub(super) embedded_keys: Gauge,
     pub(super) in_flight: Gauge<i64, AtomicI64>,
+    pub(super) kept_traces: Family<KeptLabel, Counter>,
 }
+
+/// The time to answer, whose buckets have exemplars.
+pub(super) const RESPONSE_TIME: &str = "ratelimit_service_response_time_seconds";
 
 impl Series {
     /// All of them, nothing counted.
@@ -89,7 +95,7 @@ impl Series {
                 Family::default(),
             ),
             response_time: adder.add(
-                "ratelimit_service_response_time_seconds",
+                RESPONSE_TIME,
                 "Time to answer a gRPC call",
                 Family::default(),
             ),
@@ -107,6 +113,11 @@ impl Series {
                 "tollgate_store_errors",
                 "Calls that the store did not answer",
                 Family::default(),
+            ),
+            failovers: adder.add(
+                "tollgate_store_failovers",
+                "Times that another server of the store took over",
+                Gauge::default(),
             ),
             lost_give_backs: adder.add(
                 "tollgate_store_lost_give_backs",
@@ -184,6 +195,11 @@ impl Series {
                 Family::default(),
             ),
             rules_loaded: adder.add("tollgate_rules_loaded", "Rules that hold", Gauge::default()),
+            rules_info: adder.add(
+                "tollgate_rules_info",
+                "The version of the rules that hold: the same where the files are",
+                Family::default(),
+            ),
             rules_load_timestamp: adder.add(
                 "tollgate_rules_load_timestamp_seconds",
                 "When the rules that hold were loaded",
@@ -195,6 +211,11 @@ impl Series {
                 Gauge::default(),
             ),
             in_flight: adder.add("tollgate_in_flight", "gRPC calls under way", Gauge::default()),
+            kept_traces: adder.add(
+                "tollgate_kept_traces",
+                "Decisions kept for traces by TRACE_ALWAYS, or dropped beyond TRACE_ALWAYS_RATE",
+                Family::default(),
+            ),
         }
     }
 }

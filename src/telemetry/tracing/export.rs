@@ -9,9 +9,10 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::runtime::Tokio;
 use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
 use tracing::warn;
 
+use super::sampler::Head;
 use super::{Protocol, Settings, secured};
 use crate::telemetry::Error;
 use crate::telemetry::logs::Seldom;
@@ -54,13 +55,8 @@ pub(in crate::telemetry) fn provider(
     let processor = BatchSpanProcessor::builder(Quiet::new(exporter), Tokio).build();
     let builder = SdkTracerProvider::builder()
         .with_span_processor(processor)
+        .with_sampler(Head::new(settings.sampling_rate))
         .with_resource(resource(settings));
-    let builder = if set("OTEL_TRACES_SAMPLER").is_some() {
-        builder
-    } else {
-        let ratio = Sampler::TraceIdRatioBased(settings.sampling_rate);
-        builder.with_sampler(Sampler::ParentBased(Box::new(ratio)))
-    };
     Ok(Some(builder.build()))
 }
 
@@ -109,7 +105,7 @@ pub(super) fn first_set<const N: usize>(
 }
 
 /// The value of a variable, if it is set to anything.
-fn set(variable: &str) -> Option<String> {
+pub(super) fn set(variable: &str) -> Option<String> {
     std::env::var(variable)
         .ok()
         .filter(|value| !value.is_empty())

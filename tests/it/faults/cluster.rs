@@ -131,6 +131,9 @@ descriptors:
         info.contains("role:master")
     })
     .await;
+    poll::until("the failover to be counted", || {
+        (service.metric("tollgate_store_failovers") == 1.0).then_some(())
+    });
     // The new master has no replica of its own: what it charges is not confirmed, and denied.
     poll::hold(LASTS).await;
     done.store(true, Ordering::Relaxed);

@@ -121,6 +121,7 @@ async fn sentinel_leads_to_the_new_master() {
     })
     .await;
     assert_eq!(used(&store, &key, &limit).await, 2);
+    assert_eq!(store.failovers(), 1);
 }
 
 #[tokio::test]
