@@ -48,8 +48,8 @@ pub struct Admin {
     pub engine: Arc<Engine>,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Healthy only while there is a domain.
-    pub needs_domain: bool,
+    /// Healthy only while there are so many domains; none if also without rules.
+    pub needed_domains: Option<usize>,
 }
 
 impl Admin {
@@ -85,7 +85,10 @@ impl Admin {
     }
 
     fn is_ready(&self) -> bool {
-        self.engine.readiness().borrow().is_ready(self.needs_domain)
+        self.engine
+            .readiness()
+            .borrow()
+            .is_ready(self.needed_domains)
     }
 }
 

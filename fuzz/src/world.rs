@@ -68,7 +68,7 @@ pub fn http(engine: Arc<Engine>, access: Access) -> Router {
     let admin = Admin {
         engine,
         metrics: Metrics::new(),
-        needs_domain: false,
+        needed_domains: Some(0),
     };
     admin.http(Arc::new(access))
 }

@@ -19,7 +19,7 @@ use crate::grpc;
 use crate::grpc::listen::Listener;
 use crate::grpc::tls::{Files, Protocol, Tls};
 use crate::reload::{Failure, Loaded, Reloader};
-use crate::settings::{Backend, Settings};
+use crate::settings::{Backend, Settings, reference};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
@@ -106,6 +106,9 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let (guard, tracing) =
         telemetry::install(&telemetry).map_err(|error| Failed::Usage(error.to_string()))?;
     secrets::warn_of_open_files(&settings);
+    for said in reference::without_effect(|variable| std::env::var(variable).ok()) {
+        warn!("{said}");
+    }
     let metrics = Metrics::new();
     let store = store(&settings)?;
     let engine = Engine::new(
@@ -374,7 +377,7 @@ fn spawn_servers(
     let admin = Admin {
         engine: Arc::clone(engine),
         metrics: Arc::clone(metrics),
-        needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
+        needed_domains: settings.rules.needed_domains(),
     };
     let grpc = grpc::serve(
         ports.grpc,

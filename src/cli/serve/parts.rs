@@ -140,7 +140,7 @@ pub(super) fn grpc(settings: &Settings) -> grpc::Settings {
         max_concurrent_streams: grpc.grpc_max_concurrent_streams,
         max_calls: usize::try_from(grpc.grpc_max_calls).unwrap_or(usize::MAX),
         max_message_size: usize::try_from(grpc.grpc_max_message_size).unwrap_or(usize::MAX),
-        needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
+        needed_domains: settings.rules.needed_domains(),
         threads: match usize::from(grpc.grpc_threads) {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
