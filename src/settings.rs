@@ -3,12 +3,14 @@
 //! A setting that envoyproxy/ratelimit has too has its name and meaning. Each is a flag and a variable; the flag wins.
 //!
 //! - [`values`]: durations, booleans and secrets as they are written
+//! - [`per_second`]: a second Redis
 //! - [`reference`]: variables of envoyproxy/ratelimit that have no effect
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+pub mod per_second;
 pub mod reference;
 pub mod values;
 
@@ -26,6 +28,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group says what it is")]
     pub store: Store,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group says what it is")]
+    pub per_second: per_second::PerSecond,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group says what it is")]
     pub grpc: Grpc,

@@ -174,6 +174,10 @@ fn signals() -> io::Result<Signals> {
 fn store(settings: &Settings) -> Result<Store, Failed> {
     match settings.store.backend().map_err(Failed::Usage)? {
         Backend::Embedded => {
+            if settings.per_second.redis_persecond {
+                let problem = "REDIS_PERSECOND is for BACKEND_TYPE=redis, beside REDIS_URL";
+                return Err(Failed::Usage(problem.to_owned()));
+            }
             let keys = usize::try_from(settings.store.embedded_max_keys).unwrap_or(usize::MAX);
             Ok(Store::Embedded(match settings.store.snapshot() {
                 Some(path) => snapshots::restore(path, keys).map_err(Failed::Run)?,
@@ -186,7 +190,7 @@ fn store(settings: &Settings) -> Result<Store, Failed> {
                     "EMBEDDED_SNAPSHOT is for the embedded store; Redis keeps what it has";
                 return Err(Failed::Usage(problem.to_owned()));
             }
-            let redis = parts::redis(&settings.store).map_err(Failed::Usage)?;
+            let redis = parts::redis(settings).map_err(Failed::Usage)?;
             let redis = Redis::connect(&redis).map_err(|error| Failed::Usage(error.to_string()))?;
             Ok(Store::Redis(redis))
         }

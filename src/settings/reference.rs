@@ -7,7 +7,7 @@ use clap::{Args, Command};
 use super::Settings;
 
 /// Each variable, and why it has no effect or what to use instead: the rest of a sentence that begins with its name.
-pub const WITHOUT_EFFECT: [(&str, &str); 51] = [
+pub const WITHOUT_EFFECT: [(&str, &str); 43] = [
     ("CONFIG_TYPE", FILES),
     ("CONFIG_GRPC_XDS_NODE_ID", FILES),
     ("CONFIG_GRPC_XDS_NODE_METADATA", FILES),
@@ -38,19 +38,14 @@ pub const WITHOUT_EFFECT: [(&str, &str); 51] = [
     ("REDIS_STARTUP_INITIAL_INTERVAL", AT_THE_START),
     ("REDIS_STARTUP_MAX_INTERVAL", AT_THE_START),
     ("REDIS_STARTUP_MAX_ELAPSED_TIME", AT_THE_START),
-    ("REDIS_PERSECOND", ONE_STORE),
-    ("REDIS_PERSECOND_SOCKET_TYPE", ONE_STORE),
-    ("REDIS_PERSECOND_TYPE", ONE_STORE),
-    ("REDIS_PERSECOND_URL", ONE_STORE),
-    ("REDIS_PERSECOND_POOL_SIZE", ONE_STORE),
-    ("REDIS_PERSECOND_AUTH", ONE_STORE),
-    ("REDIS_PERSECOND_SENTINEL_AUTH", ONE_STORE),
-    ("REDIS_PERSECOND_TLS", ONE_STORE),
-    ("REDIS_PERSECOND_TIMEOUT", ONE_STORE),
-    ("REDIS_PERSECOND_PIPELINE_WINDOW", ONE_STORE),
-    ("REDIS_PERSECOND_PIPELINE_LIMIT", ONE_STORE),
-    ("REDIS_PERSECOND_CLUSTER_PIPELINE_PARALLELISM", ONE_STORE),
-    ("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", ONE_STORE),
+    ("REDIS_PERSECOND_POOL_SIZE", ONE_CONNECTION),
+    ("REDIS_PERSECOND_PIPELINE_WINDOW", ONE_CONNECTION),
+    ("REDIS_PERSECOND_PIPELINE_LIMIT", ONE_CONNECTION),
+    (
+        "REDIS_PERSECOND_CLUSTER_PIPELINE_PARALLELISM",
+        ONE_CONNECTION,
+    ),
+    ("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", ONE_CONNECTION),
     ("MEMCACHE_HOST_PORT", NO_MEMCACHE),
     ("MEMCACHE_SRV", NO_MEMCACHE),
     ("MEMCACHE_SRV_REFRESH", NO_MEMCACHE),
@@ -83,9 +78,6 @@ const ONE_CONNECTION: &str = "calls share a connection to each server of Redis a
 
 const AT_THE_START: &str = "the ports are open from the start, and Redis is asked every 200 ms until it answers; \
      /healthcheck fails until then";
-
-const ONE_STORE: &str = "limits per second are kept in the Redis of REDIS_URL with all others, \
-     since a request is charged on all its limits or on none; for more load use REDIS_TYPE=cluster, or `lease` on the limit";
 
 const NO_MEMCACHE: &str = "memcached cannot charge several limits in one step; use REDIS_URL with BACKEND_TYPE=redis, \
      or BACKEND_TYPE=embedded for one instance";
