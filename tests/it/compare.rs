@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use crate::support::authority::Authority;
 use crate::support::server::{Server, Setup, binary};
 
 fn rules(per_hour: u32) -> String {
@@ -153,4 +154,56 @@ fn what_cannot_be_compared_is_exit_code_2() {
             .2
             .contains("there are no requests")
     );
+}
+
+#[test]
+fn services_over_tls_are_asked_with_the_certificates_that_they_want() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign("localhost");
+    let ca = write("ca.pem", &authority.pem());
+    let (certificate, key) = (write("cert.pem", &certificate), write("key.pem", &key));
+    let server = Setup::rules(&rules(50))
+        .env("GRPC_SERVER_USE_TLS", "true")
+        .env("GRPC_SERVER_TLS_CERT", &certificate)
+        .env("GRPC_SERVER_TLS_KEY", &key)
+        .env("GRPC_CLIENT_TLS_CACERT", &ca)
+        .start_ready();
+    let other = start(50);
+    let secured = format!("localhost:{}", server.grpc_port());
+    let made = ["--domain", "d", "--descriptors", "user_id=a"];
+    let pems = [
+        "--grpc-server-ca-file",
+        &ca,
+        "--grpc-cert-file",
+        &certificate,
+        "--grpc-key-file",
+        &key,
+    ];
+    let old = format!("https://{secured}");
+    let (code, said, error) = compare(&old, &address(&other), &[&made[..], &pems].concat());
+    assert_eq!(code, Some(0), "{error}");
+    assert_eq!(said, "1000 requests: 1000 agree, 0 disagree\n");
+    // Without a certificate of its own, or by nobody who is trusted.
+    assert_eq!(compare(&old, &address(&other), &made).0, Some(2));
+    let mut client = binary();
+    client.args([
+        "ratelimit_client",
+        "-grpc-use-tls",
+        "-dial_string",
+        &secured,
+    ]);
+    client.args(pems.map(|arg| arg.strip_prefix('-').unwrap_or(arg)));
+    let output = client
+        .args(["-domain", "d", "-descriptors", "user_id=b"])
+        .output();
+    let output = output.expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("response: overall_code:OK"), "{said}");
 }

@@ -452,3 +452,38 @@ fn a_config_map_below_the_runtime_root_is_reloaded() {
     // What has changed is seen at one look and loaded at the next.
     assert!(LOOK_EVERY * 3 < Duration::from_secs(1));
 }
+
+/// Those that envoyproxy/ratelimit makes of its counters, by the same names.
+#[test]
+fn the_metrics_have_the_references_names() {
+    let server = Setup::rules(KEY).env("SHADOW_MODE", "true").start_ready();
+    both(&server, 1);
+    both(&server, 9);
+    let address = server.grpc.expect("a port").to_string();
+    let flags = [
+        "-domain",
+        "",
+        "-descriptors",
+        "k=v",
+        "-dial_string",
+        &address,
+    ];
+    run(binary().arg("ratelimit_client").args(flags));
+    let text = get(server.http, "/metrics").body;
+    let rule = "{domain=\"d\",rule=\"k\",key1=\"k\",key2=\"\"} ";
+    for stat in ["total_hits", "within_limit", "near_limit", "over_limit"] {
+        let name = format!("\nratelimit_service_rate_limit_{stat}{rule}");
+        assert!(text.contains(&name), "{name}: {text}");
+    }
+    for name in [
+        "ratelimit_service_config_load_success 1",
+        "ratelimit_service_config_load_error ",
+        "ratelimit_service_global_shadow_mode 1",
+        "ratelimit_service_total_requests{grpc_method=\"ShouldRateLimit\"} 1",
+        "ratelimit_service_should_rate_limit_error{err_type=\"service_error\"} 1",
+        "ratelimit_service_response_time_seconds_bucket{",
+        "ratelimit_service_response_time_seconds_count{grpc_method=\"ShouldRateLimit\"} 1",
+    ] {
+        assert!(text.contains(&format!("\n{name}")), "{name}: {text}");
+    }
+}
