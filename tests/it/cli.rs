@@ -114,6 +114,54 @@ fn secrets_are_not_shown() {
     }
 }
 
+/// Warnings pass, unless they are not to; and machines are told the same as people.
+#[test]
+fn check_warns_of_what_is_unwise() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rules = "domain: d\ndescriptors:\n  - key: a\n    rate_limit: {unit: day}\n";
+    std::fs::write(dir.path().join("d.yaml"), rules).expect("a file");
+    let path = dir.path().to_str().expect("a path").to_owned();
+    let check = |more: &[&str]| {
+        let output = run(&[&["check", &path], more].concat(), &[]);
+        let text = String::from_utf8(output.stdout).expect("text");
+        (output.status.code(), text)
+    };
+    let (code, text) = check(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("warning: this limit refuses every request"),
+        "{text}"
+    );
+    assert!(text.ends_with("1 domain, 1 rule, 1 warning\n"), "{text}");
+    assert_eq!(check(&["--deny-warnings"]).0, Some(1));
+    let json = |format| -> serde_json::Value {
+        let (code, text) = check(&["--format", format]);
+        assert_eq!(code, Some(0), "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let found = &json("json")["diagnostics"][0];
+    assert_eq!(found["severity"], "warning");
+    assert_eq!(
+        (found["line"].as_u64(), found["column"].as_u64()),
+        (Some(4), Some(18))
+    );
+    let sarif = json("sarif");
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!(
+        (&sarif["version"], &result["level"]),
+        (&"2.1.0".into(), &"warning".into())
+    );
+    let place = &result["locations"][0]["physicalLocation"];
+    assert_eq!(place["region"]["startLine"], 4);
+    let file = dir.path().join("d.yaml");
+    assert_eq!(
+        place["artifactLocation"]["uri"],
+        file.to_str().expect("a path")
+    );
+    let nowhere = run(&["check", "/nowhere/at/all"], &[]);
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+}
+
 #[test]
 fn check_says_what_is_wrong() {
     let dir = tempfile::TempDir::new().expect("a directory");
