@@ -14,6 +14,7 @@ mod envoy;
 mod fallback;
 mod faults;
 mod fuzz;
+mod gateway;
 mod golden;
 mod grpc;
 mod injection;

@@ -13,4 +13,5 @@ pub(crate) mod rules;
 pub(crate) mod server;
 pub(crate) mod service;
 pub(crate) mod token;
+pub(crate) mod upstream;
 pub(crate) mod workload;
