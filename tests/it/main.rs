@@ -7,6 +7,7 @@ mod book;
 mod bounds;
 mod cli;
 mod compat;
+mod compose;
 mod conformance;
 mod decision;
 mod deploy;

