@@ -57,13 +57,10 @@ fn what_is_mounted_is_there() {
             assert!(volume.ends_with(":ro"), "{name}: {volume}");
             mounts += 1;
         }
-        let names: Vec<String> = match &service["depends_on"] {
-            Yaml::Mapping(map) => map
-                .keys()
-                .filter_map(|name| Some(name.as_str()?.to_owned()))
-                .collect(),
-            list => strings(list),
-        };
+        let needs = &service["depends_on"];
+        let names = needs.as_mapping().into_iter().flatten();
+        let names = names.filter_map(|(name, _)| Some(name.as_str()?.to_owned()));
+        let names: Vec<String> = names.chain(strings(needs)).collect();
         for needed in names {
             assert!(
                 services().iter().any(|(name, _)| *name == needed),

@@ -69,10 +69,6 @@ impl Whole {
                 "timeout: 5s, interval: 0.1s, no_traffic_interval: 0.1s",
             ),
             (
-                "      interval: 1s\n      no_traffic_interval: 1s",
-                "      interval: 0.1s\n      no_traffic_interval: 0.1s",
-            ),
-            (
                 "      interval: 1s\n      max_ejection_percent",
                 "      interval: 0.05s\n      max_ejection_percent",
             ),

@@ -285,4 +285,16 @@ fn headers_of_the_gateway_cannot_be_sent() {
         !head.contains("made-up") && !head.contains("x-caller") && !head.contains("bearer"),
         "{head}"
     );
+    // Nor can it be had taken off on the way, as a header of this connection only.
+    for named in ["x-user-id", "close, x-user-id", "x-user-id, x-user-tier"] {
+        let reply = whole.get(
+            "/hello",
+            &[("authorization", &token), ("connection", named)],
+        );
+        let head = reply.body.to_lowercase();
+        assert!(
+            reply.code == 400 || head.contains("x-user-id: alice\r\n"),
+            "{named}: {reply:?}"
+        );
+    }
 }

@@ -19,7 +19,7 @@ fn rest(mut stream: &TcpStream) -> String {
 fn a_flood_is_refused_before_tollgate_is_asked() {
     let [hops, addresses] = BEHIND_A_BALANCER;
     let five = (
-        "{max_tokens: 1000, tokens_per_fill: 500, fill_interval: 1s}",
+        "{max_tokens: 400, tokens_per_fill: 200, fill_interval: 1s}",
         "{max_tokens: 5, tokens_per_fill: 5, fill_interval: 600s}",
     );
     let whole = Whole::start(&[hops, addresses, five]);
