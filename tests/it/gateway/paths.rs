@@ -6,7 +6,7 @@ use super::Whole;
 use crate::support::token::bearer;
 
 /// Each way to write a path that some server or other takes for `/admin`.
-const WRITINGS: [&str; 34] = [
+const WRITINGS: [&str; 35] = [
     "/admin",
     "/admin/",
     "/admin/users?x=/docs",
@@ -38,6 +38,7 @@ const WRITINGS: [&str; 34] = [
     "/admin;/docs",
     "/ADMIN",
     "/Admin/users",
+    "/docs/..%2f/admin",
     "/admin%00",
     "/admin%09",
     "/%0d%0aadmin",
