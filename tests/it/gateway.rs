@@ -35,6 +35,9 @@ const BEHIND_A_BALANCER: [(&str, &str); 2] = [
     ("              - {remove: x-forwarded-for}\n", ""),
 ];
 
+/// How often to look for ports that nobody else takes.
+const PLACES: usize = 5;
+
 /// For those who send more than the first line lets through.
 const NO_FIRST_LINE: (&str, &str) = (
     "max_tokens: 400, tokens_per_fill: 200",
@@ -90,40 +93,15 @@ impl Whole {
 
     /// The committed file, with nothing changed but addresses.
     fn as_committed(tollgates: Vec<Server>, edits: &[(&str, &str)]) -> Self {
-        let dir = TempDir::new().expect("a directory");
         let upstreams: Vec<Upstream> = UPSTREAMS.iter().map(|_| Upstream::start()).collect();
-        let [http, https, redirect, admin, nobody] = [(); 5].map(|()| free_port());
-        let mut ports = vec![
-            (10000, http),
-            (10443, https),
-            (10001, redirect),
-            (9901, admin),
-        ];
-        ports.extend(
-            UPSTREAMS
-                .into_iter()
-                .zip(upstreams.iter().map(|upstream| upstream.port)),
-        );
-        let last = tollgates.last().map_or(nobody, Server::grpc_port);
-        for (place, port) in TOLLGATES.into_iter().enumerate() {
-            ports.push((port, tollgates.get(place).map_or(last, Server::grpc_port)));
-        }
-        let mut config = edited("envoy/gateway.yaml", edits);
-        for (from, to) in ports {
-            config = config.replace(
-                &format!("port_value: {from}}}"),
-                &format!("port_value: {to}}}"),
-            );
-        }
-        let config = config.replace("port_redirect: 10443", &format!("port_redirect: {https}"));
-        let cache = dir.path().join("cache");
-        std::fs::create_dir(&cache).expect("a directory");
-        let config = config.replace("/tmp/gateway-cache", &cache.display().to_string());
-        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let config = edited("envoy/gateway.yaml", edits);
+        let (envoy, https, redirect) = (0..PLACES)
+            .find_map(|_| listening(&config, &upstreams, &tollgates))
+            .expect("free ports");
         let whole = Self {
-            envoy: Envoy::run(&config, dir, http, admin),
-            https: address(https),
-            redirect: address(redirect),
+            envoy,
+            https,
+            redirect,
             upstreams,
             tollgates,
         };
@@ -139,18 +117,15 @@ impl Whole {
         }
         for (cluster, members) in all {
             poll::until(&format!("the members of {cluster}"), || {
-                (self.healthy(cluster)? == members).then_some(())
+                (self.healthy(cluster) == members).then_some(())
             });
         }
     }
 
-    /// How many members of a cluster are well, by Envoy's checks; none if it cannot be asked.
-    fn healthy(&self, cluster: &str) -> Option<u64> {
-        send(self.envoy.admin, "GET", "/ready", &[], "")?;
-        Some(
-            self.envoy
-                .stat(&format!("cluster.{cluster}.membership_healthy")),
-        )
+    /// How many members of a cluster are well, by Envoy's checks.
+    fn healthy(&self, cluster: &str) -> u64 {
+        let stat = format!("cluster.{cluster}.membership_healthy");
+        self.envoy.stat(&stat)
     }
 
     fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
@@ -178,6 +153,40 @@ impl Whole {
             .map(|tollgate| tollgate.metric(metric))
             .sum()
     }
+}
+
+/// An Envoy on free ports, and where it speaks TLS and where it sends others there; none if a port is free no longer.
+fn listening(
+    config: &str,
+    upstreams: &[Upstream],
+    tollgates: &[Server],
+) -> Option<(Envoy, SocketAddr, SocketAddr)> {
+    let dir = TempDir::new().expect("a directory");
+    let cache = dir.path().join("cache");
+    std::fs::create_dir(&cache).expect("a directory");
+    let [http, https, redirect, admin, nobody] = [(); 5].map(|()| free_port());
+    let mut ports = vec![
+        (10000, http),
+        (10443, https),
+        (10001, redirect),
+        (9901, admin),
+    ];
+    let theirs = upstreams.iter().map(|upstream| upstream.port);
+    ports.extend(UPSTREAMS.into_iter().zip(theirs));
+    let last = tollgates.last().map_or(nobody, Server::grpc_port);
+    for (place, port) in TOLLGATES.into_iter().enumerate() {
+        ports.push((port, tollgates.get(place).map_or(last, Server::grpc_port)));
+    }
+    let mut config = config.replace("/tmp/gateway-cache", &cache.display().to_string());
+    config = config.replace("port_redirect: 10443", &format!("port_redirect: {https}"));
+    let value = |port: u16| format!("port_value: {port}}}");
+    for (from, to) in ports {
+        config = config.replace(&value(from), &value(to));
+    }
+    let mut envoy = Envoy::run(&config, dir, http, admin);
+    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let found = envoy.listens();
+    found.then(|| (envoy, address(https), address(redirect)))
 }
 
 /// One part of a configuration, by the names on the way to it.

@@ -120,6 +120,19 @@ impl Envoy {
         }
     }
 
+    /// Waits until it listens; it does not if another has taken one of its ports meanwhile.
+    pub(crate) fn listens(&mut self) -> bool {
+        poll::until("Envoy to listen", || {
+            if send(self.admin, "GET", "/ready", &[], "").is_some() {
+                return Some(true);
+            }
+            self.process.try_wait().expect("a child")?;
+            let log = std::fs::read_to_string(self.dir.path().join("log")).expect("a log");
+            assert!(log.contains("Address already in use"), "{log}");
+            Some(false)
+        })
+    }
+
     pub(crate) fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         send(self.address, "GET", path, headers, "").expect("the gateway answers")
     }
