@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::Output;
 
-use crate::support::server::binary;
+use crate::support::server::{Setup, binary};
 
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = binary();
@@ -185,4 +185,23 @@ fn check_says_what_is_wrong() {
         run(&["check", samples], &[]).status.success(),
         "the sample rules are good"
     );
+}
+
+/// What asks it in an image that has nothing else.
+#[test]
+fn health_says_whether_the_service_is_ready() {
+    let rules = "domain: d\ndescriptors: []\n";
+    let server = Setup::rules(rules).start_ready();
+    let port = server.http.port().to_string();
+    let ask = || run(&["health"], &[("PORT", &port)]);
+    assert!(ask().status.success());
+    drop(server);
+    let gone = ask();
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(one_line(&gone).contains("does not answer"));
+    let unready = Setup::rules("domain: [").start();
+    let port = unready.http.port().to_string();
+    let asked = run(&["health", "--port", &port], &[("PORT", "")]);
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(one_line(&asked).contains("is not ready"));
 }
