@@ -26,6 +26,7 @@ use axum::routing::{any, get};
 use serde_json::json;
 
 use crate::engine::Engine;
+use crate::reload::Loads;
 use crate::rules::RuleSet;
 use crate::store::Store;
 use crate::store::redis::ServerState;
@@ -48,6 +49,8 @@ pub struct Admin {
     pub engine: Arc<Engine>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// What came of the loads of the rules.
+    pub loads: Arc<Loads>,
     /// Healthy only while there is a domain.
     pub needs_domain: bool,
 }
@@ -126,18 +129,8 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 fn ready_of(admin: &Admin) -> Response {
-    let readiness = *admin.engine.readiness().borrow();
     let ready = admin.is_ready();
-    let body = json!({
-        "ready": ready,
-        "rules": { "loaded": readiness.domains.is_some(), "domains": readiness.domains.unwrap_or(0) },
-        "store": {
-            "type": admin.engine.store().name(),
-            "answered": readiness.store_answered,
-            "servers": servers(admin.engine.store()),
-        },
-        "draining": readiness.draining,
-    });
+    let body = health(admin);
     let code = if ready {
         StatusCode::OK
     } else {
@@ -149,6 +142,21 @@ fn ready_of(admin: &Admin) -> Response {
         body.to_string(),
     )
         .into_response()
+}
+
+/// Whether requests should be sent here, and why.
+fn health(admin: &Admin) -> serde_json::Value {
+    let readiness = *admin.engine.readiness().borrow();
+    json!({
+        "ready": admin.is_ready(),
+        "rules": { "loaded": readiness.domains.is_some(), "domains": readiness.domains.unwrap_or(0) },
+        "store": {
+            "type": admin.engine.store().name(),
+            "answered": readiness.store_answered,
+            "servers": servers(admin.engine.store()),
+        },
+        "draining": readiness.draining,
+    })
 }
 
 /// How each server of the store does. That one does not answer is no reason to leave: requests are decided without it.

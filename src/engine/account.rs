@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use crate::engine::answer::metadata::metric_name;
 use crate::engine::fold::{Ruling, Said, Spoken};
+use crate::engine::top::Places;
 use crate::engine::{Reason, Request, Settings};
 use crate::limit::transaction::Amount;
 use crate::rules::{Domain, Entry, RuleSet};
@@ -16,6 +17,8 @@ pub struct Accounts {
     limits: Vec<OnceLock<RuleCounters>>,
     /// By domain, then by reason.
     decisions: Vec<[OnceLock<Counter>; Reason::COUNT]>,
+    /// Where it is counted who asks most, by rule.
+    pub(super) places: Places,
 }
 
 impl Accounts {
@@ -24,6 +27,7 @@ impl Accounts {
         Self {
             limits: (0..rules.limits).map(|_| OnceLock::new()).collect(),
             decisions: rules.domains.iter().map(|_| Default::default()).collect(),
+            places: Places::new(rules),
         }
     }
 
@@ -53,6 +57,18 @@ impl Accounts {
                 }
             }
         }
+    }
+
+    /// The counters that were used, each with its place among the limits of all rules.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (usize, &RuleCounters)> {
+        let cells = self.limits.iter().enumerate();
+        cells.filter_map(|(place, cell)| Some((place, cell.get()?)))
+    }
+
+    /// How many decisions on the domain at `place` there were, by reason, for those that were used.
+    pub(super) fn decided(&self, place: usize) -> impl Iterator<Item = (usize, u64)> {
+        let reasons = self.decisions.get(place).into_iter().flatten().enumerate();
+        reasons.filter_map(|(reason, cell)| Some((reason, cell.get()?.get())))
     }
 
     fn counters(

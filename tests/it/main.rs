@@ -33,6 +33,7 @@ mod subjects;
 mod support;
 mod tidy;
 mod tls;
+mod top;
 mod tracing;
 mod usage;
 mod watching;
