@@ -2,6 +2,7 @@
 //!
 //! | port | route | answers |
 //! |---|---|---|
+//! | HTTP | `/` | a page to look at |
 //! | HTTP | `/json` | a decision in proto3 JSON: 200, or 429 when refused |
 //! | HTTP | `/healthcheck` | 200 `OK`, or 500 |
 //! | HTTP | `/health/live` | 200 as long as the process runs |
@@ -14,6 +15,7 @@
 //!
 //! - [`api`] is the management API
 //! - [`mod@json`] answers `/json`
+//! - [`page`] is the page, which asks the management API
 //! - [`listen`] accepts connections, and bounds them
 
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use crate::telemetry::metrics::{self, Metrics};
 pub mod api;
 pub mod json;
 pub mod listen;
+pub mod page;
 
 pub use api::access::Access;
 pub use listen::serve;
@@ -67,6 +70,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .with_state(self)
             .merge(api)
+            .merge(page::routes())
             .layer(DefaultBodyLimit::max(MAX_BODY))
     }
 

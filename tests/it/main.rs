@@ -19,6 +19,7 @@ mod grpc;
 mod injection;
 mod matching;
 mod metrics;
+mod page;
 mod panic;
 mod product;
 mod properties;

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod authority;
+pub(crate) mod browser;
 pub(crate) mod caller;
 pub(crate) mod gateway;
 pub(crate) mod http;
