@@ -254,3 +254,18 @@ fn log(result: Result<Loaded, Failure>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_of_a_reason_is_kept_as_may_be() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        // Each letter has two bytes, and none is cut in two.
+        let long = format!("x{}", "\u{e4}".repeat(MAX_REASON));
+        let kept = shortened(long.clone());
+        assert_eq!(kept.len(), MAX_REASON - 1);
+        assert!(long.starts_with(&kept));
+    }
+}

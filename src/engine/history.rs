@@ -18,6 +18,9 @@ pub const EVERY: Duration = Duration::from_secs(2);
 /// How many looks are remembered.
 pub const SAMPLES: usize = 60;
 
+/// How many looks are recent.
+const LATEST: usize = 3;
+
 /// How many rules are remembered: the first that are asked for.
 pub const MAX_RULES: usize = 1000;
 
@@ -99,11 +102,14 @@ impl History {
         }
     }
 
-    /// The rates of all requests at the last look.
+    /// The rates of all requests, the mean of the last looks: single ones jump.
     pub(super) fn latest(&self) -> Rates {
         let seen = self.0.lock();
-        let last = seen.of_all.0.back();
-        last.map_or([0.0; 2], |[asked, refused, _]| [*asked, *refused])
+        let last = seen.of_all.0.iter().rev().take(LATEST);
+        let count = last.len().max(1) as f64;
+        last.fold([0.0; 2], |[asked, refused], one| {
+            [asked + one[0] / count, refused + one[1] / count]
+        })
     }
 }
 

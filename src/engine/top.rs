@@ -3,7 +3,7 @@
 //! Each of the [`MAX_RULES`] busiest rules has a sketch of hits and one of refusals for the [`SLICE`] that goes on, and a summary
 //! for each of the [`SLICES`] before. A window is the sum of some of these, and over all instances the sum of theirs.
 //!
-//! In each slice the first [`EXACT`] hits of a rule are all counted, and of the others one of [`SAMPLED`] at random, as so many. A
+//! In each slice the first [`EXACT`] charges of a rule are all counted, and of the others one of [`SAMPLED`] at random, as so many. A
 //! subject with *n* hits beyond is then off by about `sqrt(SAMPLED · n)`: by 13 % of 1,000, by 4 % of 10,000.
 //!
 //! - [`sketch`]: subjects with their hits, as they come
@@ -170,6 +170,7 @@ impl Top {
         request: &Request<'_>,
         ruling: &Ruling<'_>,
     ) {
+        let is_sampled = is_sampled();
         for spoken in ruling.spoken() {
             let Some(rule) = spoken.rule else {
                 continue;
@@ -179,13 +180,9 @@ impl Top {
             };
             let at = usize::from(place.load(Ordering::Relaxed));
             let weight = match self.slots.get(at) {
-                Some(slot) if slot.seen.load(Ordering::Relaxed) >= EXACT => {
-                    if !is_sampled() {
-                        continue;
-                    }
-                    SAMPLED
-                }
-                Some(_) => 1,
+                Some(slot) if slot.seen.load(Ordering::Relaxed) < EXACT => 1,
+                Some(_) if is_sampled => SAMPLED,
+                Some(_) => continue,
                 None if self.wanted.load(Ordering::Relaxed) => continue,
                 None => 1,
             };

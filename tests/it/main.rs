@@ -16,6 +16,7 @@ mod faults;
 mod fuzz;
 mod golden;
 mod grpc;
+mod history;
 mod injection;
 mod matching;
 mod metrics;

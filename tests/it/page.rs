@@ -165,6 +165,11 @@ async fn an_operator_sees_what_goes_on() {
             .then_some(())
     });
 
+    let picture = |name: &str| {
+        if let Some(to) = &pictures {
+            browser.picture(&Path::new(to).join(name));
+        }
+    };
     // With the mouse: who, why, and what of it.
     let first = "#who li:first-child";
     browser.wait_for(&format!(
@@ -184,16 +189,21 @@ async fn an_operator_sees_what_goes_on() {
         "{explained}"
     );
     assert!(explained.contains("300 / minute refuses"), "{explained}");
+    see_it_in_each_light(&browser, &picture);
     explain_by_keyboard(&browser);
     switch_by_keyboard(&browser);
     find_a_rule(&browser);
 
-    let picture = |name: &str| {
-        if let Some(to) = &pictures {
-            browser.picture(&Path::new(to).join(name));
-        }
-    };
-    browser.value("scrollTo(0, 0)");
+    assert_eq!(browser.complaints(), [""; 0]);
+    let asked = browser.asked();
+    assert!(asked.len() > 5, "{asked:?}");
+    let outside = |url: &&String| !url.starts_with(&page(&one)) && !url.starts_with("data:");
+    assert_eq!(asked.iter().find(outside), None);
+}
+
+fn see_it_in_each_light(browser: &Browser, picture: &dyn Fn(&str)) {
+    browser.value("document.activeElement.blur(); scrollTo({top: 0, behavior: 'instant'})");
+    browser.wait_for("scrollY === 0");
     picture("page-light.png");
     let light = browser.value("getComputedStyle(document.body).backgroundColor");
     browser.prefers("prefers-color-scheme", "dark");
@@ -208,12 +218,7 @@ async fn an_operator_sees_what_goes_on() {
     browser.size(390, 844);
     browser.wait_for("document.scrollingElement.scrollWidth <= 390");
     picture("page-phone.png");
-
-    assert_eq!(browser.complaints(), [""; 0]);
-    let asked = browser.asked();
-    assert!(asked.len() > 5, "{asked:?}");
-    let outside = |url: &&String| !url.starts_with(&page(&one)) && !url.starts_with("data:");
-    assert_eq!(asked.iter().find(outside), None);
+    browser.size(1280, 1040);
 }
 
 fn look_around(browser: &Browser) {

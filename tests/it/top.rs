@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tollgate::admin::api::PREFIX;
@@ -16,8 +17,10 @@ use tollgate::rules::file::SourceFile;
 use tollgate::rules::{Descriptor, Entry};
 use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
+use tollgate::store::posts::{Board, MAX_POSTS};
+use tollgate::store::redis::Redis;
 use tollgate::telemetry::metrics::Metrics;
-use tollgate::time::{Clock, ManualClock, Timestamp};
+use tollgate::time::{Clock, ManualClock, Micros, Timestamp};
 
 use crate::support::http::send;
 use crate::support::poll;
@@ -336,4 +339,36 @@ fn what_is_asked_wrongly_is_said() {
         let reply = send(server.http, "GET", &path, &[], "").expect("an answer");
         assert_eq!(reply.code, 400, "{query}: {}", reply.body);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_instances_tell_is_bounded_and_forgotten() {
+    let redis = redis::Server::start();
+    let store = Store::Redis(Redis::connect(&redis.settings()).expect("settings"));
+    let within = redis::CALL_TIMEOUT;
+    let board = Board::new("");
+    poll::until_async("the store", || async { store.ping().await.ok() }).await;
+    for instance in 0..MAX_POSTS + 5 {
+        let (name, text) = (
+            instance.to_string(),
+            Bytes::from(format!("text {instance}")),
+        );
+        let keep = Micros::from_secs(60 + instance as u64);
+        let posted = store.post(&board, &name, &text, keep, within).await;
+        posted.expect("written");
+    }
+    let posts = store.posts(&board, within).await.expect("texts");
+    assert_eq!(posts.len(), MAX_POSTS);
+    let newest = (68.to_string(), Bytes::from_static(b"text 68"));
+    assert_eq!(posts[0], newest);
+    let anew = Bytes::from_static(b"anew");
+    let soon = Micros::new(1_000);
+    let posted = store.post(&board, "68", &anew, soon, within).await;
+    posted.expect("written");
+    poll::until_async("what is past to be forgotten", || async {
+        let posts = store.posts(&board, within).await.expect("texts");
+        assert_eq!(posts.len(), MAX_POSTS, "all others hold");
+        posts.iter().all(|(name, _)| name != "68").then_some(())
+    })
+    .await;
 }

@@ -97,6 +97,6 @@ fn rates(seen: &[Rates]) -> Value {
 }
 
 /// To a hundredth, which is enough to look at.
-fn round(rate: f64) -> f64 {
+pub(super) fn round(rate: f64) -> f64 {
     (rate * 100.0).round() / 100.0
 }

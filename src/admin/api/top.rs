@@ -3,7 +3,7 @@
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use super::{Answer, Api, Problem, Query, answer, as_moment, show};
+use super::{Answer, Api, Problem, Query, answer, as_moment, overview, show};
 use crate::engine::top::summary::{Row, Summary};
 use crate::engine::top::{By, Instance, KEPT};
 use crate::limit::Hits;
@@ -69,8 +69,8 @@ fn instance(instance: &Instance) -> Value {
     json!({
         "name": instance.name,
         "version": instance.version,
-        "decided_per_second": instance.decided,
-        "refused_per_second": instance.refused,
+        "decided_per_second": overview::round(instance.decided),
+        "refused_per_second": overview::round(instance.refused),
     })
 }
 

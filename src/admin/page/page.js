@@ -7,6 +7,8 @@ const TOKEN = 'tollgate-token';
 const PATIENCE_MS = 5000;
 const EVERY_MS = 2000;
 const PEOPLE = 10;
+// Of more hits of a rule it is told about how many they were.
+const EXACT = 512;
 // Up to so many rules the tree is opened.
 const OPENED = 60;
 const SVG = 'http://www.w3.org/2000/svg';
@@ -311,10 +313,10 @@ function branch(all, node, open) {
   const rates = (all) => (node.domain ? (all.domains.find((domain) => domain.name === node.domain.name) || node.domain).requests : one && all.rules[node.place].hits);
   tree.rows.push((all) => {
     const seen = rates(all);
-    if (!seen) return draw(line, [], 2);
+    if (!seen) return line.classList.add('empty');
     const [now, no] = [lately(seen.asked), lately(seen.refused)];
     draw(line, [['asked', seen.asked], ['refused', seen.refused]], all.samples);
-    line.setAttribute('aria-label', 'the last two minutes');
+    line.setAttribute('aria-label', `${rate(now)} hits a second, ${rate(no)} refused, in the last two minutes`);
     const counted = node.domain || one.counted;
     say(asked, counted ? `${rate(now)}/s` : 'by value');
     say(refused, no ? `${rate(no)}/s` : '–');
@@ -382,7 +384,9 @@ function showWho(top) {
   const rows = first.map((one) => {
     const share = el('span', { class: 'share', 'aria-hidden': 'true' });
     share.style.width = `${Math.max(1, (one.hits / highest) * 100)}%`;
-    const count = one.at_least < one.hits ? `${whole(one.at_least)}–${whole(one.hits)}` : whole(one.hits);
+    const about = one.rule.hits > EXACT;
+    const told = (hits) => (about ? whole(Number(hits.toPrecision(2))) : whole(hits));
+    const count = (about ? '≈ ' : '') + (one.at_least < one.hits ? `${told(one.at_least)}–${told(one.hits)}` : told(one.hits));
     const of = el('small', {}, `${one.rule.domain} › ${one.rule.rule}`);
     const why = el('button', { type: 'button', class: 'small', 'aria-label': `Explain a request of ${readable(one.subject)}`, on: { click: () => explainSubject(one) } }, 'explain');
     return el('li', {}, share, el('span', { class: 'subject' }, el('span', { class: 'mono' }, readable(one.subject)), of), el('span', { class: 'count' }, count), one.subject.includes('#') ? el('span') : why);

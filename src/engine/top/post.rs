@@ -250,3 +250,88 @@ fn begin(now: Timestamp, slices: usize) -> Timestamp {
     let length = i64::try_from(SLICE.get()).unwrap_or_default();
     Timestamp::from_micros((slice_of(now) - slices).saturating_mul(length))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::Settings;
+    use crate::engine::top::summary::Row;
+    use crate::store::Store;
+    use crate::store::embedded::Embedded;
+    use crate::telemetry::metrics::Metrics;
+    use crate::time::Clock;
+
+    /// As many rules as may be, each with as many subjects as are kept, and these as long as they may be.
+    fn crowded() -> Engine {
+        let (clock, _) = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let store = Store::Embedded(Embedded::new(16, clock.clone()));
+        let engine = Engine::new(store, Settings::default(), clock, Metrics::new());
+        for (at, slot) in engine.top.slots.iter().enumerate() {
+            let name: Name = ("d".into(), format!("rule{at}").into());
+            let mut tally = slot.tally.lock();
+            tally.owner = Some((Arc::clone(&name.0), Arc::clone(&name.1)));
+            for subject in 0..KEPT as u64 {
+                let name = format!("{subject:0>width$}", width = MAX_SUBJECT);
+                tally
+                    .hits
+                    .add(subject, 1 + at as u64, |to| to.push_str(&name));
+            }
+            let at = u16::try_from(at).expect("few slots");
+            engine.top.owners.lock().insert(name, at);
+        }
+        engine
+    }
+
+    #[test]
+    fn what_is_told_is_bounded_and_has_the_busiest() {
+        let text = crowded().post_text();
+        assert!(text.len() <= MAX_POST && text.len() > MAX_POST / 2);
+        let (_, post) = read("one".to_owned(), &text).expect("it is what instances write");
+        let names: Vec<&str> = post.rules.iter().map(|told| &*told.rule).collect();
+        let busiest = format!("rule{}", MAX_RULES - 1);
+        assert_eq!(names[0], busiest);
+        assert!(names.len() < MAX_RULES && !names.contains(&"rule0"));
+    }
+
+    #[test]
+    fn what_no_instance_would_write_is_not_believed() {
+        let row = |at: usize| Row {
+            subject: at.to_string(),
+            hits: 1,
+            error: 0,
+        };
+        let text = |rules: usize, rows: usize, name: usize| {
+            let told = |_| Told {
+                domain: "d".to_owned(),
+                rule: "x".repeat(name),
+                windows: [(); WINDOWS.len()].map(|()| {
+                    let rows = (0..rows).map(row).collect();
+                    let all = Summary {
+                        total: 1,
+                        floor: 0,
+                        rows,
+                    };
+                    [all, Summary::default()]
+                }),
+            };
+            let post = Post {
+                version: "1".to_owned(),
+                decided: 1.0,
+                refused: 0.0,
+                rules: (0..rules).map(told).collect(),
+            };
+            Bytes::from(serde_json::to_vec(&post).expect("JSON"))
+        };
+        let believed = |name: &str, text: &Bytes| read(name.to_owned(), text).is_some();
+        assert!(believed("one", &text(MAX_RULES, 1, 8)));
+        assert!(believed("one", &text(1, KEPT, MAX_TEXT)));
+        assert!(!believed("one", &text(MAX_RULES + 1, 1, 8)));
+        assert!(!believed("one", &text(1, KEPT + 1, 8)));
+        assert!(!believed("one", &text(1, 1, MAX_TEXT + 1)));
+        assert!(!believed("one", &Bytes::from_static(b"{}")));
+        assert!(!believed(&"x".repeat(MAX_SUBJECT + 1), &text(1, 1, 8)));
+        assert!(!believed("one", &Bytes::from(vec![b' '; MAX_POST + 1])));
+    }
+}

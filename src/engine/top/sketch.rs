@@ -65,16 +65,13 @@ impl Sketch {
             }
             return (self.used - 1, 0);
         }
-        let least = self.lowest();
-        let at = self.hits.iter().position(|hits| *hits == least);
-        (at.unwrap_or_default(), least)
-    }
-
-    /// The lowest counter of all that there are.
-    fn lowest(&self) -> u64 {
-        self.hits[..self.used]
-            .iter()
-            .fold(u64::MAX, |a, b| a.min(*b))
+        let (mut at, mut least) = (0, u64::MAX);
+        for (place, hits) in self.hits.iter().enumerate() {
+            if *hits < least {
+                (at, least) = (place, *hits);
+            }
+        }
+        (at, least)
     }
 
     /// Those with the most hits, at most `most`.
@@ -87,7 +84,7 @@ impl Sketch {
         let mut rows: Vec<Row> = (0..self.used).map(row).collect();
         summary::sort(&mut rows);
         let floor = match self.used {
-            CAPACITY => self.lowest(),
+            CAPACITY => self.hits.iter().copied().min().unwrap_or_default(),
             _ => 0,
         };
         let total = self.total;

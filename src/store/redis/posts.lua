@@ -14,8 +14,9 @@ if word == 'post' then
   end
   call('ZADD', UNTIL, now + keep, arguments[2])
   call('HSET', POSTS, arguments[2], arguments[3])
-  call('PEXPIRE', UNTIL, keep)
-  call('PEXPIRE', POSTS, keep)
+  local last = call('ZREVRANGE', UNTIL, 0, 0, 'WITHSCORES')
+  call('PEXPIREAT', UNTIL, last[2])
+  call('PEXPIREAT', POSTS, last[2])
   return framed({})
 end
 
