@@ -43,6 +43,10 @@ descriptors:
       - {key: user_id, shadow_mode: true, rate_limit: {requests_per_unit: 5, unit: minute}}
 ";
 
+/// The window, in pixels.
+const WIDTH: u32 = 1200;
+const HEIGHT: u32 = 1020;
+
 /// Whatever hits the address limit: it sees few others.
 const CRAWLER: &str = "203.0.113.77";
 
@@ -157,7 +161,7 @@ async fn an_operator_sees_what_goes_on() {
             (seen >= samples).then_some(())
         });
     }
-    let browser = Browser::start(1280, 1040);
+    let browser = Browser::start(WIDTH, HEIGHT);
     browser.go(&page(&one));
     look_around(&browser);
     poll::until("the other instance", || {
@@ -206,19 +210,19 @@ fn see_it_in_each_light(browser: &Browser, picture: &dyn Fn(&str)) {
     browser.wait_for("scrollY === 0");
     picture("page-light.png");
     let light = browser.value("getComputedStyle(document.body).backgroundColor");
-    browser.prefers("prefers-color-scheme", "dark");
+    browser.prefers("dark");
     let dark = browser.value("getComputedStyle(document.body).backgroundColor");
     assert_eq!(
         (light, dark),
         (json!("rgb(244, 245, 247)"), json!("rgb(14, 18, 23)"))
     );
     picture("page-dark.png");
-    browser.prefers("prefers-color-scheme", "light");
+    browser.prefers("light");
     // On a phone nothing lies beside the window.
     browser.size(390, 844);
     browser.wait_for("document.scrollingElement.scrollWidth <= 390");
     picture("page-phone.png");
-    browser.size(1280, 1040);
+    browser.size(WIDTH, HEIGHT);
 }
 
 fn look_around(browser: &Browser) {

@@ -35,7 +35,7 @@ struct Heard {
 }
 
 /// What the browser is started with, beside its directory: it calls nobody of its own accord.
-const FLAGS: [&str; 17] = [
+const FLAGS: [&str; 18] = [
     "--headless=new",
     "--remote-debugging-pipe",
     "--no-sandbox",
@@ -50,6 +50,8 @@ const FLAGS: [&str; 17] = [
     "--disable-sync",
     "--disable-default-apps",
     "--hide-scrollbars",
+    // Grey edges of letters, so that pictures stay small.
+    "--disable-lcd-text",
     "--force-color-profile=srgb",
     "--lang=en-US",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -103,6 +105,7 @@ impl Browser {
             browser.call(&format!("{domain}.enable"), &json!({}));
         }
         browser.size(width, height);
+        browser.prefers("light");
         browser
     }
 
@@ -214,9 +217,12 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
-    /// What the person prefers, such as `prefers-color-scheme` and `dark`.
-    pub(crate) fn prefers(&self, feature: &str, value: &str) {
-        let features = json!({"features": [{"name": feature, "value": value}]});
+    /// What the person prefers: `dark` or `light`, and no motion.
+    pub(crate) fn prefers(&self, scheme: &str) {
+        let features = json!({"features": [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]});
         self.call("Emulation.setEmulatedMedia", &features);
     }
 
