@@ -44,8 +44,8 @@ descriptors:
 ";
 
 /// The window, in pixels.
-const WIDTH: u32 = 1200;
-const HEIGHT: u32 = 1020;
+const WIDTH: u32 = 1100;
+const HEIGHT: u32 = 960;
 
 /// Whatever hits the address limit: it sees few others.
 const CRAWLER: &str = "203.0.113.77";

@@ -1,5 +1,7 @@
 //! Who asks most, and who is refused most.
 
+use std::cmp::Reverse;
+
 use axum::extract::State;
 use serde_json::{Value, json};
 
@@ -36,7 +38,7 @@ pub(super) async fn top(State(api): State<Api>, query: Query) -> Answer {
     let mut rules = tops.rules;
     let is = |name: &str, found: &str| asked(name).is_none_or(|wanted| wanted == found);
     rules.retain(|(domain, rule, _)| is("domain", domain) && is("rule", rule));
-    rules.sort_by(|(.., a), (.., b)| b.total.cmp(&a.total));
+    rules.sort_by_key(|(.., summary)| Reverse(summary.total));
     let rules = rules.into_iter().map(|(domain, rule, summary)| {
         let Summary { total, rows, .. } = summary.truncated(limit);
         json!({

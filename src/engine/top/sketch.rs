@@ -10,44 +10,30 @@ use super::summary::{self, Row, Summary};
 /// How many subjects a sketch counts.
 pub const CAPACITY: usize = 64;
 
-/// The subjects with the most hits.
-#[derive(Debug)]
+/// The subjects with the most hits. Without any it takes next to no memory, and when cleared it keeps its room.
+#[derive(Debug, Default)]
 pub struct Sketch {
-    /// How many are counted. What lies beyond is there for its room.
-    used: usize,
-    /// Which subject, by its fingerprint.
-    prints: [u64; CAPACITY],
+    /// Which subject, by its fingerprint; here and in the next three each has the same place.
+    prints: Vec<u64>,
     /// In thousandths.
-    hits: [u64; CAPACITY],
+    hits: Vec<u64>,
     /// How many of the hits may have been others'.
-    errors: [u64; CAPACITY],
+    errors: Vec<u64>,
+    /// What lies beyond is there for its room.
     names: Vec<String>,
     total: u64,
-}
-
-impl Default for Sketch {
-    fn default() -> Self {
-        Self {
-            used: 0,
-            prints: [0; CAPACITY],
-            hits: [0; CAPACITY],
-            errors: [0; CAPACITY],
-            names: Vec::new(),
-            total: 0,
-        }
-    }
 }
 
 impl Sketch {
     /// Counts hits, in thousandths, of the subject with this fingerprint; `name` writes down who it is if that is not known.
     pub fn add(&mut self, print: u64, hits: u64, name: impl FnOnce(&mut String)) {
         self.total = self.total.saturating_add(hits);
-        let counted = self.prints[..self.used].iter().position(|p| *p == print);
-        if let Some(at) = counted {
+        if let Some(at) = self.prints.iter().position(|p| *p == print) {
             self.hits[at] = self.hits[at].saturating_add(hits);
             return;
         }
-        let (at, before) = self.room();
+        let at = self.room();
+        let before = self.hits[at];
         self.prints[at] = print;
         self.hits[at] = before.saturating_add(hits);
         self.errors[at] = before;
@@ -56,14 +42,17 @@ impl Sketch {
         name(text);
     }
 
-    /// Where somebody new is counted, and what whoever was there had.
-    fn room(&mut self) -> (usize, u64) {
-        if self.used < CAPACITY {
-            self.used += 1;
-            if self.names.len() < self.used {
+    /// Where somebody new is counted: a free place, else that of whoever has the fewest hits.
+    fn room(&mut self) -> usize {
+        let used = self.prints.len();
+        if used < CAPACITY {
+            for column in [&mut self.prints, &mut self.hits, &mut self.errors] {
+                column.push(0);
+            }
+            if self.names.len() == used {
                 self.names.push(String::new());
             }
-            return (self.used - 1, 0);
+            return used;
         }
         let (mut at, mut least) = (0, u64::MAX);
         for (place, hits) in self.hits.iter().enumerate() {
@@ -71,7 +60,7 @@ impl Sketch {
                 (at, least) = (place, *hits);
             }
         }
-        (at, least)
+        at
     }
 
     /// Those with the most hits, at most `most`.
@@ -81,9 +70,9 @@ impl Sketch {
             hits: self.hits[at],
             error: self.errors[at],
         };
-        let mut rows: Vec<Row> = (0..self.used).map(row).collect();
+        let mut rows: Vec<Row> = (0..self.prints.len()).map(row).collect();
         summary::sort(&mut rows);
-        let floor = match self.used {
+        let floor = match self.prints.len() {
             CAPACITY => self.hits.iter().copied().min().unwrap_or_default(),
             _ => 0,
         };
@@ -93,7 +82,9 @@ impl Sketch {
 
     /// Forgets all, and keeps the room.
     pub fn clear(&mut self) {
-        self.used = 0;
+        for column in [&mut self.prints, &mut self.hits, &mut self.errors] {
+            column.clear();
+        }
         self.total = 0;
     }
 
