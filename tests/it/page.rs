@@ -45,7 +45,7 @@ descriptors:
 
 /// The window, in pixels.
 const WIDTH: u32 = 1100;
-const HEIGHT: u32 = 960;
+const HEIGHT: u32 = 930;
 
 /// Whatever hits the address limit: it sees few others.
 const CRAWLER: &str = "203.0.113.77";
