@@ -208,7 +208,7 @@ async fn what_is_sensitive_or_long_is_hashed_and_names_are_bounded() {
     assert!(rows.all(|row| row.subject.len() <= MAX_SUBJECT));
 }
 
-/// Of many hits one of sixteen is looked at.
+/// Of many hits one of thirty-two is looked at.
 #[tokio::test]
 async fn of_many_hits_it_is_told_about_how_many_there_were() {
     let (engine, _) = engine(RULES);
