@@ -2,6 +2,7 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
+//! - [`mod@test`]: tests of rules, in files beside them
 //! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
 
@@ -16,6 +17,7 @@ pub mod bench;
 pub mod check;
 pub mod health;
 pub mod serve;
+pub mod test;
 
 /// The exit code of a call that cannot be understood.
 const USAGE: u8 = 2;
@@ -34,6 +36,8 @@ enum Command {
     Serve(Box<crate::settings::Settings>),
     /// Say what is wrong with rule files
     Check(check::Args),
+    /// Run the tests that stand beside rule files
+    Test(test::Args),
     /// Ask the service on this machine whether it is ready
     Health(health::Args),
     /// Make load for a RateLimitService, and measure it
@@ -50,6 +54,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),
     }

@@ -25,6 +25,7 @@ mod plan;
 mod table;
 
 use domain::Drafts;
+pub use fields::duration;
 use fields::{Fields, Scope};
 use table::Table;
 

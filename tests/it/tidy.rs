@@ -39,6 +39,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
         "cli",
         &[
             "admin",
+            "directory",
             "engine",
             "grpc",
             "limit",
