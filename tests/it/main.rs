@@ -10,6 +10,7 @@ mod compat;
 mod conformance;
 mod decision;
 mod deploy;
+mod docs;
 mod envoy;
 mod fallback;
 mod faults;
