@@ -147,10 +147,16 @@ fn every_example_of_rules_compiles() {
     for document in documents() {
         let (_, blocks) = parted(&read(&root().join(&document)));
         for block in blocks.into_iter().filter(|block| block.kind == "yaml") {
-            let said = |line: &str| block.text.lines().any(|l| l.starts_with(line));
-            let whole = if said("domain:") {
+            let said = |field: &str| {
+                let mut lines = block.text.lines();
+                lines.any(|line| line.split(':').next() == Some(field))
+            };
+            let whole = if said("domain") {
                 block.text.clone()
-            } else if said("descriptors:") {
+            } else if ["descriptors", "plans", "costs", "response"]
+                .iter()
+                .any(|field| said(field))
+            {
                 format!("domain: example\n{}", block.text)
             } else {
                 let indented = block.text.lines().map(|line| format!("    {line}\n"));
