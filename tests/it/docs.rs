@@ -173,6 +173,23 @@ fn every_example_of_rules_compiles() {
     assert!(examples > 10, "{examples}");
 }
 
+/// What the README shows of rules is what its commands run with.
+#[test]
+fn the_rules_in_the_readme_are_those_of_the_samples() {
+    let samples = ["config/rules/edge.yaml", "config/product/product.yaml"];
+    let samples = samples.map(|path| read(&root().join(path))).concat();
+    let known: HashSet<&str> = samples.lines().map(str::trim).collect();
+    let (_, blocks) = parted(&read(&root().join("README.md")));
+    let mut lines = 0;
+    for block in blocks.iter().filter(|block| block.kind == "yaml") {
+        for line in block.text.lines() {
+            assert!(known.contains(line.trim()), "no sample has: {line}");
+            lines += 1;
+        }
+    }
+    assert!(lines > 20, "{lines}");
+}
+
 #[test]
 fn every_field_of_the_rules_is_in_the_reference() {
     let text = read(&root().join("docs/rules.md"));
