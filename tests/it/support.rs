@@ -2,6 +2,7 @@
 
 pub(crate) mod authority;
 pub(crate) mod caller;
+pub(crate) mod compose;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod model;
@@ -13,4 +14,5 @@ pub(crate) mod rules;
 pub(crate) mod server;
 pub(crate) mod service;
 pub(crate) mod token;
+pub(crate) mod upstream;
 pub(crate) mod workload;
