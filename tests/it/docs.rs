@@ -7,10 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use tollgate::rules::compile;
+use tollgate::rules::compile::{self, Options};
+use tollgate::rules::file::SourceFile;
 use tollgate::settings::Settings;
-
-use crate::support::rules;
 
 /// What stands above the generated part of `docs/settings.md`.
 const GENERATED: &str = "<!-- From here on written by `UPDATE_GOLDEN=1 cargo test --test it docs`, from src/settings.rs. -->\n";
@@ -142,7 +141,7 @@ fn every_link_leads_somewhere() {
 
 /// A block that is `yaml` and nothing else is rules: a file, what stands below its domain, or what stands in a descriptor.
 #[test]
-fn every_example_of_rules_compiles() {
+fn every_example_of_rules_compiles_without_a_warning() {
     let mut examples = 0;
     for document in documents() {
         let (_, blocks) = parted(&read(&root().join(&document)));
@@ -164,8 +163,13 @@ fn every_example_of_rules_compiles() {
                 format!("domain: example\ndescriptors:\n  - key: example\n{descriptor}")
             };
             let name = format!("{}:{}", document.display(), block.line);
-            if let Err(report) = rules::compile(&[(name, whole)], false) {
-                panic!("{report}");
+            let options = Options {
+                merge_domains: false,
+                lints: true,
+            };
+            match compile::compile(&[SourceFile { name, text: whole }], options) {
+                Ok(rules) => assert_eq!(rules.warnings.to_string(), ""),
+                Err(report) => panic!("{report}"),
             }
             examples += 1;
         }
@@ -213,7 +217,8 @@ fn every_field_of_the_rules_is_in_the_reference() {
 /// “…” in the reference of the rules quotes a message, which a golden file must have.
 #[test]
 fn every_message_in_the_reference_is_said_so() {
-    let golden = fs::read_dir(root().join("tests/golden/rules")).expect("golden files");
+    let golden = ["tests/golden/rules", "tests/golden/lints"].into_iter();
+    let golden = golden.flat_map(|dir| fs::read_dir(root().join(dir)).expect(dir));
     let golden = golden.map(|item| item.expect("an item").path());
     let golden = golden.filter(|path| path.extension().is_some_and(|e| e == "txt"));
     let golden: String = golden.map(|path| read(&path)).collect();
