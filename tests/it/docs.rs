@@ -7,9 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tollgate::rules::Entry;
 use tollgate::rules::compile::{self, Options};
 use tollgate::rules::file::SourceFile;
 use tollgate::settings::Settings;
+
+use crate::support::rules;
 
 /// What stands above the generated part of `docs/settings.md`.
 const GENERATED: &str = "<!-- From here on written by `UPDATE_GOLDEN=1 cargo test --test it docs`, from src/settings.rs. -->\n";
@@ -175,6 +178,37 @@ fn every_example_of_rules_compiles_without_a_warning() {
         }
     }
     assert!(examples > 10, "{examples}");
+}
+
+/// The table below the first example of the reference says which descriptor finds which rule; `# n` numbers them.
+#[test]
+fn descriptors_find_what_the_reference_says() {
+    let text = read(&root().join("docs/rules.md"));
+    let (_, blocks) = parted(&text);
+    let example = blocks.into_iter().find(|block| block.kind == "yaml");
+    let example = example.expect("an example").text;
+    let rules = rules::compile(&[("example.yaml".to_owned(), example.clone())], false);
+    let domains = rules.expect("good rules").domains;
+    let number = |line: usize| {
+        // The number stands behind the key, or the value below it.
+        let mut lines = example.lines().skip(line - 1).take(2);
+        lines.find_map(|line| line.split("# ").nth(1))
+    };
+    let table = text
+        .split("| descriptor | finds | |\n|---|---|---|\n")
+        .nth(1);
+    let rows = table.expect("a table").lines();
+    let mut rows = rows.take_while(|row| row.starts_with('|')).peekable();
+    assert!(rows.peek().is_some());
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let entries = cells[1].trim_matches('`').split(", ");
+        let entries = entries.map(|entry| entry.split_once('=').expect("key=value"));
+        let entries: Vec<Entry<'_>> = entries.map(|(key, value)| Entry { key, value }).collect();
+        let found = domains["example"].find(&entries);
+        let found = found.and_then(|rule| number(rule.source.line));
+        assert_eq!(found.unwrap_or("nothing"), cells[2], "{row}");
+    }
 }
 
 /// What the README shows of rules is what its commands run with.
