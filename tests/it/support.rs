@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod authority;
+pub(crate) mod browser;
 pub(crate) mod caller;
 pub(crate) mod compose;
 pub(crate) mod gateway;
