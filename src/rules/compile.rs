@@ -53,6 +53,17 @@ pub fn compile(files: &[SourceFile], options: Options) -> Result<RuleSet, Report
     Ok(rules)
 }
 
+/// Every field of the language, with what it is a field of: what a reference has to explain.
+pub fn fields() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let tables = Table::ALL.into_iter();
+    tables.flat_map(|table| {
+        table
+            .fields()
+            .iter()
+            .map(move |field| (table.name(), *field))
+    })
+}
+
 fn read(files: &[SourceFile], options: Options, sink: &RefCell<Vec<Diagnostic>>) -> RuleSet {
     let trees: Vec<(Scope<'_>, Node<'_>)> = files
         .iter()

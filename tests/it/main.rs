@@ -11,6 +11,7 @@ mod compose;
 mod conformance;
 mod decision;
 mod deploy;
+mod docs;
 mod envoy;
 mod fallback;
 mod faults;
