@@ -6,7 +6,7 @@ use crate::engine::Header;
 use crate::engine::fold::{Ruling, Said, Spoken};
 use crate::limit::Unit;
 use crate::rules::{self, Domain, Messages};
-use crate::time::{Micros, Timestamp};
+use crate::time::Timestamp;
 
 /// A body and its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,35 +171,8 @@ fn window(said: &Said<'_>) -> String {
     }
 }
 
-/// The clock is looked at after the decision, which another clock may have timed: what is so little beyond a second is that
-/// second, as windows end with one.
-const LATE: Micros = Micros::new(100_000);
-
-/// RFC 3339 in whole seconds, rounded up.
+/// RFC 3339 in whole seconds.
 fn moment(at: Timestamp) -> Option<String> {
-    let at = at.as_micros().saturating_sub_unsigned(LATE.get());
-    let secs = at.div_euclid(1_000_000) + i64::from(at.rem_euclid(1_000_000) != 0);
-    jiff::Timestamp::from_second(secs)
-        .ok()
-        .map(|at| at.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_window_ends_with_a_second_however_late_the_clock_is_looked_at() {
-        let at = |micros| moment(Timestamp::from_micros(micros)).expect("a moment");
-        for (micros, wanted) in [
-            (60_000_000, "1970-01-01T00:01:00Z"),
-            (60_000_300, "1970-01-01T00:01:00Z"),
-            (60_100_000, "1970-01-01T00:01:00Z"),
-            (60_100_001, "1970-01-01T00:01:01Z"),
-            (60_999_999, "1970-01-01T00:01:01Z"),
-            (-500_000, "1970-01-01T00:00:00Z"),
-        ] {
-            assert_eq!(at(micros), wanted, "{micros}");
-        }
-    }
+    let at = jiff::Timestamp::from_microsecond(at.whole_second().as_micros());
+    at.ok().map(|at| at.to_string())
 }
