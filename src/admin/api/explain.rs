@@ -11,6 +11,9 @@ use crate::rules::{Descriptor, Domain, Entry, Rule};
 /// All parameters in their order, since a request has several descriptors.
 type Parameters = axum::extract::Query<Vec<(String, String)>>;
 
+/// As many as a person looks at, and as have room in an address.
+const MAX_DESCRIPTORS: usize = 16;
+
 pub(super) async fn explain(State(api): State<Api>, parameters: Parameters) -> Answer {
     let asked = |wanted: &'static str| {
         let named = parameters.iter().filter(move |(name, _)| name == wanted);
@@ -30,6 +33,11 @@ pub(super) async fn explain(State(api): State<Api>, parameters: Parameters) -> A
             Problem::bad(format!("`{text}` is not written like key=value,key=value"))
         })
     };
+    if asked("descriptor").count() > MAX_DESCRIPTORS {
+        return Err(Problem::bad(format!(
+            "there are more than {MAX_DESCRIPTORS} descriptors: POST /check takes as many as a request may have"
+        )));
+    }
     let pairs: Result<Vec<Pairs>, Problem> = asked("descriptor").map(read).collect();
     let pairs = pairs?;
     let descriptors = pairs.iter().map(|pairs| Descriptor {
