@@ -2,6 +2,8 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
+//! - [`mod@test`]: tests of rules, in files beside them
+//! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
 //! - [`compare`]: asks two services the same, and reports where they disagree
 //! - [`config_check`], [`client`]: the other programs of envoyproxy/ratelimit, also by their names
@@ -20,8 +22,10 @@ pub mod client;
 pub mod compare;
 pub mod config_check;
 pub mod dial;
+pub mod health;
 pub mod names;
 pub mod serve;
+pub mod test;
 
 /// The exit code of a call that cannot be understood.
 const USAGE: u8 = 2;
@@ -41,6 +45,10 @@ enum Command {
     Serve(Box<crate::settings::Settings>),
     /// Say what is wrong with rule files
     Check(check::Args),
+    /// Run the tests that stand beside rule files
+    Test(test::Args),
+    /// Ask the service on this machine whether it is ready
+    Health(health::Args),
     /// Make load for a RateLimitService, and measure it
     Bench(Box<bench::Args>),
     /// Ask two services the same, and report where they disagree
@@ -63,6 +71,8 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Compare(args) => compare::run(&args),
         Command::ConfigCheck(args) => config_check::run(&args),
@@ -72,15 +82,18 @@ pub fn run() -> ExitCode {
 
 /// The command line, for which a variable that is set to nothing is not set.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommand("serve", |serve| {
-        serve.mut_args(|arg| {
+    let of_variables = |command: clap::Command| {
+        command.mut_args(|arg| {
             let value = arg.get_env().and_then(std::env::var_os);
             match value.is_some_and(|value| value.is_empty()) {
                 true => arg.env(Resettable::Reset),
                 false => arg,
             }
         })
-    })
+    };
+    Cli::command()
+        .mut_subcommand("serve", of_variables)
+        .mut_subcommand("health", of_variables)
 }
 
 /// Help goes to standard output; a mistake is one line.

@@ -16,9 +16,9 @@ use tracing::{error, info, warn};
 
 use crate::engine::Engine;
 use crate::rules::compile::{self, Options};
-use crate::rules::diagnostic::Report;
+use crate::rules::diagnostic::{Report, Severity};
 use crate::telemetry::metrics::Metrics;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 pub mod source;
 
@@ -36,7 +36,31 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     clock: Clock,
     last: Mutex<Last>,
+    loads: Arc<Loads>,
 }
+
+/// What came of the loads, for people.
+#[derive(Debug, Default)]
+pub struct Loads(Mutex<LastLoads>);
+
+/// What came of the last load that succeeded, and of the last one if it failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastLoads {
+    /// When the rules that hold were loaded, and how many warnings they have.
+    pub loaded: Option<(Timestamp, usize)>,
+    /// When the last load failed, and why; none if it did not.
+    pub failed: Option<(Timestamp, String)>,
+}
+
+impl Loads {
+    /// As it is now.
+    pub fn last(&self) -> LastLoads {
+        self.0.lock().clone()
+    }
+}
+
+/// How much of the reason of a failure is kept, in bytes.
+pub const MAX_REASON: usize = 16 * 1024;
 
 /// What was read last, whether or not it was good.
 #[derive(Debug, Default)]
@@ -58,6 +82,8 @@ pub struct Loaded {
     pub domains: Vec<String>,
     /// Twelve hexadecimal digits that differ when the name or the text of any file does.
     pub version: String,
+    /// How many warnings.
+    pub warnings: usize,
 }
 
 /// Why nothing was loaded: the rules before stay.
@@ -86,7 +112,13 @@ impl Reloader {
             metrics,
             clock: Clock::System,
             last: Mutex::default(),
+            loads: Arc::default(),
         }
+    }
+
+    /// What came of the loads, now and later.
+    pub fn loads(&self) -> Arc<Loads> {
+        Arc::clone(&self.loads)
     }
 
     /// Reads, compiles and swaps in the rules, all of them or none.
@@ -155,14 +187,22 @@ impl Reloader {
 
     fn swap(&self, read: Result<Read, SourceError>) -> Result<Loaded, Failure> {
         let result = self.try_swap(read);
+        let now = self.clock.now();
+        let mut loads = self.loads.0.lock();
         match &result {
             Ok(loaded) => {
-                let at_secs = self.clock.now().as_micros() as f64 / 1e6;
+                let at_secs = now.as_micros() as f64 / 1e6;
                 let version = &loaded.version;
                 self.metrics.config_loaded(loaded.rules, version, at_secs);
+                loads.loaded = Some((now, loaded.warnings));
+                loads.failed = None;
             }
-            Err(_) => self.metrics.config_failed(),
+            Err(failure) => {
+                self.metrics.config_failed();
+                loads.failed = Some((now, shortened(failure.to_string())));
+            }
         }
+        drop(loads);
         result
     }
 
@@ -185,10 +225,21 @@ impl Reloader {
             rules: rules.rules.len(),
             domains,
             version: format!("{:012x}", read.fingerprint() >> 80),
+            warnings: rules.warnings.count(Severity::Warning),
         };
         self.engine.install(rules);
         Ok(loaded)
     }
+}
+
+/// As much of a reason as is kept.
+fn shortened(mut reason: String) -> String {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    reason
 }
 
 fn log(result: Result<Loaded, Failure>) {
@@ -205,5 +256,20 @@ fn log(result: Result<Loaded, Failure>) {
         Err(Failure::Unreadable(problem)) => {
             error!("the rules cannot be read, and those before stay: {problem}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_of_a_reason_is_kept_as_may_be() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        // Each letter has two bytes, and none is cut in two.
+        let long = format!("x{}", "\u{e4}".repeat(MAX_REASON));
+        let kept = shortened(long.clone());
+        assert_eq!(kept.len(), MAX_REASON - 1);
+        assert!(long.starts_with(&kept));
     }
 }

@@ -68,6 +68,7 @@ pub fn http(engine: Arc<Engine>, access: Access) -> Router {
     let admin = Admin {
         engine,
         metrics: Metrics::new(),
+        loads: Arc::default(),
         needed_domains: Some(0),
     };
     admin.http(Arc::new(access))

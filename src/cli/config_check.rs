@@ -59,6 +59,7 @@ fn check(args: &Args) -> Result<(), String> {
     }
     let options = Options {
         merge_domains: args.merge_domain_configs,
+        lints: false,
     };
     match compile(&read.files, options) {
         Ok(rules) if rules.warnings.diagnostics.is_empty() => Ok(()),

@@ -130,6 +130,12 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     greet(&settings, &ports, &reloader.load());
 
     let reload = Arc::new(Notify::new());
+    let admin = Admin {
+        engine: Arc::clone(&engine),
+        metrics: Arc::clone(&metrics),
+        loads: reloader.loads(),
+        needed_domains: settings.rules.needed_domains(),
+    };
     let mut background = background(&engine, reloader, &reload, &tls);
     let store = &settings.store;
     let snapshots = store
@@ -143,7 +149,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     background.extend(statsd.clone().map(|statsd| tokio::spawn(statsd.keep())));
     let (shutdown, down) = watch::channel(false);
     let surfaces = (tracing, access, tls.http);
-    let serving = spawn_servers(&settings, ports, &engine, &metrics, surfaces, &down);
+    let serving = spawn_servers(&settings, ports, admin, surfaces, &down);
     let outcome = wait_for_the_end(&settings, &engine, signals, &reload, &shutdown, serving).await;
     background.iter().for_each(JoinHandle::abort);
     if let Err(error) = engine.leave().await {
@@ -281,6 +287,7 @@ fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
                 rules,
                 domains,
                 version: _,
+                warnings: _,
             } = loaded;
             info!(
                 "loaded {rules} rules of {files} files in {}: {}",
@@ -346,6 +353,7 @@ fn background(
     let keeper = Arc::clone(engine);
     let (sweeper, pinger, follower) = (Arc::clone(engine), Arc::clone(engine), Arc::clone(engine));
     let (settler, member) = (Arc::clone(engine), Arc::clone(engine));
+    let (historian, teller) = (Arc::clone(engine), Arc::clone(engine));
     let mut tasks = vec![
         tokio::spawn(reloader.watch(Arc::clone(reload))),
         tokio::spawn(async move {
@@ -358,6 +366,8 @@ fn background(
         tokio::spawn(async move { keeper.keep_usage().await }),
         tokio::spawn(async move { settler.pay_owed().await }),
         tokio::spawn(async move { member.be_present().await }),
+        tokio::spawn(async move { historian.keep_history().await }),
+        tokio::spawn(async move { teller.tell_top().await }),
         tokio::spawn(async move {
             while let Err(error) = pinger.ping_store().await {
                 tracing::debug!("the store has not answered yet: {error}");
@@ -373,20 +383,14 @@ fn background(
 fn spawn_servers(
     settings: &Settings,
     ports: Ports,
-    engine: &Arc<Engine>,
-    metrics: &Arc<Metrics>,
+    admin: Admin,
     (tracing, access, tls): (Tracing, Arc<Access>, Option<Arc<Tls>>),
     down: &watch::Receiver<bool>,
 ) -> JoinHandle<io::Result<()>> {
-    let admin = Admin {
-        engine: Arc::clone(engine),
-        metrics: Arc::clone(metrics),
-        needed_domains: settings.rules.needed_domains(),
-    };
     let grpc = grpc::serve(
         ports.grpc,
-        Arc::clone(engine),
-        Arc::clone(metrics),
+        Arc::clone(&admin.engine),
+        Arc::clone(&admin.metrics),
         tracing,
         parts::grpc(settings),
         down.clone(),

@@ -34,6 +34,8 @@ pub struct Read {
     pub files: Vec<SourceFile>,
     /// Files that are no rule files.
     pub ignored: Vec<PathBuf>,
+    /// Files of tests, whose names end in `.test.yaml`: they say what the rules are to do, and are not read here.
+    pub tests: Vec<PathBuf>,
 }
 
 /// What a directory looks like without reading its rule files; a change of them changes it.
@@ -86,6 +88,10 @@ impl Source {
         let mut read = Read::default();
         let mut total = 0;
         for (path, metadata) in self.list()? {
+            if is_test_file(&path) {
+                read.tests.push(path);
+                continue;
+            }
             if !may_be_rule_file(&path) || (path.extension().is_none() && !has_domain(&path)) {
                 read.ignored.push(path);
                 continue;
@@ -189,20 +195,30 @@ impl SourceError {
     }
 }
 
+/// Whether a file has tests of the rules beside it.
+fn is_test_file(path: &Path) -> bool {
+    let tests = path.file_stem().map(Path::new);
+    is_yaml(path)
+        && tests
+            .and_then(Path::extension)
+            .is_some_and(|tests| tests == "test")
+}
+
 /// By its name alone. The keys of a ConfigMap are often without an extension, and so is many a note.
 fn may_be_rule_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    let is_hidden = name.as_encoded_bytes().starts_with(b".");
+    match path.extension() {
+        Some(_) => is_yaml(path) && !is_test_file(path),
+        None => !is_hidden,
+    }
+}
+
+fn is_yaml(path: &Path) -> bool {
     let extension = path
         .extension()
         .map(|extension| extension.to_string_lossy().to_lowercase());
-    let is_hidden = |path: &Path| {
-        let name = path.file_name().unwrap_or_default();
-        name.as_encoded_bytes().starts_with(b".")
-    };
-    match extension.as_deref() {
-        Some("yaml" | "yml") => true,
-        Some(_) => false,
-        None => !is_hidden(path),
-    }
+    matches!(extension.as_deref(), Some("yaml" | "yml"))
 }
 
 /// Whether a line of the file names a domain, as one of each rule file does.

@@ -7,11 +7,12 @@
 //! - `limits`: the limits of a descriptor or a plan
 //! - `descriptor`: the tree of descriptors
 //! - `limit`: one limit
+//! - `lint`: what is right and yet unwise
 
 use std::cell::RefCell;
 
 use super::RuleSet;
-use super::diagnostic::{Diagnostic, Report};
+use super::diagnostic::{Diagnostic, Report, Severity};
 use super::file::{self, Node, SourceFile, Span};
 
 mod descriptor;
@@ -19,10 +20,12 @@ mod domain;
 mod fields;
 mod limit;
 mod limits;
+mod lint;
 mod plan;
 mod table;
 
 use domain::Drafts;
+pub use fields::duration;
 use fields::{Fields, Scope};
 use table::Table;
 
@@ -31,6 +34,8 @@ use table::Table;
 pub struct Options {
     /// Files of one domain are one; otherwise the second is an error.
     pub merge_domains: bool,
+    /// What is right and yet unwise is warned of.
+    pub lints: bool,
 }
 
 /// After so many diagnostics no more are collected.
@@ -46,6 +51,17 @@ pub fn compile(files: &[SourceFile], options: Options) -> Result<RuleSet, Report
     }
     rules.warnings = report;
     Ok(rules)
+}
+
+/// Every field of the language, with what it is a field of: what a reference has to explain.
+pub fn fields() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let tables = Table::ALL.into_iter();
+    tables.flat_map(|table| {
+        table
+            .fields()
+            .iter()
+            .map(move |field| (table.name(), *field))
+    })
 }
 
 fn read(files: &[SourceFile], options: Options, sink: &RefCell<Vec<Diagnostic>>) -> RuleSet {
@@ -71,6 +87,11 @@ fn read(files: &[SourceFile], options: Options, sink: &RefCell<Vec<Diagnostic>>)
         }
     }
     rules.domains = drafts.finish();
+    drop(tops);
+    let is_error = |found: &Diagnostic| found.severity == Severity::Error;
+    if options.lints && !sink.borrow().iter().any(is_error) {
+        lint::look(&trees, &rules);
+    }
     rules
 }
 

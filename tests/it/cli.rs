@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::Output;
 
-use crate::support::server::binary;
+use crate::support::server::{Setup, binary};
 
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = binary();
@@ -139,6 +139,132 @@ fn secrets_are_not_shown() {
     }
 }
 
+/// Warnings pass, unless they are not to; and machines are told the same as people.
+#[test]
+fn check_warns_of_what_is_unwise() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rules = "domain: d\ndescriptors:\n  - key: a\n    rate_limit: {unit: day}\n";
+    std::fs::write(dir.path().join("d.yaml"), rules).expect("a file");
+    let path = dir.path().to_str().expect("a path").to_owned();
+    let check = |more: &[&str]| {
+        let output = run(&[&["check", &path], more].concat(), &[]);
+        let text = String::from_utf8(output.stdout).expect("text");
+        (output.status.code(), text)
+    };
+    let (code, text) = check(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("warning: this limit refuses every request"),
+        "{text}"
+    );
+    assert!(text.ends_with("1 domain, 1 rule, 1 warning\n"), "{text}");
+    assert_eq!(check(&["--deny-warnings"]).0, Some(1));
+    let json = |format| -> serde_json::Value {
+        let (code, text) = check(&["--format", format]);
+        assert_eq!(code, Some(0), "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let found = &json("json")["diagnostics"][0];
+    assert_eq!(found["severity"], "warning");
+    assert_eq!(
+        (found["line"].as_u64(), found["column"].as_u64()),
+        (Some(4), Some(18))
+    );
+    let sarif = json("sarif");
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!(
+        (&sarif["version"], &result["level"]),
+        (&"2.1.0".into(), &"warning".into())
+    );
+    let place = &result["locations"][0]["physicalLocation"];
+    assert_eq!(place["region"]["startLine"], 4);
+    let file = dir.path().join("d.yaml");
+    assert_eq!(
+        place["artifactLocation"]["uri"],
+        file.to_str().expect("a path")
+    );
+    let nowhere = run(&["check", "/nowhere/at/all"], &[]);
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+}
+
+#[test]
+fn the_tests_of_the_sample_rules_pass() {
+    for sample in ["rules", "product"] {
+        let dir = format!("{}/config/{sample}", env!("CARGO_MANIFEST_DIR"));
+        let output = run(&["test", &dir], &[]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}");
+        assert!(text.ends_with(" tests, 0 failed\n"), "{text}");
+    }
+}
+
+/// What is other than expected is told, to people and to machines; what is wrong with a test is no failure of the rules.
+#[test]
+fn tests_of_rules_fail_where_the_rules_do_something_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let rules =
+        "domain: d\ndescriptors:\n  - key: a\n    rate_limit: {requests_per_unit: 2, unit: day}\n";
+    std::fs::write(place("d.yaml"), rules).expect("a file");
+    let test = |text: &str| {
+        std::fs::write(place("d.test.yaml"), text).expect("a file");
+        let junit = place("junit.xml");
+        let output = run(&["test", &place(""), "--junit", &junit], &[]);
+        let said = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        (output.status.code(), said.concat())
+    };
+    let (code, said) = test(
+        "- {name: a < b, steps: [{request: a=x, times: 3, expect: {decision: ok, statuses: [{remaining: 1}]}}]}",
+    );
+    assert_eq!(code, Some(1), "{said}");
+    for line in [
+        "FAIL a < b",
+        "step 1, 2 of 3, a=x: statuses[0].remaining is 0, not 1",
+        "step 1, 3 of 3, a=x: decision is \"over_limit\", not \"ok\"",
+        "1 tests, 1 failed",
+    ] {
+        assert!(said.contains(line), "{line} in\n{said}");
+    }
+    let junit = std::fs::read_to_string(place("junit.xml")).expect("a file");
+    assert!(junit.contains("name=\"a &lt; b\""), "{junit}");
+    assert!(junit.contains("tests=\"1\" failures=\"1\""), "{junit}");
+    for (text, wrong) in [
+        (
+            "- {name: t, steps: [{request: a=x, expect: {remaning: 1}}]}",
+            "did you mean `remaining`?",
+        ),
+        (
+            "- {name: t, steps: [{request: a}]}",
+            "not written like key=value",
+        ),
+        ("- {name: t, steps: [{advance: 1x}]}", "no length of time"),
+        (
+            "- {name: t, steps: [{request: a=x, advance: 1s}]}",
+            "a step is one of",
+        ),
+        (
+            "- {name: t, domain: e, steps: []}",
+            "no rules are for the domain `e`",
+        ),
+        ("- {name: t, at: noon, steps: []}", "no moment"),
+        (
+            "- {name: t, steps: [{plan: {a=x: gold}}]}",
+            "there is no plan `gold`",
+        ),
+        ("- {name: t, setps: []}", "unknown field `setps`"),
+        (
+            "- {name: t, steps: [{request: a=x, times: 0}]}",
+            "`times` is a number",
+        ),
+    ] {
+        let (code, said) = test(text);
+        assert_eq!(code, Some(2), "{text}\n{said}");
+        assert!(said.contains(wrong), "{wrong} in\n{said}");
+    }
+    let (code, said) = test("[]");
+    assert_eq!(code, Some(1), "there are no tests: {said}");
+}
+
 #[test]
 fn check_says_what_is_wrong() {
     let dir = tempfile::TempDir::new().expect("a directory");
@@ -162,4 +288,23 @@ fn check_says_what_is_wrong() {
         run(&["check", samples], &[]).status.success(),
         "the sample rules are good"
     );
+}
+
+/// What asks it in an image that has nothing else.
+#[test]
+fn health_says_whether_the_service_is_ready() {
+    let rules = "domain: d\ndescriptors: []\n";
+    let server = Setup::rules(rules).start_ready();
+    let port = server.http.port().to_string();
+    let ask = || run(&["health"], &[("PORT", &port)]);
+    assert!(ask().status.success());
+    drop(server);
+    let gone = ask();
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(one_line(&gone).contains("does not answer"));
+    let unready = Setup::rules("domain: [").start();
+    let port = unready.http.port().to_string();
+    let asked = run(&["health", "--port", &port], &[("PORT", "")]);
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(one_line(&asked).contains("is not ready"));
 }
