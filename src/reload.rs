@@ -6,22 +6,23 @@
 //! a file is not read while it is being written; if its text is the same after all, nothing happens.
 //!
 //! - [`source`]: the files of a directory
+//! - [`install`]: compile → swap, which is also the path of rules from a management server
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::engine::Engine;
-use crate::rules::compile::{self, Options};
-use crate::rules::diagnostic::Report;
+use crate::rules::compile::Options;
 use crate::telemetry::metrics::Metrics;
-use crate::time::Clock;
 
+pub mod install;
 pub mod source;
 
+pub use install::{Failure, Form, Installer, Loaded, Written, log};
 pub use source::{Look, Read, Source, SourceError};
 
 /// How often the directory is looked at.
@@ -31,10 +32,7 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Reloader {
     source: Source,
-    options: Options,
-    engine: Arc<Engine>,
-    metrics: Arc<Metrics>,
-    clock: Clock,
+    installer: Installer,
     last: Mutex<Last>,
 }
 
@@ -47,30 +45,6 @@ struct Last {
     fingerprint: Option<u128>,
 }
 
-/// What was loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    /// How many files.
-    pub files: usize,
-    /// How many rules.
-    pub rules: usize,
-    /// The domains, in order.
-    pub domains: Vec<String>,
-    /// Twelve hexadecimal digits that differ when the name or the text of any file does.
-    pub version: String,
-}
-
-/// Why nothing was loaded: the rules before stay.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The directory or a file in it cannot be read.
-    #[error("{0}")]
-    Unreadable(#[from] SourceError),
-    /// The files have errors.
-    #[error("{0}")]
-    Rejected(Report),
-}
-
 impl Reloader {
     /// Rules from `source` for `engine`.
     pub fn new(
@@ -81,10 +55,7 @@ impl Reloader {
     ) -> Self {
         Self {
             source,
-            options,
-            engine,
-            metrics,
-            clock: Clock::System,
+            installer: Installer::new(options, engine, metrics),
             last: Mutex::default(),
         }
     }
@@ -128,14 +99,14 @@ impl Reloader {
         let settled = before.as_ref() == Some(&now);
         let new = self.last.lock().look.as_ref() != Some(&now);
         if force {
-            log(self.load());
+            log(&self.load());
         } else if settled
             && new
             && let Some(result) = self.load_changed()
         {
-            log(result);
+            log(&result);
         }
-        self.engine.free_replaced();
+        self.installer.free_replaced();
         now
     }
 
@@ -154,56 +125,17 @@ impl Reloader {
     }
 
     fn swap(&self, read: Result<Read, SourceError>) -> Result<Loaded, Failure> {
-        let result = self.try_swap(read);
-        match &result {
-            Ok(loaded) => {
-                let at_secs = self.clock.now().as_micros() as f64 / 1e6;
-                let version = &loaded.version;
-                self.metrics.config_loaded(loaded.rules, version, at_secs);
+        let written = read.map(|read| {
+            for path in &read.ignored {
+                warn!(
+                    "{} is no rule file: their names end in .yaml or .yml",
+                    path.display()
+                );
             }
-            Err(_) => self.metrics.config_failed(),
-        }
-        result
-    }
-
-    fn try_swap(&self, read: Result<Read, SourceError>) -> Result<Loaded, Failure> {
-        let read = read?;
-        for path in &read.ignored {
-            warn!(
-                "{} is no rule file: their names end in .yaml or .yml",
-                path.display()
-            );
-        }
-        let rules = compile::compile(&read.files, self.options).map_err(Failure::Rejected)?;
-        if !rules.warnings.diagnostics.is_empty() {
-            warn!("the rules have warnings\n{}", rules.warnings);
-        }
-        let mut domains: Vec<String> = rules.domains.keys().cloned().collect();
-        domains.sort();
-        let loaded = Loaded {
-            files: read.files.len(),
-            rules: rules.rules.len(),
-            domains,
-            version: format!("{:012x}", read.fingerprint() >> 80),
-        };
-        self.engine.install(rules);
-        Ok(loaded)
-    }
-}
-
-fn log(result: Result<Loaded, Failure>) {
-    match result {
-        Ok(loaded) => info!(
-            rules = loaded.rules,
-            files = loaded.files,
-            "loaded the rules of {}",
-            loaded.domains.join(", ")
-        ),
-        Err(Failure::Rejected(report)) => {
-            error!("the rules have errors, and those before stay\n{report}");
-        }
-        Err(Failure::Unreadable(problem)) => {
-            error!("the rules cannot be read, and those before stay: {problem}");
-        }
+            let fingerprint = read.fingerprint();
+            let form = Form::Files(read.files);
+            Written { form, fingerprint }
+        });
+        self.installer.install(written.map_err(Failure::from))
     }
 }

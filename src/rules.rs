@@ -8,6 +8,7 @@
 //! - [`name`]: what a rule is called in metrics
 //! - [`policy`]: what clients are told of a limit
 
+use std::fmt;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -202,7 +203,7 @@ pub struct Rule {
 pub struct Source {
     /// The file's name, relative to the directory of the rules.
     pub file: Arc<str>,
-    /// Counted from 1.
+    /// Counted from 1; 0 where there are no lines.
     pub line: usize,
 }
 
@@ -281,6 +282,15 @@ impl Default for Response {
             x_quota: false,
             body: Body::Json,
             messages: Messages::default(),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}", self.file),
         }
     }
 }
