@@ -1,13 +1,18 @@
 //! The connection to the management server. The TLS files are read anew for each: certificates end, and the server's place
 //! outlives them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::{fs, io};
 
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity};
@@ -109,8 +114,19 @@ impl Connector {
         Ok(connector)
     }
 
+    /// One connection: a channel would make another by itself, at once and with the files of before.
     pub(super) async fn connect(&self) -> Result<Channel, Trouble> {
-        Ok(self.endpoint()?.connect().await?)
+        let used = AtomicBool::new(false);
+        let once = tower::service_fn(move |uri: Uri| {
+            let again = used.swap(true, Ordering::Relaxed);
+            async move {
+                match again {
+                    false => open(&uri).await.map(TokioIo::new),
+                    true => Err(io::Error::other("the connection has ended")),
+                }
+            }
+        });
+        Ok(self.endpoint()?.connect_with_connector(once).await?)
     }
 
     fn endpoint(&self) -> Result<Endpoint, Trouble> {
@@ -122,16 +138,30 @@ impl Connector {
             Some(_) => "https",
             None => "http",
         };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{place}"))?
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_keepalive(Some(SILENCE))
-            .tcp_keepalive_interval(Some(PROBE_EVERY))
-            .tcp_keepalive_retries(Some(3));
+        let endpoint =
+            Endpoint::from_shared(format!("{scheme}://{place}"))?.connect_timeout(CONNECT_WITHIN);
         Ok(match &self.settings.tls {
             Some(tls) => endpoint.tls_config(tls.read()?)?,
             None => endpoint,
         })
     }
+}
+
+async fn open(uri: &Uri) -> io::Result<TcpStream> {
+    let host = uri.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let usual = match uri.scheme_str() {
+        Some("https") => 443,
+        _ => 80,
+    };
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(usual))).await?;
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(SILENCE)
+        .with_interval(PROBE_EVERY)
+        .with_retries(3);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
 }
 
 impl Tls {

@@ -38,3 +38,4 @@ mod tls;
 mod tracing;
 mod usage;
 mod watching;
+mod xds;
