@@ -31,6 +31,7 @@ const RULES: usize = 100_000;
 /// Files of one domain are one.
 const OPTIONS: Options = Options {
     merge_domains: true,
+    lints: false,
 };
 
 /// How long requests are watched.

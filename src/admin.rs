@@ -2,6 +2,7 @@
 //!
 //! | port | route | answers |
 //! |---|---|---|
+//! | HTTP | `/` | a page to look at |
 //! | HTTP | `/json` | a decision in proto3 JSON: 200, or 429 when refused |
 //! | HTTP | `/healthcheck` | 200 `OK`, or 500 |
 //! | HTTP | `/health/live` | 200 as long as the process runs |
@@ -14,6 +15,7 @@
 //!
 //! - [`api`] is the management API
 //! - [`mod@json`] answers `/json`
+//! - [`page`] is the page, which asks the management API
 //! - [`listen`] accepts connections, and bounds them
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use axum::routing::{any, get};
 use serde_json::json;
 
 use crate::engine::Engine;
+use crate::reload::Loads;
 use crate::rules::RuleSet;
 use crate::store::Store;
 use crate::store::redis::ServerState;
@@ -34,6 +37,7 @@ use crate::telemetry::metrics::{self, Metrics};
 pub mod api;
 pub mod json;
 pub mod listen;
+pub mod page;
 
 pub use api::access::Access;
 pub use listen::serve;
@@ -48,6 +52,8 @@ pub struct Admin {
     pub engine: Arc<Engine>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// What came of the loads of the rules.
+    pub loads: Arc<Loads>,
     /// Healthy only while there is a domain.
     pub needs_domain: bool,
 }
@@ -64,6 +70,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .with_state(self)
             .merge(api)
+            .merge(page::routes())
             .layer(DefaultBodyLimit::max(MAX_BODY))
     }
 
@@ -131,18 +138,8 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 fn ready_of(admin: &Admin) -> Response {
-    let readiness = *admin.engine.readiness().borrow();
     let ready = admin.is_ready();
-    let body = json!({
-        "ready": ready,
-        "rules": { "loaded": readiness.domains.is_some(), "domains": readiness.domains.unwrap_or(0) },
-        "store": {
-            "type": admin.engine.store().name(),
-            "answered": readiness.store_answered,
-            "servers": servers(admin.engine.store()),
-        },
-        "draining": readiness.draining,
-    });
+    let body = health(admin);
     let code = if ready {
         StatusCode::OK
     } else {
@@ -154,6 +151,21 @@ fn ready_of(admin: &Admin) -> Response {
         body.to_string(),
     )
         .into_response()
+}
+
+/// Whether requests should be sent here, and why.
+fn health(admin: &Admin) -> serde_json::Value {
+    let readiness = *admin.engine.readiness().borrow();
+    json!({
+        "ready": admin.is_ready(),
+        "rules": { "loaded": readiness.domains.is_some(), "domains": readiness.domains.unwrap_or(0) },
+        "store": {
+            "type": admin.engine.store().name(),
+            "answered": readiness.store_answered,
+            "servers": servers(admin.engine.store()),
+        },
+        "draining": readiness.draining,
+    })
 }
 
 /// How each server of the store does. That one does not answer is no reason to leave: requests are decided without it.

@@ -2,6 +2,7 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
+//! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
 
 use std::ffi::{OsStr, OsString};
@@ -13,6 +14,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod bench;
 pub mod check;
+pub mod health;
 pub mod serve;
 
 /// The exit code of a call that cannot be understood.
@@ -32,6 +34,8 @@ enum Command {
     Serve(Box<crate::settings::Settings>),
     /// Say what is wrong with rule files
     Check(check::Args),
+    /// Ask the service on this machine whether it is ready
+    Health(health::Args),
     /// Make load for a RateLimitService, and measure it
     Bench(Box<bench::Args>),
 }
@@ -46,21 +50,25 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),
     }
 }
 
 /// The command line, for which a variable that is set to nothing is not set.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommand("serve", |serve| {
-        serve.mut_args(|arg| {
+    let of_variables = |command: clap::Command| {
+        command.mut_args(|arg| {
             let value = arg.get_env().and_then(std::env::var_os);
             match value.is_some_and(|value| value.is_empty()) {
                 true => arg.env(Resettable::Reset),
                 false => arg,
             }
         })
-    })
+    };
+    Cli::command()
+        .mut_subcommand("serve", of_variables)
+        .mut_subcommand("health", of_variables)
 }
 
 /// The arguments, with `serve` where no subcommand is named. Its variables are thus read, and may be wrong, only when it

@@ -16,6 +16,7 @@
 //! - [`readiness`]: whether requests should be sent here
 //! - [`instances`]: how many there are
 //! - [`owed`]: what the store is told when it answers again
+//! - [`top`]: who asks most; [`history`]: how many asked in the last minutes
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub mod charges;
 pub mod exchange;
 pub mod fallback;
 pub mod fold;
+pub mod history;
 pub mod instances;
 pub mod key;
 pub mod owed;
@@ -53,6 +55,7 @@ pub mod quota;
 pub mod readiness;
 pub mod subjects;
 mod told;
+pub mod top;
 pub mod usage;
 
 pub use answer::Reason;
@@ -84,6 +87,8 @@ pub struct Engine {
     /// What it has admitted that the store does not know of.
     owed: owed::Owed,
     instances: instances::Instances,
+    top: top::Top,
+    history: history::History,
     settings: Settings,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -174,6 +179,8 @@ impl Engine {
             local: Embedded::new(LOCAL_KEYS, clock.clone()),
             owed: owed::Owed::new(clock.clone()),
             instances: instances::Instances::new(&settings.key_prefix, settings.instances),
+            top: top::Top::new(&settings.key_prefix),
+            history: history::History::default(),
             settings,
             clock,
             metrics,
@@ -383,6 +390,8 @@ impl Engine {
         if !call.rehearsal {
             live.accounts
                 .record(&self.metrics, settings, domain, request, ruling, reason);
+            self.top
+                .note(&live.accounts.places, domain, request, ruling);
             let refused = !ruling.admitted && !settings.shadow_mode;
             self.trace(call, (refused, fallback.is_some()), |say| {
                 told::decided(domain, request, ruling, reason, say)

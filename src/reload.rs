@@ -22,7 +22,9 @@ use crate::telemetry::metrics::Metrics;
 pub mod install;
 pub mod source;
 
-pub use install::{Failure, Form, Installer, Loaded, Written, log};
+pub use install::{
+    Failure, Form, Installer, LastLoads, Loaded, Loads, MAX_REASON, Written, log, shortened,
+};
 pub use source::{Look, Read, Source, SourceError};
 
 /// How often the directory is looked at.
@@ -58,6 +60,11 @@ impl Reloader {
             installer: Installer::new(options, engine, metrics),
             last: Mutex::default(),
         }
+    }
+
+    /// What came of the loads, now and later.
+    pub fn loads(&self) -> Arc<Loads> {
+        self.installer.loads()
     }
 
     /// Reads, compiles and swaps in the rules, all of them or none.

@@ -19,6 +19,7 @@
 //! - [`book`]: what is kept beside the counters
 //! - [`embedded`]: in this process
 //! - [`usage`]: what was used, for billing
+//! - [`posts`]: what instances tell each other
 //! - [`redis`]: Redis, Sentinel or Redis Cluster, through scripts
 //! - [`faulty`]: any of them behind a link that fails when told to, for simulations
 
@@ -31,6 +32,7 @@ use crate::time::Timestamp;
 pub mod book;
 pub mod embedded;
 pub mod faulty;
+pub mod posts;
 pub mod redis;
 pub mod usage;
 

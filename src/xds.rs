@@ -27,7 +27,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tracing::{error, info, warn};
 
-use crate::reload::{self, Failure, Installer, LOOK_EVERY, Loaded};
+use crate::reload::{self, Failure, Installer, LOOK_EVERY, Loaded, Loads};
 
 pub mod backoff;
 pub mod connect;
@@ -94,6 +94,11 @@ impl Client {
             held: Held::default(),
             answered: false,
         })
+    }
+
+    /// What came of the loads, for people.
+    pub fn loads(&self) -> Arc<Loads> {
+        self.installer.loads()
     }
 
     /// Follows the server until dropped; when `asked` to, by a connection that is made anew at once.
@@ -306,17 +311,9 @@ impl Client {
 
 /// What the protocol has for a response that is refused.
 fn refusal(text: String) -> rpc::Status {
-    let starts = text.char_indices().map(|(at, _)| at);
-    let end = match text.len() {
-        ..=MAX_DETAIL => text.len(),
-        _ => starts
-            .take_while(|at| *at <= MAX_DETAIL)
-            .last()
-            .unwrap_or_default(),
-    };
     rpc::Status {
         code: Code::InvalidArgument.into(),
-        message: text.get(..end).unwrap_or_default().to_owned(),
+        message: reload::shortened(text, MAX_DETAIL),
         details: Vec::new(),
     }
 }

@@ -20,7 +20,11 @@ pub fn run(data: &[u8]) {
     };
     let files: Vec<SourceFile> = text.split(NEXT).enumerate().map(file).collect();
     for merge_domains in [false, true] {
-        match compile(&files, Options { merge_domains }) {
+        let options = Options {
+            merge_domains,
+            lints: true,
+        };
+        match compile(&files, options) {
             Ok(rules) => {
                 assert!(!rules.warnings.has_errors());
                 render(&rules.warnings);

@@ -68,6 +68,7 @@ pub fn http(engine: Arc<Engine>, access: Access) -> Router {
     let admin = Admin {
         engine,
         metrics: Metrics::new(),
+        loads: Arc::default(),
         needs_domain: false,
     };
     admin.http(Arc::new(access))

@@ -7,7 +7,8 @@
 //! - `quota`: what a subject has left, and what it is given
 //! - `lists`: who is let through, refused or banned
 //! - `usage`: what was used, for billing
-//! - `check`: a request that is only supposed
+//! - `check`: a request that is only supposed; `explain`: the same, and how it comes to its rules
+//! - `top`: who asks most; `overview`: what the page shows
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,9 +30,12 @@ use access::Access;
 
 pub mod access;
 mod check;
+mod explain;
 mod lists;
+mod overview;
 mod quota;
 mod show;
+mod top;
 mod usage;
 
 /// What every route begins with.
@@ -41,7 +45,7 @@ pub const PREFIX: &str = "/api/v1/rate-limit";
 pub const MAX_NOTE: usize = 1024;
 
 /// Every route: its method, and its path after [`PREFIX`].
-pub const ROUTES: [(&str, &str); 24] = [
+pub const ROUTES: [(&str, &str); 27] = [
     ("GET", "/openapi.json"),
     ("GET", "/status"),
     ("GET", "/health"),
@@ -66,6 +70,9 @@ pub const ROUTES: [(&str, &str); 24] = [
     ("DELETE", "/bans/{entry}"),
     ("GET", "/usage"),
     ("POST", "/check"),
+    ("GET", "/explain"),
+    ("GET", "/top"),
+    ("GET", "/overview"),
 ];
 
 /// The document that describes the routes.
@@ -118,6 +125,9 @@ pub(super) fn routes(admin: Admin, access: Arc<Access>) -> Router {
         .route("/bans/{entry}", ban)
         .route("/usage", get(usage::usage))
         .route("/check", post(check::check))
+        .route("/explain", get(explain::explain))
+        .route("/top", get(top::top))
+        .route("/overview", get(overview::overview))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
         })

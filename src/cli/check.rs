@@ -1,14 +1,16 @@
-//! `tollgate check`: says what is wrong with rule files.
+//! `tollgate check`: says what is wrong with rule files, and what is right and yet unwise.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::reload::Source;
+use crate::reload::{Source, SourceError};
 use crate::rules::compile::{Options, compile};
-use crate::rules::diagnostic::Severity;
+use crate::rules::diagnostic::{Report, Severity};
 
 use super::say;
+
+mod machine;
 
 /// What to check.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,69 +21,105 @@ pub struct Args {
     /// Let several files have the same domain, as MERGE_DOMAIN_CONFIG=true does
     #[arg(long)]
     merge_domain_config: bool,
+    /// How to say it: for people, as JSON, or as SARIF for code scanning
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Fail on warnings as well
+    #[arg(long)]
+    deny_warnings: bool,
 }
 
-/// Exit code 0 if all is well, 1 if rules have errors or cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Sarif,
+}
+
+/// What became of a directory.
+struct Checked {
+    /// As given.
+    dir: PathBuf,
+    report: Report,
+    /// How much there is; none if it cannot be used.
+    rules: Option<(usize, usize)>,
+}
+
+/// Exit code 0 if all is well, 1 if rules have errors, 2 if they cannot be read.
 pub fn run(args: &Args) -> ExitCode {
-    let mut well = true;
+    let mut all = Vec::new();
     for dir in &args.dirs {
-        let source = Source {
-            dir: dir.clone(),
-            ignore_dotfiles: false,
-        };
-        let options = Options {
-            merge_domains: args.merge_domain_config,
-        };
-        match check(&source, options) {
-            Ok(summary) => print(&format!("{}: {summary}\n", dir.display())),
-            Err((report, summary)) => {
-                print(&format!("{report}{}: {summary}\n", dir.display()));
-                well = false;
+        match check(dir, args.merge_domain_config) {
+            Ok(checked) => all.push(checked),
+            Err(error) => {
+                say(&format!("error: {}: {error}", dir.display()));
+                return ExitCode::from(2);
             }
         }
     }
-    if well {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    print(&match args.format {
+        Format::Text => all.iter().map(text).collect(),
+        Format::Json => machine::json(&all),
+        Format::Sarif => machine::sarif(&all),
+    });
+    let counts = |severity| {
+        all.iter()
+            .map(move |checked| checked.report.count(severity))
+    };
+    let errors: usize = counts(Severity::Error).sum();
+    let warnings: usize = counts(Severity::Warning).sum();
+    match errors > 0 || (args.deny_warnings && warnings > 0) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
     }
 }
 
-/// A line about a directory, and before it the report if there is one.
-fn check(source: &Source, options: Options) -> Result<String, (String, String)> {
-    let read = source
-        .read()
-        .map_err(|error| (String::new(), format!("error: {error}")))?;
+fn check(dir: &Path, merge_domains: bool) -> Result<Checked, SourceError> {
+    let source = Source {
+        dir: dir.to_owned(),
+        ignore_dotfiles: false,
+    };
+    let options = Options {
+        merge_domains,
+        lints: true,
+    };
+    let read = source.read()?;
     for path in &read.ignored {
         say(&format!(
             "{} is no rule file: their names end in .yaml or .yml",
             path.display()
         ));
     }
-    match compile(&read.files, options) {
+    let (report, rules) = match compile(&read.files, options) {
         Ok(rules) => {
-            let warnings = &rules.warnings;
-            if !warnings.diagnostics.is_empty() {
-                print(&format!(
-                    "{}\n",
-                    warnings.render(io::stdout().is_terminal())
-                ));
-            }
-            let doubts = match warnings.count(Severity::Warning) {
+            let counts = (rules.domains.len(), rules.rules.len());
+            (rules.warnings, Some(counts))
+        }
+        Err(report) => (report, None),
+    };
+    let dir = dir.to_owned();
+    Ok(Checked { dir, report, rules })
+}
+
+/// The report if there is something in it, and a line about the directory.
+fn text(checked: &Checked) -> String {
+    let Checked { dir, report, rules } = checked;
+    let mut text = String::new();
+    if !report.diagnostics.is_empty() {
+        text = report.render(io::stdout().is_terminal()) + "\n";
+    }
+    let summary = match rules {
+        Some((domains, rules)) => {
+            let doubts = match report.count(Severity::Warning) {
                 0 => "no errors".to_owned(),
                 some => count(some, "warning"),
             };
-            Ok(format!(
-                "{}, {}, {doubts}",
-                count(rules.domains.len(), "domain"),
-                count(rules.rules.len(), "rule")
-            ))
+            let (domains, rules) = (count(*domains, "domain"), count(*rules, "rule"));
+            format!("{domains}, {rules}, {doubts}")
         }
-        Err(report) => Err((
-            format!("{}\n", report.render(io::stdout().is_terminal())),
-            count(report.count(Severity::Error), "error"),
-        )),
-    }
+        None => count(report.count(Severity::Error), "error"),
+    };
+    text + &format!("{}: {summary}\n", dir.display())
 }
 
 fn count(number: usize, what: &str) -> String {

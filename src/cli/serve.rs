@@ -129,6 +129,12 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     greet(&settings, &ports, feed.first().as_ref());
 
     let reload = Arc::new(Notify::new());
+    let admin = Admin {
+        engine: Arc::clone(&engine),
+        metrics: Arc::clone(&metrics),
+        loads: feed.loads(),
+        needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
+    };
     let mut background = background(&engine, feed, &reload, &tls);
     let store = &settings.store;
     let snapshots = store
@@ -142,7 +148,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     background.extend(statsd.clone().map(|statsd| tokio::spawn(statsd.keep())));
     let (shutdown, down) = watch::channel(false);
     let surfaces = (tracing, access, tls.http);
-    let serving = spawn_servers(&settings, ports, &engine, &metrics, surfaces, &down);
+    let serving = spawn_servers(&settings, ports, admin, surfaces, &down);
     let outcome = wait_for_the_end(&settings, &engine, signals, &reload, &shutdown, serving).await;
     background.iter().for_each(JoinHandle::abort);
     if let Err(error) = engine.leave().await {
@@ -280,6 +286,7 @@ fn greet(settings: &Settings, ports: &Ports, loaded: Option<&Result<Loaded, Fail
                 rules,
                 domains,
                 version: _,
+                warnings: _,
             } = loaded;
             info!(
                 "loaded {rules} rules of {files} files in {}: {}",
@@ -344,6 +351,7 @@ fn background(
     let keeper = Arc::clone(engine);
     let (sweeper, pinger, follower) = (Arc::clone(engine), Arc::clone(engine), Arc::clone(engine));
     let (settler, member) = (Arc::clone(engine), Arc::clone(engine));
+    let (historian, teller) = (Arc::clone(engine), Arc::clone(engine));
     let mut tasks = vec![
         tokio::spawn(feed.follow(Arc::clone(reload))),
         tokio::spawn(async move {
@@ -356,6 +364,8 @@ fn background(
         tokio::spawn(async move { keeper.keep_usage().await }),
         tokio::spawn(async move { settler.pay_owed().await }),
         tokio::spawn(async move { member.be_present().await }),
+        tokio::spawn(async move { historian.keep_history().await }),
+        tokio::spawn(async move { teller.tell_top().await }),
         tokio::spawn(async move {
             while let Err(error) = pinger.ping_store().await {
                 tracing::debug!("the store has not answered yet: {error}");
@@ -371,20 +381,14 @@ fn background(
 fn spawn_servers(
     settings: &Settings,
     ports: Ports,
-    engine: &Arc<Engine>,
-    metrics: &Arc<Metrics>,
+    admin: Admin,
     (tracing, access, tls): (Tracing, Arc<Access>, Option<Arc<Tls>>),
     down: &watch::Receiver<bool>,
 ) -> JoinHandle<io::Result<()>> {
-    let admin = Admin {
-        engine: Arc::clone(engine),
-        metrics: Arc::clone(metrics),
-        needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
-    };
     let grpc = grpc::serve(
         ports.grpc,
-        Arc::clone(engine),
-        Arc::clone(metrics),
+        Arc::clone(&admin.engine),
+        Arc::clone(&admin.metrics),
         tracing,
         parts::grpc(settings),
         down.clone(),

@@ -6,6 +6,7 @@ use plans::Plans;
 
 use crate::engine::answer::metadata::metric_name;
 use crate::engine::fold::{Ruling, Said, Spoken};
+use crate::engine::top::Places;
 use crate::engine::{Reason, Request, Settings};
 use crate::limit::Limit;
 use crate::limit::transaction::Amount;
@@ -22,6 +23,8 @@ pub struct Accounts {
     /// By domain, then by reason.
     decisions: Vec<[OnceLock<Counter>; Reason::COUNT]>,
     plans: Plans,
+    /// Where it is counted who asks most, by rule.
+    pub(super) places: Places,
 }
 
 impl Accounts {
@@ -31,6 +34,7 @@ impl Accounts {
             limits: (0..rules.limits).map(|_| OnceLock::new()).collect(),
             decisions: rules.domains.iter().map(|_| Default::default()).collect(),
             plans: Plans::new(rules, metrics),
+            places: Places::new(rules),
         }
     }
 
@@ -61,6 +65,18 @@ impl Accounts {
                 }
             }
         }
+    }
+
+    /// The counters that were used, each with its place among the limits of all rules.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (usize, &RuleCounters)> {
+        let cells = self.limits.iter().enumerate();
+        cells.filter_map(|(place, cell)| Some((place, cell.get()?)))
+    }
+
+    /// How many decisions on the domain at `place` there were, by reason, for those that were used.
+    pub(super) fn decided(&self, place: usize) -> impl Iterator<Item = (usize, u64)> {
+        let reasons = self.decisions.get(place).into_iter().flatten().enumerate();
+        reasons.filter_map(|(reason, cell)| Some((reason, cell.get()?.get())))
     }
 
     fn counters(

@@ -41,6 +41,11 @@ impl Instances {
         }
     }
 
+    /// This one's name.
+    pub(super) fn own(&self) -> &str {
+        &self.own
+    }
+
     /// How many there are, at least one.
     pub(super) fn count(&self) -> u32 {
         let counted = || self.counted.load(Ordering::Relaxed);

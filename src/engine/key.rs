@@ -61,7 +61,13 @@ fn placing(domain: &Domain, entries: &[Entry<'_>]) -> Option<usize> {
     domain.partition_by.iter().find_map(level_of)
 }
 
-fn entry(to: &mut String, domain: &Domain, all: &[Entry<'_>], level: usize, rule: Option<&Rule>) {
+pub(super) fn entry(
+    to: &mut String,
+    domain: &Domain,
+    all: &[Entry<'_>],
+    level: usize,
+    rule: Option<&Rule>,
+) {
     let entry = all[level];
     to.push('|');
     text(to, domain, "", entry.key);
@@ -124,7 +130,7 @@ const PLAIN: [bool; 256] = {
 };
 
 /// The first half of the SHA-256 of a text; `of`, the key that it is the value of, keeps equal values of two keys apart.
-fn hashed(to: &mut String, domain: &Domain, of: &str, text: &str) {
+pub(super) fn hashed(to: &mut String, domain: &Domain, of: &str, text: &str) {
     let mut context = Context::new(&SHA256);
     for part in [&*domain.name, of, text] {
         context.update(&(part.len() as u64).to_be_bytes());

@@ -7,11 +7,12 @@
 //! - `limits`: the limits of a descriptor or a plan
 //! - `descriptor`: the tree of descriptors
 //! - `limit`: one limit
+//! - `lint`: what is right and yet unwise
 
 use std::cell::RefCell;
 
 use super::RuleSet;
-use super::diagnostic::{Diagnostic, Report};
+use super::diagnostic::{Diagnostic, Report, Severity};
 use super::file::{self, Node, Parsed, SourceFile, Span};
 
 mod descriptor;
@@ -19,6 +20,7 @@ mod domain;
 mod fields;
 mod limit;
 mod limits;
+mod lint;
 mod plan;
 mod table;
 
@@ -31,6 +33,8 @@ use table::Table;
 pub struct Options {
     /// Files of one domain are one; otherwise the second is an error.
     pub merge_domains: bool,
+    /// What is right and yet unwise is warned of.
+    pub lints: bool,
 }
 
 /// After so many diagnostics no more are collected.
@@ -101,6 +105,11 @@ fn build<'f>(
         }
     }
     rules.domains = drafts.finish();
+    drop(tops);
+    let is_error = |found: &Diagnostic| found.severity == Severity::Error;
+    if options.lints && !sink.borrow().iter().any(is_error) {
+        lint::look(&trees, &rules);
+    }
     rules
 }
 

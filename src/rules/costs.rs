@@ -49,6 +49,19 @@ impl Costs {
         }
     }
 
+    /// The most that a hit can cost; none if nothing has a cost.
+    pub fn dearest(&self) -> Option<Hits> {
+        let of_key = |of_key: &OfKey| {
+            let exact = of_key.exact.values().map(|(_, cost)| *cost);
+            let bare = of_key.bare.map(|(_, cost)| cost);
+            exact
+                .chain(bare)
+                .chain(of_key.patterns.nodes().copied())
+                .max()
+        };
+        self.by_key.values().filter_map(of_key).max()
+    }
+
     /// What one hit of a request costs: [`Hits::ONE`] if nothing matches, none if the request is exempt.
     pub fn of(&self, descriptors: &[Descriptor<'_>]) -> Hits {
         if self.by_key.is_empty() {

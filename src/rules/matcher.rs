@@ -22,6 +22,7 @@ use super::{Domain, Entry, Rule};
 
 pub mod cidrs;
 pub mod patterns;
+mod reach;
 
 pub use cidrs::Cidrs;
 pub use patterns::Patterns;

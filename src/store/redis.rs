@@ -46,6 +46,7 @@ mod lease;
 mod node;
 mod part;
 mod pipe;
+mod posts;
 mod refusals;
 mod reply;
 mod request;

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::Output;
 
-use crate::support::server::binary;
+use crate::support::server::{Setup, binary};
 
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = binary();
@@ -114,6 +114,54 @@ fn secrets_are_not_shown() {
     }
 }
 
+/// Warnings pass, unless they are not to; and machines are told the same as people.
+#[test]
+fn check_warns_of_what_is_unwise() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rules = "domain: d\ndescriptors:\n  - key: a\n    rate_limit: {unit: day}\n";
+    std::fs::write(dir.path().join("d.yaml"), rules).expect("a file");
+    let path = dir.path().to_str().expect("a path").to_owned();
+    let check = |more: &[&str]| {
+        let output = run(&[&["check", &path], more].concat(), &[]);
+        let text = String::from_utf8(output.stdout).expect("text");
+        (output.status.code(), text)
+    };
+    let (code, text) = check(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("warning: this limit refuses every request"),
+        "{text}"
+    );
+    assert!(text.ends_with("1 domain, 1 rule, 1 warning\n"), "{text}");
+    assert_eq!(check(&["--deny-warnings"]).0, Some(1));
+    let json = |format| -> serde_json::Value {
+        let (code, text) = check(&["--format", format]);
+        assert_eq!(code, Some(0), "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let found = &json("json")["diagnostics"][0];
+    assert_eq!(found["severity"], "warning");
+    assert_eq!(
+        (found["line"].as_u64(), found["column"].as_u64()),
+        (Some(4), Some(18))
+    );
+    let sarif = json("sarif");
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!(
+        (&sarif["version"], &result["level"]),
+        (&"2.1.0".into(), &"warning".into())
+    );
+    let place = &result["locations"][0]["physicalLocation"];
+    assert_eq!(place["region"]["startLine"], 4);
+    let file = dir.path().join("d.yaml");
+    assert_eq!(
+        place["artifactLocation"]["uri"],
+        file.to_str().expect("a path")
+    );
+    let nowhere = run(&["check", "/nowhere/at/all"], &[]);
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+}
+
 #[test]
 fn check_says_what_is_wrong() {
     let dir = tempfile::TempDir::new().expect("a directory");
@@ -137,4 +185,23 @@ fn check_says_what_is_wrong() {
         run(&["check", samples], &[]).status.success(),
         "the sample rules are good"
     );
+}
+
+/// What asks it in an image that has nothing else.
+#[test]
+fn health_says_whether_the_service_is_ready() {
+    let rules = "domain: d\ndescriptors: []\n";
+    let server = Setup::rules(rules).start_ready();
+    let port = server.http.port().to_string();
+    let ask = || run(&["health"], &[("PORT", &port)]);
+    assert!(ask().status.success());
+    drop(server);
+    let gone = ask();
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(one_line(&gone).contains("does not answer"));
+    let unready = Setup::rules("domain: [").start();
+    let port = unready.http.port().to_string();
+    let asked = run(&["health", "--port", &port], &[("PORT", "")]);
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(one_line(&asked).contains("is not ready"));
 }

@@ -1,4 +1,5 @@
-//! What is said of wrong rules, reviewed as text: `tests/golden/rules/NAME.yaml` and what is said of it, `NAME.txt`.
+//! What is said of wrong rules, reviewed as text: `tests/golden/rules/NAME.yaml` and what is said of it, `NAME.txt`; in
+//! `tests/golden/lints` what is said of unwise ones.
 //!
 //! `UPDATE_GOLDEN=1` writes what is said now.
 
@@ -8,10 +9,17 @@ use std::path::PathBuf;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use tollgate::rules::compile::{self, Options};
+use tollgate::rules::file::SourceFile;
+
 use crate::support::rules::compile;
 
 fn samples() -> Vec<(PathBuf, String)> {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/rules");
+    samples_of("rules")
+}
+
+fn samples_of(kind: &str) -> Vec<(PathBuf, String)> {
+    let dir = &format!("{}/tests/golden/{kind}", env!("CARGO_MANIFEST_DIR"));
     let paths = fs::read_dir(dir)
         .expect(dir)
         .map(|item| item.expect(dir).path());
@@ -39,19 +47,42 @@ fn messages_are_as_reviewed() {
             Ok(rules) => format!("good: {} rules\n", rules.rules.len()),
             Err(report) => report,
         };
-        let golden = path.with_extension("txt");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(&golden, said).expect("a file");
-            continue;
-        }
-        let wanted = fs::read_to_string(&golden).unwrap_or_default();
-        assert_eq!(
-            said,
-            wanted,
-            "{}: UPDATE_GOLDEN=1 writes what is said now",
-            name(&path)
-        );
+        compare(&path, &said);
     }
+}
+
+/// What `tollgate check` warns of is as reviewed, and the service says nothing of it.
+#[test]
+fn warnings_are_as_reviewed() {
+    for (path, text) in samples_of("lints") {
+        let name = name(&path);
+        let said = |lints| {
+            let options = Options {
+                merge_domains: false,
+                lints,
+            };
+            let (name, text) = (name.clone(), text.clone());
+            let rules = compile::compile(&[SourceFile { name, text }], options);
+            rules.expect("there are no errors").warnings.to_string()
+        };
+        assert_eq!(said(false), "", "{name}");
+        compare(&path, &said(true));
+    }
+}
+
+fn compare(path: &std::path::Path, said: &str) {
+    let golden = path.with_extension("txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&golden, said).expect("a file");
+        return;
+    }
+    let wanted = fs::read_to_string(&golden).unwrap_or_default();
+    assert_eq!(
+        said,
+        wanted,
+        "{}: UPDATE_GOLDEN=1 writes what is said now",
+        name(path)
+    );
 }
 
 #[test]

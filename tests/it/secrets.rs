@@ -77,7 +77,15 @@ fn surfaces(server: &Server) -> String {
                 .expect("an answer")
                 .body;
         };
-        for path in ["/status", "/metrics", "/tiers", "/endpoints", "/lists"] {
+        for path in [
+            "/status",
+            "/metrics",
+            "/tiers",
+            "/endpoints",
+            "/lists",
+            "/top",
+            "/overview",
+        ] {
             ask("GET", path, "");
         }
         ask("PUT", "/lists/deny/api_key=hunter2-denied", "{}");

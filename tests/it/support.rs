@@ -2,7 +2,9 @@
 
 pub(crate) mod ads;
 pub(crate) mod authority;
+pub(crate) mod browser;
 pub(crate) mod caller;
+pub(crate) mod compose;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod model;
@@ -14,4 +16,5 @@ pub(crate) mod rules;
 pub(crate) mod server;
 pub(crate) mod service;
 pub(crate) mod token;
+pub(crate) mod upstream;
 pub(crate) mod workload;

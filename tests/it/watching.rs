@@ -92,11 +92,14 @@ struct Prometheus {
 impl Prometheus {
     fn start(tollgate: &Server, envoy: &Envoy) -> Self {
         let (dir, port) = (TempDir::new().expect("a directory"), free_port());
-        let ports = [(8080, tollgate.http.port()), (9901, envoy.admin.port())];
-        let ports =
-            ports.map(|(from, to)| (format!("localhost:{from}"), format!("127.0.0.1:{to}")));
+        // One Tollgate is enough here.
+        let ports = [
+            ("localhost:8080\", \"localhost:8082", tollgate.http.port()),
+            ("localhost:9901", envoy.admin.port()),
+        ];
+        let ports = ports.map(|(from, to)| (from, format!("127.0.0.1:{to}")));
         let often = [("_interval: 5s", "_interval: 250ms")].into_iter();
-        let edits = ports.iter().map(|(from, to)| (from.as_str(), to.as_str()));
+        let edits = ports.iter().map(|(from, to)| (*from, to.as_str()));
         let edits: Vec<(&str, &str)> = edits.chain(often).collect();
         let config = dir.path().join("prometheus.yml");
         std::fs::write(&config, edited("config/prometheus/prometheus.yml", &edits))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, Api, Problem, answer};
 use crate::admin::json as proto_json;
-use crate::engine::{Code, Status};
+use crate::engine::{self, Code, Status};
 use crate::grpc::wire;
 
 /// The body is a `RateLimitRequest` in proto3's JSON, as `/json` takes it.
@@ -15,18 +15,23 @@ pub(super) async fn check(State(api): State<Api>, body: Bytes) -> Answer {
     let request = wire::request(&message).map_err(|error| Problem::bad(error.to_string()))?;
     let decided = api.admin.engine.rehearse(&request).await;
     let decided = decided.map_err(|error| Problem::bad(error.to_string()))?;
+    answer(&shown(&decided))
+}
+
+/// What would be answered.
+pub(super) fn shown(decided: &engine::Answer) -> Value {
     let headers = decided.headers.iter();
     let headers: Vec<Value> = headers
         .map(|header| json!({"name": header.name, "value": header.value}))
         .collect();
-    answer(&json!({
+    json!({
         "admitted": decided.overall == Code::Ok,
         "reason": decided.reason.name(),
         "statuses": decided.statuses.iter().map(status).collect::<Vec<_>>(),
         "headers": headers,
         "body": decided.body,
         "decision": decided.metadata,
-    }))
+    })
 }
 
 fn status(status: &Status<'_>) -> Value {

@@ -113,7 +113,8 @@ pub(super) async fn endpoints(State(api): State<Api>) -> Answer {
     answer(&json!({"rules": rules.unwrap_or_default()}))
 }
 
-fn rule(rule: &Rule) -> Value {
+/// A rule as it is written.
+pub(super) fn rule(rule: &Rule) -> Value {
     let plan = rule.plan.as_ref().map(|plan| {
         let from = match plan.from {
             PlanSource::Entry(level) => &rule.levels[level].key,

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::{Failed, parts};
 use crate::engine::Engine;
-use crate::reload::{Failure, Installer, Loaded, Reloader};
+use crate::reload::{Failure, Installer, Loaded, Loads, Reloader};
 use crate::rules::compile::Options;
 use crate::settings::Settings;
 use crate::settings::values::Secret;
@@ -38,6 +38,7 @@ impl Feed {
         };
         let options = Options {
             merge_domains: settings.rules.merge_domain_config,
+            lints: false,
         };
         let installer = Installer::new(options, Arc::clone(engine), Arc::clone(metrics));
         let settings = self::settings(xds, variant).map_err(Failed::Usage)?;
@@ -51,6 +52,14 @@ impl Feed {
         match self {
             Feed::Files(reloader) => Some(reloader.load()),
             Feed::Xds(_) => None,
+        }
+    }
+
+    /// What came of the loads.
+    pub(super) fn loads(&self) -> Arc<Loads> {
+        match self {
+            Feed::Files(reloader) => reloader.loads(),
+            Feed::Xds(client) => client.loads(),
         }
     }
 

@@ -128,6 +128,7 @@ pub(super) fn reloader(
     };
     let options = Options {
         merge_domains: settings.rules.merge_domain_config,
+        lints: false,
     };
     Reloader::new(source, options, Arc::clone(engine), Arc::clone(metrics))
 }

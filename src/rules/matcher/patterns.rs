@@ -68,6 +68,11 @@ impl<T> Patterns<T> {
         Ok(())
     }
 
+    /// What all of them stand for.
+    pub fn nodes(&self) -> impl Iterator<Item = &T> {
+        self.starts.things.values().flat_map(Start::nodes)
+    }
+
     /// The first in file order that matches.
     pub fn find(&self, value: &str) -> Option<&Wildcard<T>> {
         let value = value.as_bytes();
@@ -108,6 +113,14 @@ impl<T> Default for ByText<T> {
             lengths: Vec::new(),
             things: HashMap::default(),
         }
+    }
+}
+
+impl<T> Start<T> {
+    fn nodes(&self) -> impl Iterator<Item = &T> {
+        let ends = self.ends.iter().flat_map(|ends| ends.things.values());
+        let all = self.alone.iter().chain(ends.flatten());
+        all.map(|wildcard| &wildcard.node)
     }
 }
 

@@ -29,6 +29,12 @@ pub(super) static USAGE: Script = Script {
     sha1: LazyLock::new(|| sha1(USAGE_SOURCE)),
 };
 
+/// What instances tell each other.
+pub(super) static POSTS: Script = Script {
+    source: POSTS_SOURCE,
+    sha1: LazyLock::new(|| sha1(POSTS_SOURCE)),
+};
+
 const DECIDE_SOURCE: &str = concat!(
     include_str!("script.lua"),
     include_str!("../../limit.lua"),
@@ -41,6 +47,7 @@ const DECIDE_SOURCE: &str = concat!(
 
 const BOOK_SOURCE: &str = concat!(include_str!("frames.lua"), include_str!("book.lua"));
 const USAGE_SOURCE: &str = concat!(include_str!("frames.lua"), include_str!("usage.lua"));
+const POSTS_SOURCE: &str = concat!(include_str!("frames.lua"), include_str!("posts.lua"));
 
 fn sha1(source: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, source.as_bytes());

@@ -109,6 +109,21 @@ impl RuleCounters {
     }
 }
 
+impl RuleCounters {
+    /// Which ones they are: the same for clones, and never another's.
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// The hits that were asked for, and those that were refused: over the limit, and not let pass by shadow mode. In
+    /// thousandths.
+    pub fn asked_and_refused(&self) -> (u64, u64) {
+        let [total, _, _, over, shadow] = &*self.0;
+        let [total, over, shadow] = [total, over, shadow].map(|c| c.load(Ordering::Relaxed));
+        (total, over.saturating_sub(shadow))
+    }
+}
+
 impl Rules {
     /// The counters of a rule, by its name if it has been counted before or fewer than `most` have.
     pub(super) fn counters(&self, domain: &str, rule: &str, most: usize) -> RuleCounters {

