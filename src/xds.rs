@@ -120,6 +120,7 @@ impl Client {
                         continue;
                     }
                 };
+                installer.connected(false);
                 let wait = self.backoff.next(self.answered, rand::random());
                 self.tell(ended, wait);
                 tokio::select! {
@@ -150,6 +151,7 @@ impl Client {
             "connected to the management server {}",
             self.settings.server.url
         );
+        self.installer.connected(true);
         let client = AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(self.settings.server.max_message_size);
         let ended = match self.settings.variant {

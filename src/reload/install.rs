@@ -133,6 +133,11 @@ impl Installer {
         Arc::clone(&self.loads)
     }
 
+    /// Counts whether a management server is connected.
+    pub fn connected(&self, connected: bool) {
+        self.metrics.management_server(connected);
+    }
+
     /// Frees the rules before that no request sees any more; to be called now and then.
     pub fn free_replaced(&self) {
         self.engine.free_replaced();

@@ -2,10 +2,13 @@
 //! below that one for each match of a rule, in a chain that ends with the limit. A policy that is shared has a domain of its own.
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::{ask, follow};
 use crate::support::ads::ManagementServer;
+use crate::support::gateway::{Envoy, edited};
 use crate::support::poll;
+use crate::support::redis::free_port;
 use crate::support::server::Server;
 
 /// A key whose value is itself, as generic keys and header matches have it.
@@ -169,4 +172,54 @@ fn a_peek_at_the_request_and_a_charge_at_the_end_add_up() {
         "OVER_LIMIT"
     );
     assert_eq!(look()["overallCode"], "OVER_LIMIT");
+}
+
+/// The same through a real Envoy, which asks at the request and, with `apply_on_stream_done`, at its end.
+#[test]
+fn what_envoy_charges_when_a_stream_is_done_adds_up() {
+    let management = ManagementServer::start();
+    let server = gateway(&management);
+    let envoy = poll::until("an Envoy that listens", || {
+        let (port, admin) = (free_port(), free_port());
+        let ports = [(10000, port), (9901, admin), (8081, server.grpc_port())];
+        let value = |port: u16| format!("port_value: {port}}}");
+        let edits = ports.map(|(from, to)| (value(from), value(to)));
+        let edits: Vec<_> = edits
+            .iter()
+            .map(|(a, b)| (a.as_str(), b.as_str()))
+            .collect();
+        let config = edited("tests/it/xds/envoy.yaml", &edits);
+        let dir = TempDir::new().expect("a directory");
+        let mut envoy = Envoy::run(&config, dir, port, admin);
+        envoy.listens().then_some(envoy)
+    });
+    let entries: &[_] = &[API, ("rule-3-match--1", "rule-3-match--1")];
+    let left = || {
+        let answer = ask(&server, LISTENER, &[(entries, 0)]);
+        answer["statuses"][0]["limitRemaining"]
+            .as_u64()
+            .unwrap_or(0)
+    };
+    let mut used = 0;
+    for _ in 0..7 {
+        for (path, cost) in [("/seven", 7), ("/bytes", "answer".len() as u64)] {
+            let reply = envoy.get(path, &[]);
+            assert_eq!(reply.code, 200);
+            // What was left at the request, since that has cost nothing.
+            assert_eq!(reply.one("x-ratelimit-remaining"), (100 - used).to_string());
+            used += cost;
+            poll::until("the charge of the stream", || {
+                (left() == 100 - used).then_some(())
+            });
+        }
+    }
+    assert_eq!(used, 91);
+    // The second of these goes over, and has been answered; from then on nothing is.
+    for (path, wanted) in [("/seven", 200), ("/seven", 200), ("/seven", 429)] {
+        assert_eq!(envoy.get(path, &[]).code, wanted);
+        used += 7;
+        poll::until("the charge of the stream", || {
+            (left() == 100_u64.saturating_sub(used)).then_some(())
+        });
+    }
 }

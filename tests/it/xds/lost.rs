@@ -24,6 +24,7 @@ fn a_lost_server_keeps_the_rules_and_is_asked_again() {
         let address = management.address;
         drop(management);
         server.wait_for_log("is lost, the rules stay");
+        assert_eq!(server.metric("tollgate_xds_connected"), 0.0);
         assert_eq!(limit(&server, "one"), Some(10), "{variant}");
         assert!(server.is_ready());
 
@@ -39,6 +40,7 @@ fn a_lost_server_keeps_the_rules_and_is_asked_again() {
         }
         management.set_json(&[domain("one", 20)]);
         wait_for(&server, "one", Some(20));
+        assert_eq!(server.metric("tollgate_xds_connected"), 1.0);
         assert_eq!(server.metric("ratelimit_service_config_load_error"), 0.0);
     }
 }
