@@ -10,6 +10,7 @@ use crate::support::gateway::{Envoy, edited};
 use crate::support::poll;
 use crate::support::redis::free_port;
 use crate::support::server::Server;
+use crate::support::upstream::Upstream;
 
 /// A key whose value is itself, as generic keys and header matches have it.
 fn twice(name: &str) -> (&str, &str) {
@@ -52,6 +53,7 @@ fn gateway(management: &ManagementServer) -> Server {
             ])),
             // All that comes.
             node("rule-3-match--1", "rule-3-match--1", limit(100, "YEAR")),
+            node("rule-4-match--1", "rule-4-match--1", limit(5000, "DAY")),
         ])),
         // The same rules of another route have counters of their own.
         node("httproute/default/web/rule/0", "httproute/default/web/rule/0", below(&[
@@ -77,6 +79,8 @@ fn gateway(management: &ManagementServer) -> Server {
     server
 }
 
+/// The limit that is counted in bytes.
+const BYTES: u64 = 5000;
 const LISTENER: &str = "default/eg/http";
 const API: (&str, &str) = (
     "httproute/default/api/rule/0",
@@ -179,9 +183,15 @@ fn a_peek_at_the_request_and_a_charge_at_the_end_add_up() {
 fn what_envoy_charges_when_a_stream_is_done_adds_up() {
     let management = ManagementServer::start();
     let server = gateway(&management);
+    let upstream = Upstream::start();
     let envoy = poll::until("an Envoy that listens", || {
         let (port, admin) = (free_port(), free_port());
-        let ports = [(10000, port), (9901, admin), (8081, server.grpc_port())];
+        let ports = [
+            (10000, port),
+            (9901, admin),
+            (8081, server.grpc_port()),
+            (10080, upstream.port),
+        ];
         let value = |port: u16| format!("port_value: {port}}}");
         let edits = ports.map(|(from, to)| (value(from), value(to)));
         let edits: Vec<_> = edits
@@ -193,7 +203,7 @@ fn what_envoy_charges_when_a_stream_is_done_adds_up() {
         let mut envoy = Envoy::run(&config, dir, port, admin);
         envoy.listens().then_some(envoy)
     });
-    let entries: &[_] = &[API, ("rule-3-match--1", "rule-3-match--1")];
+    let entries: &[_] = &[API, ("rule-4-match--1", "rule-4-match--1")];
     let left = || {
         let answer = ask(&server, LISTENER, &[(entries, 0)]);
         answer["statuses"][0]["limitRemaining"]
@@ -201,25 +211,32 @@ fn what_envoy_charges_when_a_stream_is_done_adds_up() {
             .unwrap_or(0)
     };
     let mut used = 0;
-    for _ in 0..7 {
-        for (path, cost) in [("/seven", 7), ("/bytes", "answer".len() as u64)] {
-            let reply = envoy.get(path, &[]);
-            assert_eq!(reply.code, 200);
-            // What was left at the request, since that has cost nothing.
-            assert_eq!(reply.one("x-ratelimit-remaining"), (100 - used).to_string());
-            used += cost;
-            poll::until("the charge of the stream", || {
-                (left() == 100 - used).then_some(())
-            });
-        }
-    }
-    assert_eq!(used, 91);
-    // The second of these goes over, and has been answered; from then on nothing is.
-    for (path, wanted) in [("/seven", 200), ("/seven", 200), ("/seven", 429)] {
-        assert_eq!(envoy.get(path, &[]).code, wanted);
-        used += 7;
+    let mut get = |path: &str| {
+        let reply = envoy.get(path, &[]);
+        // What is left at the request, which itself costs nothing.
+        let told = reply.one("x-ratelimit-remaining").parse();
+        assert_eq!(told, Ok(BYTES - used), "{reply:?}");
+        // A refusal has an end too.
+        used += match path {
+            "/bytes" => reply.body.len() as u64,
+            _ => 7,
+        };
+        used = used.min(BYTES);
         poll::until("the charge of the stream", || {
-            (left() == 100_u64.saturating_sub(used)).then_some(())
+            (left() == BYTES - used).then_some(())
         });
+        (reply.code, used)
+    };
+    for _ in 0..5 {
+        assert_eq!(get("/seven").0, 200);
+        assert_eq!(get("/bytes").0, 200);
     }
+    // The last of these goes over, and was answered; from then on nothing is.
+    let last = poll::until("the limit", || {
+        let (code, used) = get("/bytes");
+        assert_eq!(code, 200);
+        (used == BYTES).then_some(used)
+    });
+    assert_eq!(last, BYTES);
+    assert_eq!(get("/seven").0, 429);
 }
