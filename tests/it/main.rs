@@ -44,3 +44,4 @@ mod top;
 mod tracing;
 mod usage;
 mod watching;
+mod xds;
