@@ -49,6 +49,7 @@ fn a_bad_value_is_one_line_and_exit_code_2() {
         ("GRPC_THREADS", "1025", "1025 is not in 0..=1024"),
         ("SHADOW_MODE", "maybe", "neither true nor false"),
         ("NEAR_LIMIT_RATIO", "2", "not a number from 0 to 1"),
+        ("REDIS_PERSECOND", "true", "beside REDIS_URL"),
         ("BACKEND_TYPE", "memcache", "memcache is not supported"),
         ("BACKEND_TYPE", "disk", "neither embedded nor redis"),
         ("LOG_LEVEL", "a=b=c", "LOG_LEVEL"),
@@ -59,6 +60,28 @@ fn a_bad_value_is_one_line_and_exit_code_2() {
         assert_eq!(output.status.code(), Some(2), "{name}={value}");
         let line = one_line(&output);
         assert!(line.contains(said), "{name}={value}: {line}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_second_redis_is_said_with_its_variable() {
+    let first = [("REDIS_URL", "localhost:1"), ("REDIS_PERSECOND", "true")];
+    for (name, value, said) in [
+        (
+            "REDIS_PERSECOND_AUTH",
+            "hunter2",
+            "needs a REDIS_PERSECOND_URL",
+        ),
+        (
+            "REDIS_PERSECOND_URL",
+            "redis://:hunter2@",
+            "REDIS_PERSECOND_URL must read",
+        ),
+    ] {
+        let output = run(&["serve"], &[&first[..], &[(name, value)]].concat());
+        assert_eq!(output.status.code(), Some(2), "{name}={value}");
+        let line = one_line(&output);
+        assert!(line.contains(said) && !line.contains("hunter2"), "{line}");
     }
 }
 
@@ -104,6 +127,8 @@ fn secrets_are_not_shown() {
     let env = [
         ("REDIS_URL", "redis://user:hunter2@localhost:1"),
         ("REDIS_AUTH", "hunter2"),
+        ("REDIS_PERSECOND_URL", "redis://:hunter2@localhost:1"),
+        ("REDIS_PERSECOND_AUTH", "hunter2"),
         ("PORT", "x"),
     ];
     for args in [&["serve", "--help"][..], &["serve"]] {
