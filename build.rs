@@ -8,7 +8,11 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let descriptors = protox::compile(["envoy/service/ratelimit/v3/rls.proto"], ["proto"])?;
+    let files = [
+        "envoy/service/ratelimit/v3/rls.proto",
+        "ratelimit/config/ratelimit/v3/rls_conf.proto",
+    ];
+    let descriptors = protox::compile(files, ["proto"])?;
     let out = Path::new(&env::var("OUT_DIR")?).join("tollgate.bin");
     fs::write(out, descriptors.encode_to_vec())?;
     Ok(())

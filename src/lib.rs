@@ -15,6 +15,7 @@
 //! - [`directory`]: plans, grants, lists and bans of subjects, changed at run time
 //! - [`engine`]: a request in, an answer out
 //! - [`reload`]: rule files to the engine, at start and on every change
+//! - [`xds`]: the rules of a management server to the engine, in place of files
 //! - [`grpc`]: the rate limit service
 //! - [`admin`]: the HTTP and debug ports
 //! - [`cli`]: the subcommands
@@ -43,3 +44,4 @@ pub mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+pub mod xds;

@@ -6,22 +6,25 @@
 //! a file is not read while it is being written; if its text is the same after all, nothing happens.
 //!
 //! - [`source`]: the files of a directory
+//! - [`install`]: compile → swap, which is also the path of rules from a management server
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::engine::Engine;
-use crate::rules::compile::{self, Options};
-use crate::rules::diagnostic::{Report, Severity};
+use crate::rules::compile::Options;
 use crate::telemetry::metrics::Metrics;
-use crate::time::{Clock, Timestamp};
 
+pub mod install;
 pub mod source;
 
+pub use install::{
+    Failure, Form, Installer, LastLoads, Loaded, Loads, MAX_REASON, Written, log, shortened,
+};
 pub use source::{Look, Read, Source, SourceError};
 
 /// How often the directory is looked at.
@@ -31,36 +34,9 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Reloader {
     source: Source,
-    options: Options,
-    engine: Arc<Engine>,
-    metrics: Arc<Metrics>,
-    clock: Clock,
+    installer: Installer,
     last: Mutex<Last>,
-    loads: Arc<Loads>,
 }
-
-/// What came of the loads, for people.
-#[derive(Debug, Default)]
-pub struct Loads(Mutex<LastLoads>);
-
-/// What came of the last load that succeeded, and of the last one if it failed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LastLoads {
-    /// When the rules that hold were loaded, and how many warnings they have.
-    pub loaded: Option<(Timestamp, usize)>,
-    /// When the last load failed, and why; none if it did not.
-    pub failed: Option<(Timestamp, String)>,
-}
-
-impl Loads {
-    /// As it is now.
-    pub fn last(&self) -> LastLoads {
-        self.0.lock().clone()
-    }
-}
-
-/// How much of the reason of a failure is kept, in bytes.
-pub const MAX_REASON: usize = 16 * 1024;
 
 /// What was read last, whether or not it was good.
 #[derive(Debug, Default)]
@@ -69,32 +45,6 @@ struct Last {
     look: Option<Look>,
     /// Which text its files had; none if they could not be read.
     fingerprint: Option<u128>,
-}
-
-/// What was loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    /// How many files.
-    pub files: usize,
-    /// How many rules.
-    pub rules: usize,
-    /// The domains, in order.
-    pub domains: Vec<String>,
-    /// Twelve hexadecimal digits that differ when the name or the text of any file does.
-    pub version: String,
-    /// How many warnings.
-    pub warnings: usize,
-}
-
-/// Why nothing was loaded: the rules before stay.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The directory or a file in it cannot be read.
-    #[error("{0}")]
-    Unreadable(#[from] SourceError),
-    /// The files have errors.
-    #[error("{0}")]
-    Rejected(Report),
 }
 
 impl Reloader {
@@ -107,18 +57,14 @@ impl Reloader {
     ) -> Self {
         Self {
             source,
-            options,
-            engine,
-            metrics,
-            clock: Clock::System,
+            installer: Installer::new(options, engine, metrics),
             last: Mutex::default(),
-            loads: Arc::default(),
         }
     }
 
     /// What came of the loads, now and later.
     pub fn loads(&self) -> Arc<Loads> {
-        Arc::clone(&self.loads)
+        self.installer.loads()
     }
 
     /// Reads, compiles and swaps in the rules, all of them or none.
@@ -160,14 +106,14 @@ impl Reloader {
         let settled = before.as_ref() == Some(&now);
         let new = self.last.lock().look.as_ref() != Some(&now);
         if force {
-            log(self.load());
+            log(&self.load());
         } else if settled
             && new
             && let Some(result) = self.load_changed()
         {
-            log(result);
+            log(&result);
         }
-        self.engine.free_replaced();
+        self.installer.free_replaced();
         now
     }
 
@@ -186,90 +132,17 @@ impl Reloader {
     }
 
     fn swap(&self, read: Result<Read, SourceError>) -> Result<Loaded, Failure> {
-        let result = self.try_swap(read);
-        let now = self.clock.now();
-        let mut loads = self.loads.0.lock();
-        match &result {
-            Ok(loaded) => {
-                let at_secs = now.as_micros() as f64 / 1e6;
-                let version = &loaded.version;
-                self.metrics.config_loaded(loaded.rules, version, at_secs);
-                loads.loaded = Some((now, loaded.warnings));
-                loads.failed = None;
+        let written = read.map(|read| {
+            for path in &read.ignored {
+                warn!(
+                    "{} is no rule file: their names end in .yaml or .yml",
+                    path.display()
+                );
             }
-            Err(failure) => {
-                self.metrics.config_failed();
-                loads.failed = Some((now, shortened(failure.to_string())));
-            }
-        }
-        drop(loads);
-        result
-    }
-
-    fn try_swap(&self, read: Result<Read, SourceError>) -> Result<Loaded, Failure> {
-        let read = read?;
-        for path in &read.ignored {
-            warn!(
-                "{} is no rule file: their names end in .yaml or .yml",
-                path.display()
-            );
-        }
-        let rules = compile::compile(&read.files, self.options).map_err(Failure::Rejected)?;
-        if !rules.warnings.diagnostics.is_empty() {
-            warn!("the rules have warnings\n{}", rules.warnings);
-        }
-        let mut domains: Vec<String> = rules.domains.keys().cloned().collect();
-        domains.sort();
-        let loaded = Loaded {
-            files: read.files.len(),
-            rules: rules.rules.len(),
-            domains,
-            version: format!("{:012x}", read.fingerprint() >> 80),
-            warnings: rules.warnings.count(Severity::Warning),
-        };
-        self.engine.install(rules);
-        Ok(loaded)
-    }
-}
-
-/// As much of a reason as is kept.
-fn shortened(mut reason: String) -> String {
-    let mut end = reason.len().min(MAX_REASON);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    reason.truncate(end);
-    reason
-}
-
-fn log(result: Result<Loaded, Failure>) {
-    match result {
-        Ok(loaded) => info!(
-            rules = loaded.rules,
-            files = loaded.files,
-            "loaded the rules of {}",
-            loaded.domains.join(", ")
-        ),
-        Err(Failure::Rejected(report)) => {
-            error!("the rules have errors, and those before stay\n{report}");
-        }
-        Err(Failure::Unreadable(problem)) => {
-            error!("the rules cannot be read, and those before stay: {problem}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_much_of_a_reason_is_kept_as_may_be() {
-        assert_eq!(shortened("short".to_owned()), "short");
-        // Each letter has two bytes, and none is cut in two.
-        let long = format!("x{}", "\u{e4}".repeat(MAX_REASON));
-        let kept = shortened(long.clone());
-        assert_eq!(kept.len(), MAX_REASON - 1);
-        assert!(long.starts_with(&kept));
+            let fingerprint = read.fingerprint();
+            let form = Form::Files(read.files);
+            Written { form, fingerprint }
+        });
+        self.installer.install(written.map_err(Failure::from))
     }
 }

@@ -9,6 +9,7 @@
 //! - [`policy`]: what clients are told of a limit
 //! - [`written`]: descriptors as people write them
 
+use std::fmt;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -204,7 +205,7 @@ pub struct Rule {
 pub struct Source {
     /// The file's name, relative to the directory of the rules.
     pub file: Arc<str>,
-    /// Counted from 1.
+    /// Counted from 1; 0 where there are no lines.
     pub line: usize,
 }
 
@@ -283,6 +284,15 @@ impl Default for Response {
             x_quota: false,
             body: Body::Json,
             messages: Messages::default(),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}", self.file),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A setting that envoyproxy/ratelimit has too has its name and meaning. Each is a flag and a variable; the flag wins.
 //!
 //! - [`values`]: durations, booleans and secrets as they are written
+//! - [`xds`]: rules from a management server
 //! - [`per_second`]: a second Redis
 //! - [`reference`]: variables of envoyproxy/ratelimit that have no effect
 
@@ -13,6 +14,7 @@ use clap::Args;
 pub mod per_second;
 pub mod reference;
 pub mod values;
+pub mod xds;
 
 use values::{Secret, Span, boolean, duration, period, ratio};
 
@@ -22,6 +24,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group says what it is")]
     pub rules: Rules,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group says what it is")]
+    pub xds: xds::Xds,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group says what it is")]
     pub decision: Decision,
@@ -83,7 +88,7 @@ pub struct Rules {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Decision")]
 pub struct Decision {
-    /// true, as when unset: a refused request is charged nowhere; false: everywhere, as envoyproxy/ratelimit does. A limit's `charge` wins
+    /// true: a refused request is charged nowhere; false: everywhere, as envoyproxy/ratelimit does; unset: true for rules from files, false for those from a management server. A limit's `charge` wins
     #[arg(long, env, value_name = "BOOL", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
     pub stop_cache_key_increment_when_overlimit: Option<bool>,
     /// Decide and count, but refuse nothing

@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::grpc;
 use crate::grpc::listen::Listener;
 use crate::grpc::tls::{Files, Protocol, Tls};
-use crate::reload::{Failure, Loaded, Reloader};
+use crate::reload::{Failure, Loaded};
 use crate::settings::{Backend, Settings, reference};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
@@ -26,9 +26,11 @@ use crate::store::redis::Redis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Tracing};
 use crate::time::Clock;
+use feed::Feed;
 use snapshots::Snapshots;
 use statistics::Sink;
 
+mod feed;
 mod parts;
 mod secrets;
 mod snapshots;
@@ -118,7 +120,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
         Arc::clone(&metrics),
     );
     let engine = Arc::new(engine);
-    let reloader = Arc::new(parts::reloader(&settings, &engine, &metrics));
+    let feed = Feed::new(&settings, &engine, &metrics)?;
     let tls = tls(&settings)?;
     let access = Arc::new(parts::access(&settings.http));
     if let Some(trouble) = access.trouble() {
@@ -127,16 +129,16 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let sink = statistics::sink(&settings.statistics).await;
     let sink = sink.map_err(Failed::Usage)?;
     let ports = bind(&settings, &sink, tls.grpc.clone()).await?;
-    greet(&settings, &ports, &reloader.load());
+    greet(&settings, &ports, feed.first().as_ref());
 
     let reload = Arc::new(Notify::new());
     let admin = Admin {
         engine: Arc::clone(&engine),
         metrics: Arc::clone(&metrics),
-        loads: reloader.loads(),
+        loads: feed.loads(),
         needed_domains: settings.rules.needed_domains(),
     };
-    let mut background = background(&engine, reloader, &reload, &tls);
+    let mut background = background(&engine, feed, &reload, &tls);
     let store = &settings.store;
     let snapshots = store
         .snapshot()
@@ -278,10 +280,14 @@ fn taken(name: &str, address: SocketAddr, variable: &str, error: &io::Error) -> 
 }
 
 /// Says what was loaded, where the service listens and what to try.
-fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
+fn greet(settings: &Settings, ports: &Ports, loaded: Option<&Result<Loaded, Failure>>) {
     let dir = settings.rules.dir();
     match loaded {
-        Ok(loaded) => {
+        None => {
+            let server = &settings.xds.config_grpc_xds_server_url;
+            info!("not ready until the management server {server} has sent the rules");
+        }
+        Some(Ok(loaded)) => {
             let Loaded {
                 files,
                 rules,
@@ -295,13 +301,13 @@ fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
                 domains.join(", ")
             );
         }
-        Err(Failure::Rejected(report)) => {
+        Some(Err(Failure::Rejected(report))) => {
             warn!(
                 "the rules in {} have errors; not ready until they are mended\n{report}",
                 dir.display()
             );
         }
-        Err(Failure::Unreadable(problem)) => {
+        Some(Err(problem @ (Failure::Unreadable(_) | Failure::Untaken(_)))) => {
             warn!("there are no rules; not ready until there are: {problem}");
         }
     }
@@ -329,8 +335,7 @@ fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
         .map(|address| address.port())
         .unwrap_or_default();
     let domain = loaded
-        .as_ref()
-        .ok()
+        .and_then(|loaded| loaded.as_ref().ok())
         .and_then(|loaded| loaded.domains.first());
     let domain = domain.map_or("edge", String::as_str);
     let scheme = match settings.http.http_server_use_tls {
@@ -346,7 +351,7 @@ fn greet(settings: &Settings, ports: &Ports, loaded: &Result<Loaded, Failure>) {
 /// What goes on beside the requests.
 fn background(
     engine: &Arc<Engine>,
-    reloader: Arc<Reloader>,
+    feed: Feed,
     reload: &Arc<Notify>,
     tls: &Secured,
 ) -> Vec<JoinHandle<()>> {
@@ -355,7 +360,7 @@ fn background(
     let (settler, member) = (Arc::clone(engine), Arc::clone(engine));
     let (historian, teller) = (Arc::clone(engine), Arc::clone(engine));
     let mut tasks = vec![
-        tokio::spawn(reloader.watch(Arc::clone(reload))),
+        tokio::spawn(feed.follow(Arc::clone(reload))),
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(SWEEP_EVERY).await;

@@ -63,10 +63,7 @@ pub(super) fn decided(
     let said = spoken.decisive();
     let entries = &request.descriptors[spoken.descriptor].entries;
     let rule = metric_name(spoken.rule, entries);
-    let source = spoken.rule.map(|rule| {
-        let source = &rule.source;
-        format!("{}:{}", source.file, source.line)
-    });
+    let source = spoken.rule.map(|rule| rule.source.to_string());
     let (Amount::Charge(hits) | Amount::Peek(hits) | Amount::Refund(hits)) = spoken.amount;
     say(Decision {
         rule: if rule.len() > MAX_NAME { OTHER } else { &rule },

@@ -198,10 +198,10 @@ impl SourceError {
 /// Whether a file has tests of the rules beside it.
 fn is_test_file(path: &Path) -> bool {
     let tests = path.file_stem().map(Path::new);
-    is_yaml(path)
-        && tests
-            .and_then(Path::extension)
-            .is_some_and(|tests| tests == "test")
+    let is_test = tests
+        .and_then(Path::extension)
+        .is_some_and(|tests| tests == "test");
+    is_test && is_yaml(path)
 }
 
 /// By its name alone. The keys of a ConfigMap are often without an extension, and so is many a note.

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 
 use super::RuleSet;
 use super::diagnostic::{Diagnostic, Report, Severity};
-use super::file::{self, Node, SourceFile, Span};
+use super::file::{self, Node, Parsed, SourceFile, Span};
 
 mod descriptor;
 mod domain;
@@ -43,8 +43,32 @@ pub const MAX_DIAGNOSTICS: usize = 1000;
 
 /// Compiles all files, in their order. Everything wrong with all of them is in the report.
 pub fn compile(files: &[SourceFile], options: Options) -> Result<RuleSet, Report> {
+    let parsed = files.iter().map(|file| file::parse(&file.text)).collect();
+    read(files, parsed, options)
+}
+
+/// The same of trees that were not written in YAML; each stands in the report under its name, without a line.
+pub fn compile_trees(
+    trees: Vec<(String, Parsed<'_>)>,
+    options: Options,
+) -> Result<RuleSet, Report> {
+    let (files, parsed): (Vec<_>, Vec<_>) = trees
+        .into_iter()
+        .map(|(name, parsed)| {
+            let text = String::new();
+            (SourceFile { name, text }, parsed)
+        })
+        .unzip();
+    read(&files, parsed, options)
+}
+
+fn read(
+    files: &[SourceFile],
+    parsed: Vec<Parsed<'_>>,
+    options: Options,
+) -> Result<RuleSet, Report> {
     let sink = RefCell::new(Vec::new());
-    let mut rules = read(files, options, &sink);
+    let mut rules = build(files, parsed, options, &sink);
     let report = Report::new(sink.into_inner(), files);
     if report.has_errors() {
         return Err(report);
@@ -64,10 +88,16 @@ pub fn fields() -> impl Iterator<Item = (&'static str, &'static str)> {
     })
 }
 
-fn read(files: &[SourceFile], options: Options, sink: &RefCell<Vec<Diagnostic>>) -> RuleSet {
+fn build<'f>(
+    files: &'f [SourceFile],
+    parsed: Vec<Parsed<'f>>,
+    options: Options,
+    sink: &'f RefCell<Vec<Diagnostic>>,
+) -> RuleSet {
     let trees: Vec<(Scope<'_>, Node<'_>)> = files
         .iter()
-        .filter_map(|source| parse(Scope::new(source, sink)))
+        .zip(parsed)
+        .filter_map(|(source, parsed)| tree(Scope::new(source, sink), parsed))
         .collect();
     let mut drafts = Drafts::new(options);
     // What one file says of a domain holds for the descriptors of all its files, so it is read before any of them.
@@ -96,8 +126,7 @@ fn read(files: &[SourceFile], options: Options, sink: &RefCell<Vec<Diagnostic>>)
 }
 
 /// The tree of a file; what is wrong with its YAML is reported.
-fn parse(scope: Scope<'_>) -> Option<(Scope<'_>, Node<'_>)> {
-    let (root, errors) = file::parse(&scope.file.text);
+fn tree<'f>(scope: Scope<'f>, (root, errors): Parsed<'f>) -> Option<(Scope<'f>, Node<'f>)> {
     let unreadable = root.is_none() && !errors.is_empty();
     for error in errors {
         let diagnostic = scope.error(error.span, error.message);

@@ -85,9 +85,22 @@ pub struct SyntaxError {
     pub help: Option<String>,
 }
 
-/// Reads a text. The tree is none if the text is empty, or so wrong that reading ended; whatever is wrong stands beside it.
-pub fn parse(text: &str) -> (Option<Node<'_>>, Vec<SyntaxError>) {
+/// The tree is none if the text is empty, or so wrong that reading ended; whatever is wrong stands beside it.
+pub type Parsed<'t> = (Option<Node<'t>>, Vec<SyntaxError>);
+
+/// Reads a text.
+pub fn parse(text: &str) -> Parsed<'_> {
     reader::read(text)
+}
+
+impl Span {
+    /// The place for people: `line 3`, or `the same list` where there are no lines.
+    pub fn place(self) -> String {
+        match self.line {
+            0 => "the same list".to_owned(),
+            line => format!("line {line}"),
+        }
+    }
 }
 
 impl Node<'_> {

@@ -50,6 +50,30 @@ pub fn ratio(text: &str) -> Result<f32, String> {
     }
 }
 
+/// Reads a number from 0 on.
+pub fn factor(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if factor >= 0.0 && factor.is_finite() => Ok(factor),
+        _ => Err("not a number from 0 on".to_owned()),
+    }
+}
+
+/// The largest message, in bytes: what the rules may have together.
+const LARGEST_MESSAGE: usize = 256 << 20;
+
+/// The largest message of gRPC by default, in bytes.
+const USUAL_MESSAGE: usize = 4 << 20;
+
+/// Reads the largest size of a message, in bytes; nothing and 0 are gRPC's own.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Ok(USUAL_MESSAGE),
+        Ok(size) if size <= LARGEST_MESSAGE => Ok(size),
+        Err(_) if text.is_empty() => Ok(USUAL_MESSAGE),
+        Ok(_) | Err(_) => Err(format!("not a number of bytes up to {LARGEST_MESSAGE}")),
+    }
+}
+
 /// The longest duration, 100 years: added to any moment it still is one.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -124,6 +148,16 @@ mod tests {
             "876001h",
         ] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_messages_are_bounded() {
+        assert_eq!(bytes(""), Ok(4_194_304));
+        assert_eq!(bytes("0"), Ok(4_194_304));
+        assert_eq!(bytes("268435456"), Ok(268_435_456));
+        for wrong in ["268435457", "-1", "4M"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -181,6 +181,11 @@ impl Metrics {
         self.series.rules_load_timestamp.set(at_secs);
     }
 
+    /// Whether the management server that has the rules is connected.
+    pub fn management_server(&self, connected: bool) {
+        self.series.xds_connected.set(i64::from(connected));
+    }
+
     /// The rules could not be loaded.
     pub fn config_failed(&self) {
         self.series.config_load_error.inc();

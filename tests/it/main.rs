@@ -46,3 +46,4 @@ mod top;
 mod tracing;
 mod usage;
 mod watching;
+mod xds;

@@ -10,7 +10,7 @@ use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 use tollgate::telemetry::tracing::always::{Kept, Why};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 40] = [
+const FAMILIES: [(&str, &str); 41] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -51,6 +51,7 @@ const FAMILIES: [(&str, &str); 40] = [
     ("tollgate_store_remembered", "gauge"),
     ("tollgate_store_combined", "gauge"),
     ("tollgate_store_leased", "gauge"),
+    ("tollgate_xds_connected", "gauge"),
 ];
 
 /// An exposition, read strictly.

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod ads;
 pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod caller;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part may use, as the map in `src/lib.rs` reads: dependencies go one way.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("time", &[]),
     ("limit", &["time"]),
     ("rules", &["limit", "time"]),
@@ -21,6 +21,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
         &["rules", "engine", "telemetry", "settings", "time"],
     ),
     ("grpc", &["engine", "rules", "limit", "telemetry"]),
+    ("xds", &["reload", "rules", "grpc"]),
     (
         "admin",
         &[
@@ -49,6 +50,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
             "store",
             "telemetry",
             "time",
+            "xds",
         ],
     ),
 ];

@@ -58,7 +58,10 @@ pub(super) fn engine(settings: &Settings) -> engine::Settings {
         reset: decision.limit_reset_header.clone(),
     };
     engine::Settings {
-        stop_increment: decision.stop_cache_key_increment_when_overlimit,
+        // What comes from a management server was written for the reference, which charges always.
+        stop_increment: decision
+            .stop_cache_key_increment_when_overlimit
+            .or(settings.xds.is_on().then_some(false)),
         shadow_mode: decision.shadow_mode,
         quota_mode: decision.quota_mode,
         near_limit_ratio: decision.near_limit_ratio,

@@ -13,7 +13,11 @@ const OTHERS: u32 = 0o006;
 /// Warns of each that anybody on this machine may read or write.
 pub(super) fn warn_of_open_files(settings: &Settings) {
     let Settings {
-        store, grpc, http, ..
+        store,
+        grpc,
+        http,
+        xds,
+        ..
     } = settings;
     let collector = "OTEL_EXPORTER_OTLP_CLIENT_KEY";
     let of_collector = std::env::var_os(collector).map(PathBuf::from);
@@ -21,6 +25,10 @@ pub(super) fn warn_of_open_files(settings: &Settings) {
         ("GRPC_SERVER_TLS_KEY", &grpc.grpc_server_tls_key),
         ("HTTP_SERVER_TLS_KEY", &http.http_server_tls_key),
         ("REDIS_TLS_CLIENT_KEY", &store.redis_tls_client_key),
+        (
+            "CONFIG_GRPC_XDS_CLIENT_TLS_KEY",
+            &xds.config_grpc_xds_client_tls_key,
+        ),
         ("API_READ_TOKENS", &http.api_read_tokens),
         ("API_ADMIN_TOKENS", &http.api_admin_tokens),
         (collector, &of_collector),

@@ -28,14 +28,7 @@ use crate::time::Micros;
 pub(super) struct Tree {
     pub(super) builder: Builder,
     /// Where each descriptor stands, in the order in which they were added.
-    places: Vec<Place>,
-}
-
-/// A file and a line.
-#[derive(Clone, Debug)]
-struct Place {
-    file: Arc<str>,
-    line: usize,
+    places: Vec<Source>,
 }
 
 /// Reads the descriptors of one file.
@@ -114,7 +107,7 @@ impl Reader<'_> {
         {
             duplicate(&fields, key, &value, self.tree.places.get(first));
         }
-        self.tree.places.push(Place {
+        self.tree.places.push(Source {
             file: Arc::clone(&self.file),
             line: fields.own_span().line,
         });
@@ -442,7 +435,7 @@ fn share_threshold(fields: &Fields<'_, '_>, key: &str, value: &str) -> bool {
     shared
 }
 
-fn duplicate(fields: &Fields<'_, '_>, key: &str, value: &str, first: Option<&Place>) {
+fn duplicate(fields: &Fields<'_, '_>, key: &str, value: &str, first: Option<&Source>) {
     let what = if value.is_empty() {
         format!("`{key}`")
     } else {
@@ -453,9 +446,7 @@ fn duplicate(fields: &Fields<'_, '_>, key: &str, value: &str, first: Option<&Pla
         format!("the descriptor {what} stands here twice"),
     );
     fields.scope.report(match first {
-        Some(Place { file, line }) => {
-            error.with_help(format!("it stands first in {file}:{line}; make them one"))
-        }
+        Some(first) => error.with_help(format!("it stands first in {first}; make them one")),
         None => error,
     });
 }

@@ -12,7 +12,7 @@ use crate::limit::period::Zone;
 use crate::rules::costs::Costs;
 use crate::rules::file::{Node, Span};
 use crate::rules::matcher::Matcher;
-use crate::rules::{Body, Domain, Domains, Messages, Response};
+use crate::rules::{Body, Domain, Domains, Messages, Response, Source};
 
 /// The domains while their files are read.
 pub(super) struct Drafts {
@@ -26,8 +26,7 @@ pub(super) struct Draft {
     pub(super) domain: Domain,
     pub(super) tree: Tree,
     /// Where it was begun.
-    file: String,
-    line: usize,
+    first: Source,
 }
 
 impl Drafts {
@@ -75,8 +74,8 @@ impl Drafts {
             Some((_, first)) => {
                 let message = format!("the domain `{name}` has two files");
                 let help = format!(
-                    "it stands first in {}:{}; MERGE_DOMAIN_CONFIG=true makes them one",
-                    first.file, first.line
+                    "it stands first in {}; MERGE_DOMAIN_CONFIG=true makes them one",
+                    first.first
                 );
                 let error = fields.error_at("domain", span, message);
                 fields.scope.report(error.with_help(help));
@@ -102,8 +101,10 @@ impl Draft {
         Self {
             domain: Domain::named(name),
             tree: Tree::default(),
-            file: source.name.clone(),
-            line,
+            first: Source {
+                file: source.name.as_str().into(),
+                line,
+            },
         }
     }
 

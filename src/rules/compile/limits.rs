@@ -56,8 +56,8 @@ impl Limits {
         {
             let message = "of limits that are charged together, all have a `lease` or none";
             let help = format!(
-                "what is taken in advance is taken of all of them; the first stands in line {}",
-                at.line
+                "what is taken in advance is taken of all of them; the first stands in {}",
+                at.place()
             );
             scope.report(scope.error(span, message).with_help(help));
         }
@@ -70,8 +70,8 @@ impl Limits {
         if let Some((_, first)) = same.next() {
             let message = "two limits of one descriptor with the same window and algorithm";
             let help = format!(
-                "they would share a counter and only the lower could bind; the other stands in line {}",
-                first.line
+                "they would share a counter and only the lower could bind; the other stands in {}",
+                first.place()
             );
             scope.report(scope.error(span, message).with_help(help));
         }

@@ -42,6 +42,7 @@ pub(super) struct Series {
     pub(super) snapshot_timestamp: Gauge<f64, AtomicU64>,
     pub(super) fallbacks: Family<ReasonLabel, Counter>,
     pub(super) rules_loaded: Gauge,
+    pub(super) xds_connected: Gauge,
     pub(super) rules_info: Family<RulesLabel, Gauge>,
     pub(super) rules_load_timestamp: Gauge<f64, AtomicU64>,
     pub(super) embedded_keys: Gauge,
@@ -193,6 +194,11 @@ impl Series {
                 "tollgate_fallbacks",
                 "Requests decided without the store, by failure mode",
                 Family::default(),
+            ),
+            xds_connected: adder.add(
+                "tollgate_xds_connected",
+                "1 while the management server that has the rules is connected, 0 without one",
+                Gauge::default(),
             ),
             rules_loaded: adder.add("tollgate_rules_loaded", "Rules that hold", Gauge::default()),
             rules_info: adder.add(
