@@ -160,7 +160,7 @@ impl Client {
         };
         ended.map_err(|status| {
             if is_too_large(&status) {
-                let problem = Failure::Untaken(status.message().to_owned());
+                let problem = Failure::Untaken(line(status.message()));
                 reload::log(&self.installer.install(Err(problem)));
             }
             Trouble::Stream(Box::new(status))
@@ -321,7 +321,17 @@ fn refusal(text: String) -> rpc::Status {
 }
 
 fn unasked(type_url: &str) {
-    warn!("the management server sent resources that it was not asked for, of the type {type_url}");
+    let kind = line(type_url);
+    warn!("the management server sent resources that it was not asked for, of the type {kind}");
+}
+
+/// How much of a text of the server is logged, in characters.
+const MAX_LINE: usize = 512;
+
+/// A text of the server as a part of one line of the log.
+fn line(text: &str) -> String {
+    let escaped = text.chars().take(MAX_LINE).flat_map(char::escape_debug);
+    escaped.collect()
 }
 
 /// Whether a message was beyond the bound of this client.
