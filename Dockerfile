@@ -7,10 +7,11 @@ COPY proto proto
 COPY src src
 # Cargo wants the test target to exist; it is not built.
 RUN mkdir -p tests/it && touch tests/it/main.rs && cargo build --release --locked --bin tollgate \
-    && mkdir /out && cp target/release/tollgate /out/ && ln -s tollgate /out/ratelimit
+    && mkdir /out && cp target/release/tollgate /out/ \
+    && for name in ratelimit ratelimit_config_check ratelimit_client; do ln -s tollgate /out/$name; done
 
 FROM gcr.io/distroless/cc-debian12:nonroot
-# `ratelimit` is what envoyproxy/ratelimit calls its program.
+# The others are what envoyproxy/ratelimit calls its programs; `command: /bin/ratelimit` starts the service too.
 COPY --from=build /out/ /bin/
 COPY config/rules /etc/tollgate/rules
 ENV RULES_DIR=/etc/tollgate/rules

@@ -105,7 +105,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             max_concurrent_streams: 1024,
             max_calls: 1 << 16,
             max_message_size: 1 << 20,
-            needs_domain: false,
+            needed_domains: Some(0),
             threads: 1,
         };
         let (_running, shutdown) = watch::channel(false);

@@ -54,8 +54,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// What came of the loads of the rules.
     pub loads: Arc<Loads>,
-    /// Healthy only while there is a domain.
-    pub needs_domain: bool,
+    /// Healthy only while there are so many domains; none if also without rules.
+    pub needed_domains: Option<usize>,
 }
 
 impl Admin {
@@ -92,7 +92,10 @@ impl Admin {
     }
 
     fn is_ready(&self) -> bool {
-        self.engine.readiness().borrow().is_ready(self.needs_domain)
+        self.engine
+            .readiness()
+            .borrow()
+            .is_ready(self.needed_domains)
     }
 }
 

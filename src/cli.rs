@@ -2,10 +2,14 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
+//! - [`mod@test`]: tests of rules, in files beside them
 //! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
+//! - [`compare`]: asks two services the same, and reports where they disagree
+//! - [`config_check`], [`client`]: the other programs of envoyproxy/ratelimit, also by their names
+//! - [`dial`]: a connection to a service
+//! - [`names`]: the names and flags that the process may be called with
 
-use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
@@ -14,8 +18,14 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod bench;
 pub mod check;
+pub mod client;
+pub mod compare;
+pub mod config_check;
+pub mod dial;
 pub mod health;
+pub mod names;
 pub mod serve;
+pub mod test;
 
 /// The exit code of a call that cannot be understood.
 const USAGE: u8 = 2;
@@ -31,18 +41,29 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve (the default): gRPC for Envoy, HTTP for people
+    #[command(alias = names::SERVICE)]
     Serve(Box<crate::settings::Settings>),
     /// Say what is wrong with rule files
     Check(check::Args),
+    /// Run the tests that stand beside rule files
+    Test(test::Args),
     /// Ask the service on this machine whether it is ready
     Health(health::Args),
     /// Make load for a RateLimitService, and measure it
     Bench(Box<bench::Args>),
+    /// Ask two services the same, and report where they disagree
+    Compare(Box<compare::Args>),
+    /// As the program of envoyproxy/ratelimit: check rule files
+    #[command(name = names::CONFIG_CHECK)]
+    ConfigCheck(config_check::Args),
+    /// As the program of envoyproxy/ratelimit: ask a service once
+    #[command(name = names::CLIENT)]
+    Client(client::Args),
 }
 
 /// Runs the command that the process was called with.
 pub fn run() -> ExitCode {
-    let matches = command().try_get_matches_from(with_default(std::env::args_os()));
+    let matches = command().try_get_matches_from(names::arguments(std::env::args_os()));
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -50,8 +71,12 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),
+        Command::Compare(args) => compare::run(&args),
+        Command::ConfigCheck(args) => config_check::run(&args),
+        Command::Client(args) => client::run(&args),
     }
 }
 
@@ -69,20 +94,6 @@ fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("serve", of_variables)
         .mut_subcommand("health", of_variables)
-}
-
-/// The arguments, with `serve` where no subcommand is named. Its variables are thus read, and may be wrong, only when it
-/// is what runs.
-fn with_default(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut args: Vec<OsString> = args.collect();
-    let about_all = ["-h", "--help", "-V", "--version"].map(OsStr::new);
-    let is_serve = args.get(1).is_none_or(|first| {
-        !about_all.contains(&first.as_os_str()) && first.as_encoded_bytes().starts_with(b"-")
-    });
-    if is_serve {
-        args.insert(args.len().min(1), "serve".into());
-    }
-    args
 }
 
 /// Help goes to standard output; a mistake is one line.

@@ -69,8 +69,8 @@ pub struct Settings {
     pub max_calls: usize,
     /// The largest request, in bytes.
     pub max_message_size: usize,
-    /// Healthy only while there is a domain.
-    pub needs_domain: bool,
+    /// Healthy only while there are so many domains; none if also without rules.
+    pub needed_domains: Option<usize>,
     /// How many threads serve it, at least one.
     pub threads: usize,
 }
@@ -88,8 +88,8 @@ pub async fn serve(
     let method = rls::Rls::new(engine, metrics, tracing);
     let (health, health_service) = tonic_health::server::health_reporter();
     let now = *readiness.borrow();
-    report(&health, &now, settings.needs_domain).await;
-    let reporting = tokio::spawn(follow(health, readiness, settings.needs_domain));
+    report(&health, &now, settings.needed_domains).await;
+    let reporting = tokio::spawn(follow(health, readiness, settings.needed_domains));
     let others = Routes::new(health_service)
         .add_service(reflection_v1()?)
         .add_service(reflection_v1alpha()?);
@@ -143,16 +143,16 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tollgat
 async fn follow(
     health: HealthReporter,
     mut readiness: watch::Receiver<Readiness>,
-    needs_domain: bool,
+    needed_domains: Option<usize>,
 ) {
     while readiness.changed().await.is_ok() {
         let now = *readiness.borrow_and_update();
-        report(&health, &now, needs_domain).await;
+        report(&health, &now, needed_domains).await;
     }
 }
 
-async fn report(health: &HealthReporter, readiness: &Readiness, needs_domain: bool) {
-    let status = if readiness.is_ready(needs_domain) {
+async fn report(health: &HealthReporter, readiness: &Readiness, needed_domains: Option<usize>) {
+    let status = if readiness.is_ready(needed_domains) {
         ServingStatus::Serving
     } else {
         ServingStatus::NotServing

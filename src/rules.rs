@@ -7,6 +7,7 @@
 //! - [`costs`]: what a request costs
 //! - [`name`]: what a rule is called in metrics
 //! - [`policy`]: what clients are told of a limit
+//! - [`written`]: descriptors as people write them
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub mod file;
 pub mod matcher;
 pub mod name;
 pub mod policy;
+pub mod written;
 
 /// All domains, as one request sees them.
 #[derive(Debug, Default)]

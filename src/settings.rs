@@ -4,11 +4,15 @@
 //!
 //! - [`values`]: durations, booleans and secrets as they are written
 //! - [`xds`]: rules from a management server
+//! - [`per_second`]: a second Redis
+//! - [`reference`]: variables of envoyproxy/ratelimit that have no effect
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+pub mod per_second;
+pub mod reference;
 pub mod values;
 pub mod xds;
 
@@ -31,6 +35,9 @@ pub struct Settings {
     pub store: Store,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group says what it is")]
+    pub per_second: per_second::PerSecond,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group says what it is")]
     pub grpc: Grpc,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group says what it is")]
@@ -50,15 +57,16 @@ pub struct Rules {
     /// The directory of the rules
     #[arg(long, env, value_name = "DIR", default_value = "config/rules")]
     pub rules_dir: PathBuf,
-    /// As in envoyproxy/ratelimit: the rules are in RUNTIME_ROOT/RUNTIME_SUBDIRECTORY/RUNTIME_APPDIRECTORY
+    /// As in envoyproxy/ratelimit: the rules are in RUNTIME_ROOT/RUNTIME_SUBDIRECTORY/RUNTIME_APPDIRECTORY, which go before
+    /// RULES_DIR; with one of the other two alone it is /srv/runtime_data/current
     #[arg(long, env, value_name = "DIR")]
     pub runtime_root: Option<PathBuf>,
     /// See RUNTIME_ROOT
     #[arg(long, env, value_name = "DIR", default_value = "")]
     pub runtime_subdirectory: String,
-    /// See RUNTIME_ROOT
-    #[arg(long, env, value_name = "DIR", default_value = "config")]
-    pub runtime_appdirectory: String,
+    /// See RUNTIME_ROOT; config if not set
+    #[arg(long, env, value_name = "DIR")]
+    pub runtime_appdirectory: Option<String>,
     /// Leave out files whose names begin with a dot
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
     pub runtime_ignoredotfiles: bool,
@@ -68,6 +76,9 @@ pub struct Rules {
     /// Let several files have the same domain
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
     pub merge_domain_config: bool,
+    /// Healthy also before there are rules; the ports are open before in any case
+    #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
+    pub force_start_without_initial_config: bool,
     /// Healthy only while there is at least one domain
     #[arg(long, env, value_name = "BOOL", default_value = "false", value_parser = boolean, num_args = 0..=1, default_missing_value = "true")]
     pub healthy_with_at_least_one_config_loaded: bool,
@@ -370,14 +381,34 @@ pub enum Backend {
     Redis,
 }
 
+/// Where envoyproxy/ratelimit has its rules unless RUNTIME_ROOT says otherwise.
+const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
+
 impl Rules {
     /// The directory of the rules.
     pub fn dir(&self) -> PathBuf {
-        match &self.runtime_root {
-            Some(root) => root
-                .join(&self.runtime_subdirectory)
-                .join(&self.runtime_appdirectory),
-            None => self.rules_dir.clone(),
+        let app = self.runtime_appdirectory.as_deref();
+        let app = app.filter(|app| !app.is_empty());
+        let named = !self.runtime_subdirectory.is_empty() || app.is_some();
+        let root = match &self.runtime_root {
+            Some(root) => root,
+            None if named => Path::new(RUNTIME_ROOT),
+            None => return self.rules_dir.clone(),
+        };
+        let inside = |name: &str| name.trim_start_matches('/').to_owned();
+        root.join(inside(&self.runtime_subdirectory))
+            .join(inside(app.unwrap_or("config")))
+    }
+
+    /// How many domains there must be for the service to be healthy; none if it is so also without rules.
+    pub fn needed_domains(&self) -> Option<usize> {
+        match (
+            self.healthy_with_at_least_one_config_loaded,
+            self.force_start_without_initial_config,
+        ) {
+            (true, _) => Some(1),
+            (false, false) => Some(0),
+            (false, true) => None,
         }
     }
 }
@@ -405,15 +436,50 @@ impl Store {
             Some("embedded") => Ok(Backend::Embedded),
             None | Some("" | "redis") if has_url => Ok(Backend::Redis),
             Some("redis") => Err("BACKEND_TYPE=redis needs a REDIS_URL".to_owned()),
-            Some("memcache") => Err(
-                "BACKEND_TYPE=memcache is not supported, since memcached cannot charge \
-                 several limits in one step; use redis or embedded"
-                    .to_owned(),
-            ),
+            Some("memcache") => Err(reference::MEMCACHE.to_owned()),
             Some(other) => Err(format!(
                 "BACKEND_TYPE={other} is neither embedded nor redis"
             )),
             None => Ok(Backend::Embedded),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+
+    use super::*;
+
+    fn dir(args: &[&str]) -> PathBuf {
+        let command = Settings::augment_args(clap::Command::new("serve"));
+        let args = ["serve"].iter().chain(args);
+        let matches = command.mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+        let matches = matches.try_get_matches_from(args).expect("settings");
+        let settings = Settings::from_arg_matches(&matches).expect("settings");
+        settings.rules.dir()
+    }
+
+    #[test]
+    fn the_rules_are_where_the_reference_has_them() {
+        for (args, wanted) in [
+            (&[][..], "config/rules"),
+            (&["--rules-dir=/r"], "/r"),
+            (&["--rules-dir=/r", "--runtime-root=/data"], "/data/config"),
+            (
+                &["--runtime-root=/data", "--runtime-subdirectory=ratelimit"],
+                "/data/ratelimit/config",
+            ),
+            (
+                &["--runtime-root=/data", "--runtime-appdirectory=/rules"],
+                "/data/rules",
+            ),
+            (
+                &["--rules-dir=/r", "--runtime-subdirectory=ratelimit"],
+                "/srv/runtime_data/current/ratelimit/config",
+            ),
+        ] {
+            assert_eq!(dir(args), Path::new(wanted), "{args:?}");
         }
     }
 }

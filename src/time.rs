@@ -61,6 +61,21 @@ impl Timestamp {
     }
 }
 
+/// How late a clock may be looked at, or ahead of another.
+const LATE: Micros = Micros::from_millis(100);
+
+impl Timestamp {
+    /// The whole second at which people are told that something ends, rounded up. What is so little beyond one is that one: windows
+    /// end with a second, and clocks are looked at a little late.
+    pub fn whole_second(self) -> Self {
+        let at = self.0.saturating_sub(LATE.as_i64());
+        Self(
+            (at.div_euclid(1_000_000) + i64::from(at.rem_euclid(1_000_000) != 0))
+                .saturating_mul(1_000_000),
+        )
+    }
+}
+
 impl std::ops::Add<Micros> for Timestamp {
     type Output = Timestamp;
 
@@ -76,6 +91,11 @@ impl Micros {
     /// A span of `micros` microseconds.
     pub const fn new(micros: u64) -> Self {
         Self(micros)
+    }
+
+    /// A span of `millis` milliseconds.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1000))
     }
 
     /// A span of `secs` seconds.
@@ -161,6 +181,21 @@ mod tests {
             Timestamp::from_secs(61).floor_to(minute),
             Timestamp::from_secs(60)
         );
+    }
+
+    #[test]
+    fn what_ends_with_a_second_does_so_however_late_the_clock_is_looked_at() {
+        for (micros, wanted) in [
+            (60_000_000, 60),
+            (60_000_300, 60),
+            (60_100_000, 60),
+            (60_100_001, 61),
+            (60_999_999, 61),
+            (-500_000, 0),
+        ] {
+            let whole = Timestamp::from_micros(micros).whole_second();
+            assert_eq!(whole, Timestamp::from_secs(wanted), "{micros}");
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub fn http(engine: Arc<Engine>, access: Access) -> Router {
         engine,
         metrics: Metrics::new(),
         loads: Arc::default(),
-        needs_domain: false,
+        needed_domains: Some(0),
     };
     admin.http(Arc::new(access))
 }

@@ -248,11 +248,6 @@ fn moment(text: &str, now: crate::time::Timestamp) -> Result<i64, Problem> {
     Ok(at)
 }
 
-/// Rounded up, as everything that a client waits for.
-fn whole_second(micros: i64) -> Option<String> {
-    as_moment(micros.saturating_add(999_999) / 1_000_000 * 1_000_000)
-}
-
 fn as_moment(micros: i64) -> Option<String> {
     let at = jiff::Timestamp::from_microsecond(micros).ok()?;
     Some(at.to_string())

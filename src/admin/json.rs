@@ -54,7 +54,7 @@ pub(super) async fn handle(State(admin): State<Admin>, body: Bytes) -> Response 
 }
 
 /// Reads the JSON of a request; the error says what is wrong with it.
-pub(super) fn request(body: &[u8]) -> Result<RateLimitRequest, String> {
+pub fn request(body: &[u8]) -> Result<RateLimitRequest, String> {
     let messages = MESSAGES.as_ref().ok_or("there are no descriptors")?;
     read(messages, body).ok_or_else(|| "the body is not the JSON of a RateLimitRequest".to_owned())
 }

@@ -19,7 +19,7 @@ use crate::grpc;
 use crate::grpc::listen::Listener;
 use crate::grpc::tls::{Files, Protocol, Tls};
 use crate::reload::{Failure, Loaded};
-use crate::settings::{Backend, Settings};
+use crate::settings::{Backend, Settings, reference};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
@@ -108,6 +108,9 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let (guard, tracing) =
         telemetry::install(&telemetry).map_err(|error| Failed::Usage(error.to_string()))?;
     secrets::warn_of_open_files(&settings);
+    for said in reference::without_effect(|variable| std::env::var(variable).ok()) {
+        warn!("{said}");
+    }
     let metrics = Metrics::new();
     let store = store(&settings)?;
     let engine = Engine::new(
@@ -133,7 +136,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
         engine: Arc::clone(&engine),
         metrics: Arc::clone(&metrics),
         loads: feed.loads(),
-        needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
+        needed_domains: settings.rules.needed_domains(),
     };
     let mut background = background(&engine, feed, &reload, &tls);
     let store = &settings.store;
@@ -179,6 +182,10 @@ fn signals() -> io::Result<Signals> {
 fn store(settings: &Settings) -> Result<Store, Failed> {
     match settings.store.backend().map_err(Failed::Usage)? {
         Backend::Embedded => {
+            if settings.per_second.redis_persecond {
+                let problem = "REDIS_PERSECOND is for BACKEND_TYPE=redis, beside REDIS_URL";
+                return Err(Failed::Usage(problem.to_owned()));
+            }
             let keys = usize::try_from(settings.store.embedded_max_keys).unwrap_or(usize::MAX);
             Ok(Store::Embedded(match settings.store.snapshot() {
                 Some(path) => snapshots::restore(path, keys).map_err(Failed::Run)?,
@@ -191,7 +198,7 @@ fn store(settings: &Settings) -> Result<Store, Failed> {
                     "EMBEDDED_SNAPSHOT is for the embedded store; Redis keeps what it has";
                 return Err(Failed::Usage(problem.to_owned()));
             }
-            let redis = parts::redis(&settings.store).map_err(Failed::Usage)?;
+            let redis = parts::redis(settings).map_err(Failed::Usage)?;
             let redis = Redis::connect(&redis).map_err(|error| Failed::Usage(error.to_string()))?;
             Ok(Store::Redis(redis))
         }

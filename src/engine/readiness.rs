@@ -13,10 +13,12 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Whether all is well; with `needs_domain` there must be a domain.
-    pub fn is_ready(&self, needs_domain: bool) -> bool {
-        let least = usize::from(needs_domain);
-        let rules = self.domains.is_some_and(|domains| domains >= least);
+    /// Whether all is well; with `needed_domains` rules must have been loaded, with at least so many.
+    pub fn is_ready(&self, needed_domains: Option<usize>) -> bool {
+        let rules = match needed_domains {
+            Some(least) => self.domains.is_some_and(|domains| domains >= least),
+            None => true,
+        };
         rules && self.store_answered && !self.draining
     }
 }

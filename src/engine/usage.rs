@@ -210,7 +210,7 @@ impl Engine {
         let mut recounted = false;
         loop {
             tokio::time::sleep(FLUSH_EVERY).await;
-            let ready = self.readiness.borrow().is_ready(false);
+            let ready = self.readiness.borrow().is_ready(Some(0));
             if ready && !recounted {
                 recounted = self.recount_usage().await.is_ok();
             }

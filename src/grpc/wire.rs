@@ -15,6 +15,7 @@ mod answer;
 
 pub use answer::{PREFIX, bytes, framed};
 
+pub use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 pub use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
 /// The number of the code of a refusal.

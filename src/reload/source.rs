@@ -34,6 +34,8 @@ pub struct Read {
     pub files: Vec<SourceFile>,
     /// Files that are no rule files.
     pub ignored: Vec<PathBuf>,
+    /// Files of tests, whose names end in `.test.yaml`: they say what the rules are to do, and are not read here.
+    pub tests: Vec<PathBuf>,
 }
 
 /// What a directory looks like without reading its rule files; a change of them changes it.
@@ -86,7 +88,11 @@ impl Source {
         let mut read = Read::default();
         let mut total = 0;
         for (path, metadata) in self.list()? {
-            if !is_rule_file(&path) {
+            if is_test_file(&path) {
+                read.tests.push(path);
+                continue;
+            }
+            if !may_be_rule_file(&path) || (path.extension().is_none() && !has_domain(&path)) {
                 read.ignored.push(path);
                 continue;
             }
@@ -113,7 +119,7 @@ impl Source {
             Ok(files) => Look::Files(
                 files
                     .into_iter()
-                    .filter(|(path, _)| is_rule_file(path))
+                    .filter(|(path, _)| may_be_rule_file(path))
                     .map(|(path, metadata)| Seen {
                         path,
                         size: metadata.len(),
@@ -189,11 +195,37 @@ impl SourceError {
     }
 }
 
-fn is_rule_file(path: &Path) -> bool {
+/// Whether a file has tests of the rules beside it.
+fn is_test_file(path: &Path) -> bool {
+    let tests = path.file_stem().map(Path::new);
+    let is_test = tests
+        .and_then(Path::extension)
+        .is_some_and(|tests| tests == "test");
+    is_test && may_be_rule_file(path)
+}
+
+/// By its name alone. The keys of a ConfigMap are often without an extension, and so is many a note.
+fn may_be_rule_file(path: &Path) -> bool {
     let extension = path
         .extension()
         .map(|extension| extension.to_string_lossy().to_lowercase());
-    matches!(extension.as_deref(), Some("yaml" | "yml"))
+    let is_hidden = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b".")
+    };
+    match extension.as_deref() {
+        Some("yaml" | "yml") => true,
+        Some(_) => false,
+        None => !is_hidden(path),
+    }
+}
+
+/// Whether a line of the file names a domain, as one of each rule file does.
+fn has_domain(path: &Path) -> bool {
+    let is_small = fs::metadata(path).is_ok_and(|file| file.len() <= MAX_BYTES as u64);
+    let text = is_small.then(|| fs::read_to_string(path).ok()).flatten();
+    let mut lines = text.iter().flat_map(|text| text.lines());
+    lines.any(|line| line.starts_with("domain:"))
 }
 
 #[cfg(unix)]
@@ -224,6 +256,24 @@ mod tests {
     fn file(dir: &tempfile::TempDir, name: &str, bytes: usize) {
         let file = fs::File::create(dir.path().join(name)).expect("a file");
         file.set_len(bytes as u64).expect("a length");
+    }
+
+    #[test]
+    fn a_file_without_an_extension_is_one_if_it_names_a_domain() {
+        let (dir, source) = source();
+        for (name, text) in [
+            ("edge", "# limits\ndomain: edge\n"),
+            ("README", "The domain: edge\n"),
+            ("old.bak", "domain: edge\n"),
+            (".edge", "domain: edge\n"),
+        ] {
+            fs::write(dir.path().join(name), text).expect("a file");
+        }
+        fs::write(dir.path().join("noise"), [0xff, 0xfe]).expect("a file");
+        let read = source.read().expect("the files");
+        let names: Vec<_> = read.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["edge"]);
+        assert_eq!(read.ignored.len(), 4);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod plan;
 mod table;
 
 use domain::Drafts;
+pub use fields::duration;
 use fields::{Fields, Scope};
 use table::Table;
 
@@ -74,6 +75,17 @@ fn read(
     }
     rules.warnings = report;
     Ok(rules)
+}
+
+/// Every field of the language, with what it is a field of: what a reference has to explain.
+pub fn fields() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let tables = Table::ALL.into_iter();
+    tables.flat_map(|table| {
+        table
+            .fields()
+            .iter()
+            .map(move |field| (table.name(), *field))
+    })
 }
 
 fn build<'f>(

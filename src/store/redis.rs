@@ -10,7 +10,7 @@
 //! - `refusals`, `lease`: transactions without a call
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
-//! - `node`, `cluster`: connections; `finding`: where a server is; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
+//! - `connected`: the servers, and the other ones for limits per second; `node`, `cluster`: connections; `finding`: where a server is; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
 //! - `untrusted`: what is read of all this, for the fuzzer
 
 use std::sync::Arc;
@@ -20,15 +20,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use self::cluster::Cluster;
 use self::combine::{Asking, Entered, Hot, Read, Turn};
-use self::connect::Connector;
-use self::node::{Call, NoAnswer, Node};
+use self::connected::{Connected, Home};
+use self::node::{Call, Node};
 use self::part::Part;
 use self::refusals::{Heard, Refusals};
 use self::reply::{Decided, Reply};
 use self::request::Asked;
-use self::settings::{Servers, Settings, SettingsError};
+use self::settings::{Settings, SettingsError};
 use super::{StoreError, Transaction};
 use crate::limit::transaction::{Outcome, Role};
 use crate::telemetry::tracing as spans;
@@ -39,6 +38,7 @@ mod breaker;
 mod cluster;
 mod combine;
 mod connect;
+mod connected;
 mod finding;
 mod frames;
 mod gather;
@@ -97,6 +97,8 @@ pub struct ServerState {
 #[derive(Debug)]
 struct Link {
     servers: Connected,
+    /// Those for limits per second, if they are others.
+    per_second: Option<Connected>,
     timeout: Duration,
     permits: Semaphore,
     lost_give_backs: AtomicU64,
@@ -108,27 +110,18 @@ struct Link {
     clock: Clock,
 }
 
-#[derive(Debug)]
-enum Connected {
-    One(Box<Node>),
-    Cluster(Cluster),
-}
-
 impl Redis {
     /// Begins to connect and returns at once; the connection is kept up for ever. Must be called within a tokio runtime,
     /// which then carries the connections: with a runtime per core, a store per core is fastest.
     pub fn connect(settings: &Settings) -> Result<Self, SettingsError> {
         let refusals = Arc::new(Refusals::new());
-        let connector = Connector::new(settings, Arc::clone(&refusals))?;
-        let servers = match &settings.servers {
-            Servers::Cluster(seeds) => Connected::Cluster(Cluster::start(connector, seeds)?),
-            one @ (Servers::Single(_) | Servers::Unix(_) | Servers::Sentinel { .. }) => {
-                Connected::One(Box::new(connector.single(one)?))
-            }
-        };
+        let servers = Connected::start(settings, &refusals)?;
+        let per_second = settings.per_second.as_deref();
+        let per_second = per_second.map(|settings| Connected::start(settings, &refusals));
         Ok(Self {
             link: Arc::new(Link {
                 servers,
+                per_second: per_second.transpose()?,
                 timeout: settings.timeout,
                 permits: Semaphore::new(MAX_IN_FLIGHT),
                 lost_give_backs: AtomicU64::new(0),
@@ -146,8 +139,9 @@ impl Redis {
     /// Dropping the future midway leaves what was charged by then charged, as a lost answer does.
     pub async fn transact(&self, transaction: &Transaction<'_, '_>) -> Result<Outcome, StoreError> {
         check_size(transaction)?;
-        let in_cluster = matches!(self.link.servers, Connected::Cluster(_));
-        let parts = part::split(transaction, in_cluster);
+        let in_cluster = self.link.servers.is_cluster();
+        let per_second = self.link.per_second.as_ref().map(Connected::is_cluster);
+        let parts = part::split(transaction, in_cluster, per_second);
         match parts.as_slice() {
             [only] => {
                 let decided = self.link.transact(only, transaction).await?;
@@ -163,19 +157,16 @@ impl Redis {
 
     /// See [`Store::ping`](super::Store::ping). In a cluster all masters must answer, and every slot must have one.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        match &self.link.servers {
-            Connected::One(node) => node.ping(self.link.timeout).await,
-            Connected::Cluster(cluster) => cluster.ping(self.link.timeout).await,
+        for servers in self.link.all() {
+            servers.ping(self.link.timeout).await?;
         }
+        Ok(())
     }
 
     /// Keeps connections for the calls of this runtime, until dropped: so that none of its calls is the first.
     pub async fn prepare(&self) {
         loop {
-            match &self.link.servers {
-                Connected::One(node) => node.prepare(),
-                Connected::Cluster(cluster) => cluster.prepare(),
-            }
+            self.link.all().for_each(Connected::prepare);
             tokio::time::sleep(PREPARE_EVERY).await;
         }
     }
@@ -187,29 +178,22 @@ impl Redis {
 
     /// The servers that have the keys, as far as they are known.
     pub fn servers(&self) -> Vec<ServerState> {
-        let masters;
-        let nodes: Vec<&Node> = match &self.link.servers {
-            Connected::One(node) => vec![&**node],
-            Connected::Cluster(cluster) => {
-                masters = cluster.masters();
-                masters.iter().map(|node| &**node).collect()
-            }
-        };
         let state = |node: &Node| ServerState {
             name: node.name().to_owned(),
             is_connected: node.is_connected(),
             is_open: node.is_open(),
             is_unconfirmed: node.is_unconfirmed(),
         };
-        nodes.into_iter().map(state).collect()
+        let mut states = Vec::new();
+        for servers in self.link.all() {
+            servers.each(|node| states.push(state(node)));
+        }
+        states
     }
 
     /// How often another server took over: a master of a cluster that was none, the one that sentinels or a name lead to.
     pub fn failovers(&self) -> u64 {
-        match &self.link.servers {
-            Connected::One(node) => node.moves(),
-            Connected::Cluster(cluster) => cluster.failovers(),
-        }
+        self.link.all().map(Connected::failovers).sum()
     }
 
     /// How many requests were charged in advance, with another.
@@ -231,6 +215,19 @@ impl Redis {
 }
 
 impl Link {
+    /// All servers, those for limits per second last.
+    fn all(&self) -> impl Iterator<Item = &Connected> {
+        std::iter::once(&self.servers).chain(&self.per_second)
+    }
+
+    /// The servers where keys of this home are.
+    fn servers_of(&self, home: Home) -> &Connected {
+        match &self.per_second {
+            Some(servers) if home.is_per_second => servers,
+            Some(_) | None => &self.servers,
+        }
+    }
+
     /// Decides a transaction that is one call: from memory if it is sure to be refused, together with others if the key is hot.
     async fn transact(
         self: &Arc<Self>,
@@ -253,7 +250,7 @@ impl Link {
         let print = combine::print(key);
         let may_lease = lease::may_lease(&asked, hits);
         let asking = || Asking {
-            slot: part.slot,
+            home: part.home,
             key: key.clone(),
             demand: request::demand(asked, self.clock.now()),
             durability: part.durability(),
@@ -322,7 +319,7 @@ impl Link {
                 body,
                 durability: part.durability(),
             };
-            let answer = self.run(part.slot, &call, left).await?;
+            let answer = self.run(part.home, &call, left).await?;
             match Reply::parse(answer) {
                 Some(Reply::Before(at, values)) if values.len() == part.keys.len() => {
                     let decided = part.decide(part.records(values)?, at);
@@ -353,15 +350,13 @@ impl Link {
             return;
         }
         for key in &part.keys {
-            let (link, key, slot) = (Arc::clone(self), key.clone(), part.slot);
+            let (link, key, home) = (Arc::clone(self), key.clone(), part.home);
             tokio::spawn(async move {
                 let Some(learning) = link.refusals.learn(&key) else {
                     return;
                 };
-                let value = match &link.servers {
-                    Connected::Cluster(cluster) => cluster.watch(slot, &key, link.timeout).await,
-                    Connected::One(node) => node.watch(&key, link.timeout).await,
-                };
+                let servers = link.servers_of(home);
+                let value = servers.watch(home.slot, &key, link.timeout).await;
                 if let Some(value) = value {
                     learning.learnt(value, heard);
                 }
@@ -369,7 +364,7 @@ impl Link {
         }
     }
 
-    async fn run(&self, slot: u16, call: &Call, timeout: Duration) -> Result<Bytes, StoreError> {
+    async fn run(&self, home: Home, call: &Call, timeout: Duration) -> Result<Bytes, StoreError> {
         // Nothing is charged that nobody waits for.
         if timeout.is_zero() {
             return Err(StoreError::Unreachable("no time is left".to_owned()));
@@ -377,17 +372,8 @@ impl Link {
         let Ok(_permit) = self.permits.try_acquire() else {
             return Err(full());
         };
-        match &self.servers {
-            Connected::Cluster(cluster) => cluster.run(slot, call, timeout).await,
-            Connected::One(node) => match node.run(call, (None, false), timeout).await {
-                Ok(answer) => Ok(answer),
-                Err(NoAnswer::Failed(error)) => Err(error),
-                Err(NoAnswer::Moved(_) | NoAnswer::Ask(_) | NoAnswer::TryAgain) => {
-                    let reason = "the server belongs to a cluster: REDIS_TYPE must be cluster";
-                    Err(StoreError::Refused(reason.to_owned()))
-                }
-            },
-        }
+        let servers = self.servers_of(home);
+        servers.run(home.slot, call, timeout).await
     }
 }
 

@@ -159,6 +159,28 @@ fn what_the_document_says_holds_for_calls_that_nobody_thought_of() {
     assert!(text.contains("Tested: 26"), "{text}");
 }
 
+/// Where a rule before it falls back to its own default, the plan that is assigned was not told.
+#[tokio::test]
+async fn the_plan_of_a_subject_is_the_one_that_is_assigned() {
+    let tiers = "descriptors:\n  - key: tier\n    descriptors: [{key: user, plan: {from: tier, default: free}}]\n";
+    let rules = RULES.replace(
+        "descriptors:\n  - {key: user",
+        &format!("{tiers}  - {{key: user"),
+    );
+    let server = Setup::rules(&rules).start_ready();
+    let caller = Caller::of(&server);
+    assert_eq!(caller.get("/quota/alice")["plan"], json!("free"));
+    caller.done("PUT", "/quota/alice/plan", &json!({"plan": "pro"}));
+    let quota = caller.get("/quota/alice");
+    assert_eq!(quota["rules"][0]["plan"], json!("free"), "{quota}");
+    assert_eq!(quota["plan"], json!("pro"), "{quota}");
+    let ends = quota["rules"][1]["limits"][1]["reset_at"].as_str();
+    assert!(
+        ends.is_some_and(|ends| ends.ends_with("-01T00:00:00Z")),
+        "{quota}"
+    );
+}
+
 #[tokio::test]
 async fn a_subject_is_read_reset_moved_and_given_more() {
     let server = Setup::rules(RULES).start_ready();

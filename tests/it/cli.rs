@@ -49,6 +49,7 @@ fn a_bad_value_is_one_line_and_exit_code_2() {
         ("GRPC_THREADS", "1025", "1025 is not in 0..=1024"),
         ("SHADOW_MODE", "maybe", "neither true nor false"),
         ("NEAR_LIMIT_RATIO", "2", "not a number from 0 to 1"),
+        ("REDIS_PERSECOND", "true", "beside REDIS_URL"),
         ("BACKEND_TYPE", "memcache", "memcache is not supported"),
         ("BACKEND_TYPE", "disk", "neither embedded nor redis"),
         ("LOG_LEVEL", "a=b=c", "LOG_LEVEL"),
@@ -59,6 +60,28 @@ fn a_bad_value_is_one_line_and_exit_code_2() {
         assert_eq!(output.status.code(), Some(2), "{name}={value}");
         let line = one_line(&output);
         assert!(line.contains(said), "{name}={value}: {line}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_second_redis_is_said_with_its_variable() {
+    let first = [("REDIS_URL", "localhost:1"), ("REDIS_PERSECOND", "true")];
+    for (name, value, said) in [
+        (
+            "REDIS_PERSECOND_AUTH",
+            "hunter2",
+            "needs a REDIS_PERSECOND_URL",
+        ),
+        (
+            "REDIS_PERSECOND_URL",
+            "redis://:hunter2@",
+            "REDIS_PERSECOND_URL must read",
+        ),
+    ] {
+        let output = run(&["serve"], &[&first[..], &[(name, value)]].concat());
+        assert_eq!(output.status.code(), Some(2), "{name}={value}");
+        let line = one_line(&output);
+        assert!(line.contains(said) && !line.contains("hunter2"), "{line}");
     }
 }
 
@@ -104,6 +127,8 @@ fn secrets_are_not_shown() {
     let env = [
         ("REDIS_URL", "redis://user:hunter2@localhost:1"),
         ("REDIS_AUTH", "hunter2"),
+        ("REDIS_PERSECOND_URL", "redis://:hunter2@localhost:1"),
+        ("REDIS_PERSECOND_AUTH", "hunter2"),
         ("PORT", "x"),
     ];
     for args in [&["serve", "--help"][..], &["serve"]] {
@@ -160,6 +185,84 @@ fn check_warns_of_what_is_unwise() {
     );
     let nowhere = run(&["check", "/nowhere/at/all"], &[]);
     assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+}
+
+#[test]
+fn the_tests_of_the_sample_rules_pass() {
+    for sample in ["rules", "product"] {
+        let dir = format!("{}/config/{sample}", env!("CARGO_MANIFEST_DIR"));
+        let output = run(&["test", &dir], &[]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}");
+        assert!(text.ends_with(" tests, 0 failed\n"), "{text}");
+    }
+}
+
+/// What is other than expected is told, to people and to machines; what is wrong with a test is no failure of the rules.
+#[test]
+fn tests_of_rules_fail_where_the_rules_do_something_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let rules =
+        "domain: d\ndescriptors:\n  - key: a\n    rate_limit: {requests_per_unit: 2, unit: day}\n";
+    std::fs::write(place("d.yaml"), rules).expect("a file");
+    let test = |text: &str| {
+        std::fs::write(place("d.test.yaml"), text).expect("a file");
+        let junit = place("junit.xml");
+        let output = run(&["test", &place(""), "--junit", &junit], &[]);
+        let said = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        (output.status.code(), said.concat())
+    };
+    let (code, said) = test(
+        "- {name: a < b, steps: [{request: a=x, times: 3, expect: {decision: ok, statuses: [{remaining: 1}]}}]}",
+    );
+    assert_eq!(code, Some(1), "{said}");
+    for line in [
+        "FAIL a < b",
+        "step 1, 2 of 3, a=x: statuses[0].remaining is 0, not 1",
+        "step 1, 3 of 3, a=x: decision is \"over_limit\", not \"ok\"",
+        "1 tests, 1 failed",
+    ] {
+        assert!(said.contains(line), "{line} in\n{said}");
+    }
+    let junit = std::fs::read_to_string(place("junit.xml")).expect("a file");
+    assert!(junit.contains("name=\"a &lt; b\""), "{junit}");
+    assert!(junit.contains("tests=\"1\" failures=\"1\""), "{junit}");
+    for (text, wrong) in [
+        (
+            "- {name: t, steps: [{request: a=x, expect: {remaning: 1}}]}",
+            "did you mean `remaining`?",
+        ),
+        (
+            "- {name: t, steps: [{request: a}]}",
+            "not written like key=value",
+        ),
+        ("- {name: t, steps: [{advance: 1x}]}", "no length of time"),
+        (
+            "- {name: t, steps: [{request: a=x, advance: 1s}]}",
+            "a step is one of",
+        ),
+        (
+            "- {name: t, domain: e, steps: []}",
+            "no rules are for the domain `e`",
+        ),
+        ("- {name: t, at: noon, steps: []}", "no moment"),
+        (
+            "- {name: t, steps: [{plan: {a=x: gold}}]}",
+            "there is no plan `gold`",
+        ),
+        ("- {name: t, setps: []}", "unknown field `setps`"),
+        (
+            "- {name: t, steps: [{request: a=x, times: 0}]}",
+            "`times` is a number",
+        ),
+    ] {
+        let (code, said) = test(text);
+        assert_eq!(code, Some(2), "{text}\n{said}");
+        assert!(said.contains(wrong), "{wrong} in\n{said}");
+    }
+    let (code, said) = test("[]");
+    assert_eq!(code, Some(1), "there are no tests: {said}");
 }
 
 #[test]

@@ -365,6 +365,14 @@ async fn every_case_passes_on_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_case_passes_with_a_redis_of_their_own_for_limits_per_second() {
+    let (server, second) = (Server::start(), Server::start());
+    let mut settings = server.settings();
+    settings.per_second = Some(Box::new(second.settings()));
+    play_all(async |_| Store::Redis(connected(&settings).await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_case_passes_on_a_redis_cluster() {
     let settings = cluster::shared();
     play_all(async |_| Store::Redis(connected(&settings).await)).await;

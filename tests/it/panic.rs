@@ -100,7 +100,7 @@ async fn a_call_that_panics_is_answered_internal_and_no_other() {
         max_concurrent_streams: 100,
         max_calls: 100,
         max_message_size: 1 << 20,
-        needs_domain: false,
+        needed_domains: Some(0),
         threads: 1,
     };
     let served = grpc::serve_method(listener, method, Routes::default(), settings, shutdown);

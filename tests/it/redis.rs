@@ -21,6 +21,7 @@ mod hot;
 mod leases;
 mod moving;
 mod parity;
+mod per_second;
 mod replicated;
 mod values;
 

@@ -182,7 +182,8 @@ async fn dog_statsd_has_tags_and_makes_some_of_names() {
     let statsd = Datagrams::bind();
     let mogrifier = "DOG_STATSD_MOGRIFIER_RULES";
     let (pattern, name) = (format!("{mogrifier}_PATTERN"), format!("{mogrifier}_NAME"));
-    let tags = format!("{mogrifier}_TAGS");
+    // The reference reads the name above, and documents this one.
+    let tags = "DOG_STATSD_MOGRIFIERS_RULES_TAGS".to_owned();
     let server = serve(
         "USE_DOG_STATSD",
         statsd.port(),

@@ -40,6 +40,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
         "cli",
         &[
             "admin",
+            "directory",
             "engine",
             "grpc",
             "limit",

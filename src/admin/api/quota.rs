@@ -11,9 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    Answer, Api, MAX_NOTE, Problem, Query, answer, as_moment, moment, read, show, whole_second,
-};
+use super::{Answer, Api, MAX_NOTE, Problem, Query, answer, as_moment, moment, read, show};
 use crate::directory::follow::LOOK_WITHIN;
 use crate::directory::standing::MAX_GRANTS;
 use crate::directory::{Grant, Standing};
@@ -89,7 +87,7 @@ pub(super) async fn quota(
             value["used"] = show::hits(used.used);
             value["remaining"] = show::hits(used.left);
             value["reset_seconds"] = json!(used.reset.ceil_secs());
-            value["reset_at"] = json!(whole_second((now + used.reset).as_micros()));
+            value["reset_at"] = json!(as_moment((now + used.reset).whole_second().as_micros()));
             value
         });
         json!({
@@ -102,10 +100,20 @@ pub(super) async fn quota(
         })
     });
     let lists = api.listed(&subject);
+    // The one that is assigned, if a rule has it: others may have a default of their own.
+    let plans = || {
+        accounts
+            .iter()
+            .filter_map(|account| account.plan.as_deref())
+    };
+    let assigned = standing
+        .plan(now)
+        .filter(|assigned| plans().any(|plan| plan == *assigned));
+    let plan = assigned.or_else(|| plans().next());
     answer(&json!({
         "domain": subject.domain,
         "subject": subject.shown(&api),
-        "plan": accounts.iter().find_map(|account| account.plan.clone()),
+        "plan": plan,
         "assigned": as_json(&standing),
         "rules": rules.collect::<Vec<_>>(),
         "lists": lists,
@@ -193,7 +201,9 @@ pub(super) async fn grant(
     };
     let until = match until {
         Some(until) => moment(&until, now)?,
-        None => (now + Used::window_ends_in(used)).as_micros(),
+        None => (now + Used::window_ends_in(used))
+            .whole_second()
+            .as_micros(),
     };
     let full = std::sync::atomic::AtomicBool::new(false);
     let standing = api.change(&subject, |mut standing: Standing| {

@@ -9,7 +9,7 @@ use crate::grpc;
 use crate::grpc::tls::Files;
 use crate::reload::{Reloader, Source};
 use crate::rules::compile::Options;
-use crate::settings::values::Secret;
+use crate::settings::values::{Secret, Span};
 use crate::settings::{Grpc, Http, Settings, Store, Telemetry};
 use crate::store::redis::settings as redis;
 use crate::telemetry;
@@ -85,36 +85,85 @@ pub(super) fn access(settings: &Http) -> Access {
 }
 
 /// Where Redis is; the error names the variable that is wrong, and never shows a secret.
-pub(super) fn redis(store: &Store) -> Result<redis::Settings, String> {
-    let said = |error: redis::SettingsError| error.to_string();
-    let kind: redis::Kind = store.redis_type.parse().map_err(said)?;
-    let socket: redis::Socket = store.redis_socket_type.parse().map_err(said)?;
-    let secret = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
-    let url = secret(&store.redis_url).unwrap_or_default();
-    let mut settings = redis::Settings::parse(kind, socket, &url).map_err(said)?;
-    let credentials = |text: Option<String>| redis::Credentials::parse(&text.unwrap_or_default());
-    if let Some(text) = secret(&store.redis_auth).filter(|text| !text.is_empty()) {
-        settings.credentials = credentials(Some(text));
+pub(super) fn redis(settings: &Settings) -> Result<redis::Settings, String> {
+    let (store, second) = (&settings.store, &settings.per_second);
+    let mut first = Place {
+        kind: &store.redis_type,
+        socket: &store.redis_socket_type,
+        url: &store.redis_url,
+        auth: &store.redis_auth,
+        sentinel_auth: &store.redis_sentinel_auth,
+        has_tls: store.redis_tls,
+        connect_timeout: store.redis_timeout,
     }
-    if let redis::Servers::Sentinel {
-        credentials: of_sentinels,
-        ..
-    } = &mut settings.servers
-    {
-        *of_sentinels = credentials(secret(&store.redis_sentinel_auth));
+    .read(store)
+    .map_err(|error| error.to_string())?;
+    if second.redis_persecond {
+        let place = Place {
+            kind: &second.redis_persecond_type,
+            socket: &second.redis_persecond_socket_type,
+            url: &second.redis_persecond_url,
+            auth: &second.redis_persecond_auth,
+            sentinel_auth: &second.redis_persecond_sentinel_auth,
+            has_tls: second.redis_persecond_tls,
+            connect_timeout: second.redis_persecond_timeout,
+        };
+        if text(place.url).is_none() {
+            return Err("REDIS_PERSECOND=true needs a REDIS_PERSECOND_URL".to_owned());
+        }
+        let place = place.read(store).map_err(|error| {
+            let said = error.to_string();
+            said.replace("REDIS_", "REDIS_PERSECOND_")
+        })?;
+        first.per_second = Some(Box::new(place));
     }
-    let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-    if store.redis_tls || settings.tls.is_some() {
-        settings.tls = Some(redis::Tls {
-            ca: file(&store.redis_tls_cacert),
-            client: file(&store.redis_tls_client_cert).zip(file(&store.redis_tls_client_key)),
-            skip_hostname_verification: store.redis_tls_skip_hostname_verification,
-        });
+    Ok(first)
+}
+
+/// What the variables say of one of the two.
+struct Place<'a> {
+    kind: &'a str,
+    socket: &'a str,
+    url: &'a Option<Secret>,
+    auth: &'a Option<Secret>,
+    sentinel_auth: &'a Option<Secret>,
+    has_tls: bool,
+    connect_timeout: Span,
+}
+
+impl Place<'_> {
+    /// The rest is the same for both.
+    fn read(&self, store: &Store) -> Result<redis::Settings, redis::SettingsError> {
+        let kind: redis::Kind = self.kind.parse()?;
+        let socket: redis::Socket = self.socket.parse()?;
+        let url = text(self.url).unwrap_or_default();
+        let mut settings = redis::Settings::parse(kind, socket, url)?;
+        if let Some(text) = text(self.auth) {
+            settings.credentials = redis::Credentials::parse(text);
+        }
+        if let redis::Servers::Sentinel { credentials, .. } = &mut settings.servers {
+            *credentials = redis::Credentials::parse(text(self.sentinel_auth).unwrap_or_default());
+        }
+        let file =
+            |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        if self.has_tls || settings.tls.is_some() {
+            settings.tls = Some(redis::Tls {
+                ca: file(&store.redis_tls_cacert),
+                client: file(&store.redis_tls_client_cert).zip(file(&store.redis_tls_client_key)),
+                skip_hostname_verification: store.redis_tls_skip_hostname_verification,
+            });
+        }
+        settings.connect_timeout = self.connect_timeout.0;
+        settings.timeout = store.store_timeout.0;
+        settings.wait_replicas = store.redis_wait_replicas;
+        Ok(settings)
     }
-    settings.connect_timeout = store.redis_timeout.0;
-    settings.timeout = store.store_timeout.0;
-    settings.wait_replicas = store.redis_wait_replicas;
-    Ok(settings)
+}
+
+/// What is set, and not to nothing.
+fn text(secret: &Option<Secret>) -> Option<&str> {
+    let text = secret.as_ref().map(Secret::expose);
+    text.filter(|text| !text.is_empty())
 }
 
 pub(super) fn reloader(
@@ -144,7 +193,7 @@ pub(super) fn grpc(settings: &Settings) -> grpc::Settings {
         max_concurrent_streams: grpc.grpc_max_concurrent_streams,
         max_calls: usize::try_from(grpc.grpc_max_calls).unwrap_or(usize::MAX),
         max_message_size: usize::try_from(grpc.grpc_max_message_size).unwrap_or(usize::MAX),
-        needs_domain: settings.rules.healthy_with_at_least_one_config_loaded,
+        needed_domains: settings.rules.needed_domains(),
         threads: match usize::from(grpc.grpc_threads) {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,

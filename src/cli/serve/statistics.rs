@@ -90,7 +90,14 @@ fn mogrifiers(names: &str) -> Result<Vec<Mogrifier>, String> {
     let names = names.split(',').map(str::trim);
     let read = |name: &str| {
         let prefix = format!("DOG_STATSD_MOGRIFIER_{name}");
-        let value = |what: &str| std::env::var(format!("{prefix}_{what}")).unwrap_or_default();
+        // The reference reads the first and documents the second.
+        let documented = format!("DOG_STATSD_MOGRIFIERS_{name}");
+        let value = |what: &str| {
+            let read = |prefix: &str| std::env::var(format!("{prefix}_{what}"));
+            read(&prefix)
+                .or_else(|_| read(&documented))
+                .unwrap_or_default()
+        };
         Mogrifier::new(&value("PATTERN"), &value("NAME"), &value("TAGS"))
             .map_err(|error| format!("{prefix}: {error}"))
     };

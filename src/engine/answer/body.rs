@@ -171,10 +171,8 @@ fn window(said: &Said<'_>) -> String {
     }
 }
 
-/// RFC 3339 in whole seconds, rounded up.
+/// RFC 3339 in whole seconds.
 fn moment(at: Timestamp) -> Option<String> {
-    let secs = at.as_micros().div_euclid(1_000_000) + i64::from(at.as_micros() % 1_000_000 != 0);
-    jiff::Timestamp::from_second(secs)
-        .ok()
-        .map(|at| at.to_string())
+    let at = jiff::Timestamp::from_microsecond(at.whole_second().as_micros());
+    at.ok().map(|at| at.to_string())
 }

@@ -401,7 +401,8 @@ fn thousandths(text: &str) -> Option<u64> {
     Some(whole * 1000 + decimals)
 }
 
-fn duration(text: &str) -> Option<Micros> {
+/// A length of time as rule files have it: `90s`, `15m`, `1h` or `7d`.
+pub fn duration(text: &str) -> Option<Micros> {
     let unit = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit);
     let secs: u64 = match unit {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use fred::util::redis_keyslot;
 
+use super::connected::Home;
 use super::frames::unreadable;
 use super::lease::returns;
 use super::node::Call;
@@ -126,7 +127,17 @@ impl Redis {
             durability: Durability::Usual,
         };
         let slot = redis_keyslot(key.as_str().as_bytes());
-        self.link.run(slot, &call, timeout).await?;
+        for is_per_second in [false, true] {
+            // Which limits the key has is not known here; where it is not there is nothing to forget.
+            if is_per_second && self.link.per_second.is_none() {
+                continue;
+            }
+            let home = Home {
+                slot,
+                is_per_second,
+            };
+            self.link.run(home, &call, timeout).await?;
+        }
         // What this instance has charged in advance is forgotten as well.
         if let Some(lease) = self.link.hot.end_of(&call.keys[0]) {
             returns::give_back(&self.link, &lease, tags).await;

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use tracing::{Instrument, Span};
 
 use super::Link;
+use super::connected::Home;
 use super::lease::held::{Held, Lease};
 use super::lease::returns;
 use super::lease::{Stock, Terms};
@@ -73,7 +74,7 @@ struct Waiting {
 /// One demand on one key.
 #[derive(Debug)]
 pub(super) struct Asking {
-    pub(super) slot: u16,
+    pub(super) home: Home,
     pub(super) key: Bytes,
     /// The packed demand, its hits left out: those that are equal can go together.
     pub(super) demand: Bytes,
@@ -314,7 +315,7 @@ fn groups(waiting: Vec<Waiting>) -> SmallVec<[Vec<Waiting>; 1]> {
 async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
     let (group, batch) = take_leased(link, place, group);
     let Some(Asking {
-        slot,
+        home,
         key,
         demand,
         durability,
@@ -340,7 +341,7 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
     let asked = Instant::now();
     let mut traced = group.iter().map(|waiting| &waiting.span);
     let span = traced.find(|span| !span.is_none()).cloned();
-    let answer = link.run(*slot, &call, link.timeout);
+    let answer = link.run(*home, &call, link.timeout);
     let answer = answer.instrument(span.unwrap_or_else(Span::none)).await;
     let read = answer.map(|answer| match Reply::parse(answer) {
         Some(Reply::Before(at, values)) => values.into_iter().next().map(|value| (at, value)),
@@ -413,7 +414,7 @@ fn hold(
     let id = link.hot.batches.fetch_add(1, Ordering::Relaxed);
     let lease = Lease {
         id,
-        slot: asked.slot,
+        home: asked.home,
         print: asked.print,
         key: asked.key.clone(),
         demand: asked.demand.clone(),
@@ -460,7 +461,7 @@ mod tests {
     fn waiting(key: &'static str, demand: &'static str) -> (Waiting, impl Sized) {
         let (turn, turns) = oneshot::channel();
         let asked = Asking {
-            slot: 0,
+            home: Home::default(),
             key: Bytes::from_static(key.as_bytes()),
             demand: Bytes::from_static(demand.as_bytes()),
             durability: Durability::Usual,

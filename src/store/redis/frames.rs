@@ -6,6 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fred::util::redis_keyslot;
 
 use super::Redis;
+use super::connected::Home;
 use super::node::Call;
 use super::script::Script;
 use crate::limit::Durability;
@@ -35,7 +36,11 @@ impl Redis {
             body: body.freeze(),
             durability: Durability::Usual,
         };
-        let reply = self.link.run(slot, &call, timeout).await?;
+        let home = Home {
+            slot,
+            is_per_second: false,
+        };
+        let reply = self.link.run(home, &call, timeout).await?;
         texts(reply).ok_or_else(unreadable)
     }
 }

@@ -69,7 +69,7 @@ fn hold_refunds<'a, 'l>(part: &Part<'a, 'l>) -> Part<'a, 'l> {
         ..*asked
     };
     Part {
-        slot: part.slot,
+        home: part.home,
         keys: part.keys.clone(),
         demands: part.demands.iter().map(held).collect(),
         places: part.places.clone(),
@@ -133,9 +133,9 @@ async fn give_back(
             durability: Durability::Usual,
         };
         // A task, so that it is made even if nobody waits for it any longer.
-        let (link, slot, count) = (Arc::clone(link), part.slot, charges.len());
+        let (link, home, count) = (Arc::clone(link), part.home, charges.len());
         returns.push(tokio::spawn(async move {
-            let answer = link.run(slot, &call, link.timeout).await;
+            let answer = link.run(home, &call, link.timeout).await;
             if !matches!(answer.map(Reply::parse), Ok(Some(Reply::Done(_)))) {
                 link.lost_give_backs
                     .fetch_add(count as u64, Ordering::Relaxed);
@@ -228,7 +228,7 @@ fn only_refunds<'a, 'l>(part: &Part<'a, 'l>) -> Part<'a, 'l> {
     let refunds = refunds.filter(|(asked, _)| matches!(asked.amount, Amount::Refund(_)));
     let (demands, places) = refunds.map(|(asked, place)| (*asked, *place)).unzip();
     Part {
-        slot: part.slot,
+        home: part.home,
         keys: part.keys.clone(),
         demands,
         places,

@@ -5,11 +5,12 @@ use fred::util::redis_keyslot;
 
 use smallvec::SmallVec;
 
+use super::connected::Home;
 use super::reply::Decided;
 use super::request::Asked;
 use super::value;
 use crate::limit::transaction::{Amount, Demand, Record, transact};
-use crate::limit::{Durability, Hits, Limit};
+use crate::limit::{Durability, Hits, Limit, Unit};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
 
@@ -19,8 +20,8 @@ pub(super) type Records = SmallVec<[(Record, bool); 1]>;
 /// What of a transaction goes into one call.
 #[derive(Debug)]
 pub(super) struct Part<'a, 'l> {
-    /// The hash slot of the keys.
-    pub(super) slot: u16,
+    /// Where the keys are.
+    pub(super) home: Home,
     /// The keys.
     pub(super) keys: Vec<Bytes>,
     /// The demands on them, in the transaction's order.
@@ -29,23 +30,34 @@ pub(super) struct Part<'a, 'l> {
     pub(super) places: Vec<usize>,
 }
 
-/// Cuts `transaction` by hash slot if it goes to a cluster.
+/// Cuts `transaction` by hash slot if it goes to a cluster, and keys of limits per second from the others if there are
+/// servers for them: `per_second` then says whether these are a cluster.
 pub(super) fn split<'a, 'l>(
     transaction: &Transaction<'a, 'l>,
     in_cluster: bool,
+    per_second: Option<bool>,
 ) -> Vec<Part<'a, 'l>> {
     let mut parts: Vec<Part<'a, 'l>> = Vec::with_capacity(1);
     // For each key of the transaction, its part and its place there.
     let mut homes: Vec<(usize, usize)> = Vec::with_capacity(transaction.keys.len());
-    for key in transaction.keys {
-        let slot = if in_cluster {
+    for (index, key) in transaction.keys.iter().enumerate() {
+        let is_per_second = per_second.is_some() && is_per_second(transaction, index);
+        let has_slots = match per_second {
+            Some(in_cluster) if is_per_second => in_cluster,
+            Some(_) | None => in_cluster,
+        };
+        let slot = if has_slots {
             redis_keyslot(key.as_str().as_bytes())
         } else {
             0
         };
-        let found = parts.iter().position(|part| part.slot == slot);
+        let home = Home {
+            slot,
+            is_per_second,
+        };
+        let found = parts.iter().position(|part| part.home == home);
         let home = found.unwrap_or_else(|| {
-            parts.push(Part::new(slot));
+            parts.push(Part::new(home));
             parts.len() - 1
         });
         if let Some(part) = parts.get_mut(home) {
@@ -66,10 +78,26 @@ pub(super) fn split<'a, 'l>(
     parts
 }
 
+/// Whether all that the key remembers is of limits per second. A ban lasts longer, and other limits of the descriptor are
+/// charged with it in one step.
+fn is_per_second(transaction: &Transaction<'_, '_>, key: usize) -> bool {
+    let mut has_any = false;
+    let mut demands = transaction
+        .demands
+        .iter()
+        .filter(|demand| demand.key == key);
+    let only_seconds = demands.all(|demand| {
+        has_any |= !demand.limits.is_empty();
+        let mut limits = demand.limits.iter();
+        demand.ban.is_none() && limits.all(|bound| bound.limit.unit() == Unit::Second)
+    });
+    has_any && only_seconds
+}
+
 impl<'a, 'l> Part<'a, 'l> {
-    fn new(slot: u16) -> Self {
+    fn new(home: Home) -> Self {
         Self {
-            slot,
+            home,
             keys: Vec::with_capacity(1),
             demands: Vec::with_capacity(1),
             places: Vec::with_capacity(1),
@@ -204,9 +232,9 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
+    use crate::limit::Algorithm;
     use crate::limit::period::Zone;
     use crate::limit::transaction::{Bound, Role};
-    use crate::limit::{Algorithm, Limit, Unit};
     use crate::store::Key;
 
     fn limit(random: &mut SmallRng, algorithm: u32) -> Limit {
@@ -259,6 +287,7 @@ mod tests {
                         timeout: Duration::ZERO,
                     },
                     false,
+                    None,
                 );
                 // What is charged in advance is decided later than it was charged.
                 let now = at + crate::time::Micros::new(random.random_range(0..2) * 700_000);

@@ -264,7 +264,7 @@ mod tests {
             now: None,
             timeout: Duration::ZERO,
         };
-        run(&part::split(&transaction, false)[0])
+        run(&part::split(&transaction, false, None)[0])
     }
 
     fn wait(decided: &Decided) -> Option<Micros> {

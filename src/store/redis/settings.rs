@@ -36,6 +36,9 @@ pub struct Settings {
     pub timeout: Duration,
     /// How many replicas must have a charge before it counts where the limit asks for that; at least 1.
     pub wait_replicas: u8,
+    /// The servers of the limits per second, if they are others. Of theirs only `servers`, `credentials`, `database`, `tls`
+    /// and `connect_timeout` count; the rest is as here.
+    pub per_second: Option<Box<Settings>>,
 }
 
 /// Which servers hold the keys.
@@ -164,6 +167,7 @@ impl Settings {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             timeout: DEFAULT_TIMEOUT,
             wait_replicas: 1,
+            per_second: None,
         }
     }
 }

@@ -55,6 +55,12 @@ impl Setup {
         }
     }
 
+    /// With another rule file.
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
+        self.rules.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     /// With a setting.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::combine::{Asking, Read, Runs, extend};
+use super::super::connected::Home;
 use super::super::refusals::Heard;
 use super::{LEASE_FOR, Pace, Stock};
 use crate::limit::{Durability, Hits};
@@ -41,7 +42,7 @@ struct Known {
 pub(in super::super) struct Lease {
     /// Counted up, to find it again.
     pub(in super::super) id: u64,
-    pub(in super::super) slot: u16,
+    pub(in super::super) home: Home,
     /// A hash of the key.
     pub(in super::super) print: u64,
     pub(in super::super) key: Bytes,
@@ -224,7 +225,7 @@ mod tests {
         let limit = limit.expect("a limit").leased(lease::Lease::parse("1%"));
         let limits = smallvec::smallvec![limit];
         Asking {
-            slot: 0,
+            home: Home::default(),
             key: Bytes::from(print.to_string()),
             demand: Bytes::from_static(b"demand"),
             durability: Durability::Usual,
@@ -245,7 +246,7 @@ mod tests {
         let (stock, _) = Stock::new(terms, Record::default(), at, &before, BATCH);
         Lease {
             id,
-            slot: 0,
+            home: Home::default(),
             print: asked.print,
             key: asked.key.clone(),
             demand: asked.demand.clone(),

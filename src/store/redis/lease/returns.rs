@@ -85,7 +85,7 @@ pub(in super::super) async fn give_back(link: &Link, lease: &Lease, but: &[Tag])
         durability: Durability::Usual,
     };
     let timeout = link.timeout.max(PATIENCE);
-    let answer = link.run(lease.slot, &call, timeout).await;
+    let answer = link.run(lease.home, &call, timeout).await;
     if !matches!(answer.map(Reply::parse), Ok(Some(Reply::Done(_)))) {
         link.lost_give_backs.fetch_add(1, Ordering::Relaxed);
     }

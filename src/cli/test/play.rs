@@ -1,0 +1,252 @@
+//! A test run: its own engine on the embedded store, and a clock that moves when the test says so.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use super::file::{Step, Test};
+use crate::engine::{self, Answer, Code, Engine, Request};
+use crate::rules::compile::duration;
+use crate::rules::diagnostic::did_you_mean;
+use crate::rules::written::{self, Pairs};
+use crate::rules::{Descriptor, Entry, RuleSet};
+use crate::store::Store;
+use crate::store::embedded::Embedded;
+use crate::telemetry::metrics::Metrics;
+use crate::time::{Clock, ManualClock, Timestamp};
+
+/// The most keys that a test may use.
+const MAX_KEYS: usize = 1 << 20;
+
+/// The most requests of one step.
+const MAX_TIMES: u32 = 1_000_000;
+
+/// After so many differences no more are told.
+const MAX_DIFFERENCES: usize = 20;
+
+/// What may be expected of an answer.
+const FIELDS: [&str; 11] = [
+    "body",
+    "decision",
+    "domain",
+    "headers",
+    "limit",
+    "plan",
+    "reason",
+    "remaining",
+    "retry_after",
+    "rule",
+    "statuses",
+];
+
+/// Runs a test; what was other than expected. The error is what is wrong with the test itself.
+pub(super) async fn play(test: &Test, rules: RuleSet) -> Result<Vec<String>, String> {
+    let domain = domain(test, &rules)?;
+    let begin: jiff::Timestamp = test.at.parse().map_err(|_| {
+        format!(
+            "`at: {}` is no moment, such as 2026-01-31T12:00:00Z",
+            test.at
+        )
+    })?;
+    let (clock, hand) = Clock::manual(Timestamp::from_micros(begin.as_microsecond()));
+    let store = Store::Embedded(Embedded::new(MAX_KEYS, clock.clone()));
+    let engine = Engine::new(store, engine::Settings::default(), clock, Metrics::new());
+    engine.install(rules);
+    let player = Player {
+        engine,
+        hand,
+        domain,
+    };
+    let mut differences = Vec::new();
+    for (number, step) in (1..).zip(&test.steps) {
+        let found = player
+            .step(step)
+            .await
+            .map_err(|error| format!("step {number}: {error}"))?;
+        differences.extend(
+            found
+                .into_iter()
+                .map(|found| format!("step {number}{found}")),
+        );
+        if differences.len() >= MAX_DIFFERENCES {
+            differences.truncate(MAX_DIFFERENCES);
+            differences.push("… and perhaps more".to_owned());
+            break;
+        }
+    }
+    Ok(differences)
+}
+
+/// The domain that a test is about.
+fn domain(test: &Test, rules: &RuleSet) -> Result<String, String> {
+    let mut known: Vec<&str> = rules.domains.keys().map(String::as_str).collect();
+    known.sort_unstable();
+    match (&test.domain, known.as_slice()) {
+        (Some(named), _) if rules.domains.get(named).is_some() => Ok(named.clone()),
+        (Some(named), _) => Err(format!("no rules are for the domain `{named}`")),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, _) => Err(format!("say which `domain` it is: {}", known.join(", "))),
+    }
+}
+
+struct Player {
+    engine: Engine,
+    hand: ManualClock,
+    domain: String,
+}
+
+impl Player {
+    async fn step(&self, step: &Step) -> Result<Vec<String>, String> {
+        match (&step.request, &step.advance, &step.plan) {
+            (Some(descriptors), None, None) => self.request(descriptors.all(), step).await,
+            (None, Some(time), None) => {
+                let time = duration(time).ok_or_else(|| {
+                    format!("`{time}` is no length of time, such as 90s, 15m, 1h or 31d")
+                })?;
+                self.hand.advance(time);
+                Ok(Vec::new())
+            }
+            (None, None, Some(plans)) => {
+                for (subject, plan) in plans {
+                    self.assign(subject, plan).await?;
+                }
+                Ok(Vec::new())
+            }
+            _ => Err("a step is one of `request`, `advance` and `plan`".to_owned()),
+        }
+    }
+
+    async fn request(&self, descriptors: &[String], step: &Step) -> Result<Vec<String>, String> {
+        let nothing = Map::new();
+        let expect = step.expect.as_ref().unwrap_or(&nothing);
+        if let Some(unknown) = expect.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+            let near = did_you_mean(unknown, FIELDS);
+            let near = near.map(|near| format!("; did you mean `{near}`?"));
+            return Err(format!(
+                "nothing of an answer is named `{unknown}`{}",
+                near.unwrap_or_default()
+            ));
+        }
+        let times = step.times.unwrap_or(1);
+        if !(1..=MAX_TIMES).contains(&times) {
+            return Err(format!("`times` is a number from 1 to {MAX_TIMES}"));
+        }
+        let read = |text: &String| {
+            let pairs = written::pairs(text);
+            pairs.ok_or_else(|| format!("`{text}` is not written like key=value,key=value"))
+        };
+        let pairs: Vec<Pairs> = descriptors.iter().map(read).collect::<Result<_, _>>()?;
+        let mut found = Vec::new();
+        for time in 1..=times {
+            let answer = self.ask(&pairs, step.hits.unwrap_or(1)).await?;
+            let mut place = String::new();
+            if times > 1 {
+                // Writing to a String cannot fail.
+                let _ = write!(place, ", {time} of {times}");
+            }
+            let _ = write!(place, ", {}", descriptors.join("; "));
+            let wanted = Value::Object(expect.clone());
+            compare(&wanted, &answer, "", &mut |path, wanted, answer| {
+                found.push(format!("{place}: {path} is {answer}, not {wanted}"));
+            });
+            if found.len() >= MAX_DIFFERENCES {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is answered now.
+    async fn ask(&self, pairs: &[Pairs], hits: u32) -> Result<Value, String> {
+        let descriptors = pairs.iter().map(|pairs| Descriptor {
+            entries: written::entries(pairs),
+            ..Descriptor::default()
+        });
+        let request = Request {
+            domain: &self.domain,
+            hits_addend: hits,
+            descriptors: descriptors.collect(),
+        };
+        let told = self.engine.check(&request, Instant::now(), None, shown);
+        told.await.map_err(|rejection| rejection.to_string())
+    }
+
+    async fn assign(&self, subject: &str, plan: &str) -> Result<(), String> {
+        let pairs = written::pairs(subject).unwrap_or_default();
+        let [(key, value)] = pairs.as_slice() else {
+            return Err(format!("`{subject}` is not written like key=value"));
+        };
+        let known = self.engine.with_rules(|rules| {
+            let domain = rules.domains.get(&self.domain)?;
+            let entry = Entry { key, value };
+            let place = engine::key::standing("", domain, entry);
+            Some((domain.plans.contains_key(plan), place))
+        });
+        let Some((true, place)) = known.flatten() else {
+            return Err(format!("there is no plan `{plan}`"));
+        };
+        let assigned = |standing| crate::directory::Standing {
+            plan: Some(plan.to_owned()),
+            ..standing
+        };
+        let (directory, store) = (self.engine.directory(), self.engine.store());
+        let change = directory.change(store, &place, Duration::from_secs(1), assigned);
+        change.await.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// An answer as tests name its parts: those of the decision's metadata, and the rest beside them.
+fn shown(answer: &Answer<'_>) -> Value {
+    let word = |code| match code {
+        Code::Ok => "ok",
+        Code::OverLimit => "over_limit",
+    };
+    let mut shown = json!(answer.metadata);
+    if !shown.is_object() {
+        shown = json!({});
+    }
+    let headers = answer.headers.iter();
+    let headers = headers.map(|header| (header.name.to_string(), json!(header.value)));
+    let status = |status: &engine::Status<'_>| {
+        json!({
+            "decision": word(status.code),
+            "remaining": status.remaining,
+            "reset": status.reset_secs,
+            "limit": status.limit.as_ref().and_then(|limit| limit.name.as_deref()),
+        })
+    };
+    let body = answer.body.as_deref().unwrap_or_default();
+    shown["decision"] = word(answer.overall).into();
+    shown["headers"] = Value::Object(headers.collect());
+    shown["statuses"] = answer.statuses.iter().map(status).collect();
+    shown["body"] = serde_json::from_str(body).unwrap_or_else(|_| body.into());
+    shown
+}
+
+/// Tells where `found` is other than `wanted`. Of an object only what is wanted counts; a list is the same as a whole.
+fn compare(
+    wanted: &Value,
+    found: &Value,
+    path: &str,
+    differ: &mut impl FnMut(&str, &Value, &Value),
+) {
+    match (wanted, found) {
+        (Value::Object(wanted), Value::Object(_)) => {
+            for (name, wanted) in wanted {
+                let path = match path {
+                    "" => name.clone(),
+                    above => format!("{above}.{name}"),
+                };
+                compare(wanted, &found[name], &path, differ);
+            }
+        }
+        (Value::Array(wanted), Value::Array(found)) if wanted.len() == found.len() => {
+            for (place, (wanted, found)) in wanted.iter().zip(found).enumerate() {
+                compare(wanted, found, &format!("{path}[{place}]"), differ);
+            }
+        }
+        (wanted, found) if wanted == found => {}
+        (wanted, found) => differ(path, wanted, found),
+    }
+}

@@ -1,0 +1,111 @@
+//! The servers of a store: one or a cluster, and where among two of these a key lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::cluster::Cluster;
+use super::connect::Connector;
+use super::node::{Call, NoAnswer, Node};
+use super::refusals::Refusals;
+use super::settings::{Servers, Settings, SettingsError};
+use crate::store::StoreError;
+
+/// Where a key lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Home {
+    /// The hash slot; 0 where there are none.
+    pub(super) slot: u16,
+    /// Whether it is among the servers for limits per second.
+    pub(super) is_per_second: bool,
+}
+
+/// One server, or those of a cluster.
+#[derive(Debug)]
+pub(super) enum Connected {
+    One(Box<Node>),
+    Cluster(Cluster),
+}
+
+impl Connected {
+    /// Begins to connect.
+    pub(super) fn start(
+        settings: &Settings,
+        refusals: &Arc<Refusals>,
+    ) -> Result<Self, SettingsError> {
+        let connector = Connector::new(settings, Arc::clone(refusals))?;
+        Ok(match &settings.servers {
+            Servers::Cluster(seeds) => Connected::Cluster(Cluster::start(connector, seeds)?),
+            one @ (Servers::Single(_) | Servers::Unix(_) | Servers::Sentinel { .. }) => {
+                Connected::One(Box::new(connector.single(one)?))
+            }
+        })
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Connected::Cluster(_))
+    }
+
+    /// Runs a script where `slot` is.
+    pub(super) async fn run(
+        &self,
+        slot: u16,
+        call: &Call,
+        timeout: Duration,
+    ) -> Result<Bytes, StoreError> {
+        match self {
+            Connected::Cluster(cluster) => cluster.run(slot, call, timeout).await,
+            Connected::One(node) => match node.run(call, (None, false), timeout).await {
+                Ok(answer) => Ok(answer),
+                Err(NoAnswer::Failed(error)) => Err(error),
+                Err(NoAnswer::Moved(_) | NoAnswer::Ask(_) | NoAnswer::TryAgain) => {
+                    let reason = "the server belongs to a cluster: REDIS_TYPE must be cluster";
+                    Err(StoreError::Refused(reason.to_owned()))
+                }
+            },
+        }
+    }
+
+    /// See [`Node::watch`].
+    pub(super) async fn watch(&self, slot: u16, key: &[u8], timeout: Duration) -> Option<Bytes> {
+        match self {
+            Connected::Cluster(cluster) => cluster.watch(slot, key, timeout).await,
+            Connected::One(node) => node.watch(key, timeout).await,
+        }
+    }
+
+    /// In a cluster all masters must answer, and every slot must have one.
+    pub(super) async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
+        match self {
+            Connected::One(node) => node.ping(timeout).await,
+            Connected::Cluster(cluster) => cluster.ping(timeout).await,
+        }
+    }
+
+    /// See [`Node::prepare`].
+    pub(super) fn prepare(&self) {
+        match self {
+            Connected::One(node) => node.prepare(),
+            Connected::Cluster(cluster) => cluster.prepare(),
+        }
+    }
+
+    /// Calls `each` with every server that has keys.
+    pub(super) fn each(&self, mut each: impl FnMut(&Node)) {
+        match self {
+            Connected::One(node) => each(node),
+            Connected::Cluster(cluster) => {
+                cluster.masters().iter().for_each(|node| each(node));
+            }
+        }
+    }
+
+    /// How often another server took over.
+    pub(super) fn failovers(&self) -> u64 {
+        match self {
+            Connected::One(node) => node.moves(),
+            Connected::Cluster(cluster) => cluster.failovers(),
+        }
+    }
+}
