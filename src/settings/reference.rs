@@ -7,23 +7,7 @@ use clap::{Args, Command};
 use super::Settings;
 
 /// Each variable, and why it has no effect or what to use instead: the rest of a sentence that begins with its name.
-pub const WITHOUT_EFFECT: [(&str, &str); 43] = [
-    ("CONFIG_TYPE", FILES),
-    ("CONFIG_GRPC_XDS_NODE_ID", FILES),
-    ("CONFIG_GRPC_XDS_NODE_METADATA", FILES),
-    ("CONFIG_GRPC_XDS_SERVER_URL", FILES),
-    ("CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL", FILES),
-    ("CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS", FILES),
-    ("CONFIG_GRPC_XDS_SERVER_USE_TLS", FILES),
-    ("CONFIG_GRPC_XDS_CLIENT_TLS_CERT", FILES),
-    ("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", FILES),
-    ("CONFIG_GRPC_XDS_SERVER_TLS_CACERT", FILES),
-    ("CONFIG_GRPC_XDS_SERVER_TLS_SAN", FILES),
-    ("XDS_CLIENT_BACKOFF_INITIAL_INTERVAL", FILES),
-    ("XDS_CLIENT_BACKOFF_MAX_INTERVAL", FILES),
-    ("XDS_CLIENT_BACKOFF_RANDOM_FACTOR", FILES),
-    ("XDS_CLIENT_BACKOFF_JITTER", FILES),
-    ("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", FILES),
+pub const WITHOUT_EFFECT: [(&str, &str); 27] = [
     ("REDIS_POOL_SIZE", ONE_CONNECTION),
     ("REDIS_PIPELINE_WINDOW", ONE_CONNECTION),
     ("REDIS_PIPELINE_LIMIT", ONE_CONNECTION),
@@ -71,8 +55,6 @@ pub const WITHOUT_EFFECT: [(&str, &str); 43] = [
     ),
 ];
 
-const FILES: &str = "rules are read from files; use RUNTIME_ROOT or RULES_DIR";
-
 const ONE_CONNECTION: &str = "calls share a connection to each server of Redis and are pipelined on it as they come, \
      to all servers at once; there is nothing to set, and STORE_TIMEOUT bounds how long a call may take";
 
@@ -89,11 +71,9 @@ pub(super) const MEMCACHE: &str = "BACKEND_TYPE=memcache is not supported, since
 /// A sentence for each variable that is set and has no effect. One that is set to false or 0 asks for what is so anyway.
 pub fn without_effect(value: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let asks = |value: &str| !matches!(value, "" | "0" | "f" | "F" | "FALSE" | "false" | "False");
-    let settings = variables();
     WITHOUT_EFFECT
         .iter()
         .filter(|(variable, _)| value(variable).as_deref().is_some_and(asks))
-        .filter(|(variable, _)| !settings.iter().any(|setting| setting == variable))
         .map(|(variable, instead)| format!("{variable} has no effect: {instead}"))
         .collect()
 }

@@ -30,11 +30,6 @@ fn of_the_reference() -> Vec<(String, String)> {
     text.lines().map(pair).collect()
 }
 
-/// Those that the source of rules over xDS reads.
-fn is_xds(name: &str) -> bool {
-    name == "CONFIG_TYPE" || name.starts_with("CONFIG_GRPC_XDS_") || name.starts_with("XDS_CLIENT_")
-}
-
 fn is_without_effect(name: &str) -> bool {
     WITHOUT_EFFECT.iter().any(|(variable, _)| *variable == name)
 }
@@ -47,7 +42,7 @@ fn every_variable_is_a_setting_or_is_said_to_have_no_effect() {
         let is_setting = settings.contains(name);
         assert!(is_setting || is_without_effect(name), "{name} is ignored");
         let both = is_setting && is_without_effect(name);
-        assert!(is_xds(name) || !both, "{name} is both");
+        assert!(!both, "{name} is both");
     }
 }
 
@@ -73,10 +68,10 @@ fn every_variable_is_documented_as_it_is() {
             .iter()
             .find(|(variable, _)| *variable == name);
         match advice {
-            Some((_, advice)) if !is_xds(&name) => {
+            Some((_, advice)) => {
                 assert_eq!(said, format!("no effect: {advice}"), "{name}");
             }
-            _ => assert!(!said.starts_with("no effect"), "{name}"),
+            None => assert!(!said.starts_with("no effect"), "{name}"),
         }
         if !default.is_empty() && said == "as there" {
             let found = default_of(&help, &name).unwrap_or(default.clone());
@@ -85,7 +80,7 @@ fn every_variable_is_documented_as_it_is() {
     }
     for (name, advice) in WITHOUT_EFFECT {
         let said = documented(&text, name);
-        assert!(is_xds(name) || said.ends_with(advice), "{name}");
+        assert!(said.ends_with(advice), "{name}");
     }
 }
 
@@ -111,11 +106,12 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 
 #[test]
 fn each_variable_without_effect_is_a_line_at_the_start() {
-    let others = || WITHOUT_EFFECT.into_iter().filter(|(name, _)| !is_xds(name));
     let with = |setup: Setup, (name, _): (&str, &str)| setup.env(name, "hunter2");
-    let setup = others().fold(Setup::rules("domain: d"), with);
+    let setup = WITHOUT_EFFECT
+        .into_iter()
+        .fold(Setup::rules("domain: d"), with);
     let log = setup.env("MEMCACHE_TLS", "false").start_ready().log();
-    for (name, advice) in others() {
+    for (name, advice) in WITHOUT_EFFECT {
         let line = format!("{name} has no effect: {advice}");
         let found = log.iter().filter(|said| said.contains(&line)).count();
         assert_eq!(found, usize::from(name != "MEMCACHE_TLS"), "{line}");
