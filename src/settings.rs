@@ -5,7 +5,7 @@
 //! - [`values`]: durations, booleans and secrets as they are written
 //! - [`xds`]: rules from a management server
 //! - [`per_second`]: a second Redis
-//! - [`reference`]: variables of envoyproxy/ratelimit that have no effect
+//! - [`mod@reference`]: variables of envoyproxy/ratelimit that have no effect
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,8 @@
 //!
 //! A stream of `StreamAggregatedResources` (state of the world) or `DeltaAggregatedResources` for all resources of one type.
 //! Each response is compiled and swapped in as a whole, by the path that files take, and acknowledged; or refused with what is
-//! wrong with it, and the rules before stay. They also stay while the server is away.
+//! wrong with it, and the rules before stay. They also stay while the server is away. What is the same as before is not loaded
+//! again.
 //!
 //! - [`connect`]: the connection, and what it is made with
 //! - [`backoff`]: how long to wait before the next
@@ -36,7 +37,7 @@ mod resource;
 
 use backoff::Backoff;
 use connect::{Connector, Trouble};
-use held::{Bounded, Held, Named};
+use held::{Held, Named};
 
 /// The type of the resources.
 pub const TYPE_URL: &str = "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig";
@@ -81,7 +82,20 @@ pub struct Client {
     backoff: Backoff,
     /// Whether the stream that is open, or the last one, had an answer.
     answered: bool,
+    /// What was sent last, by its fingerprint, and what came of it.
+    last: Option<(u128, Result<(), String>)>,
+    /// The waits before the same is refused again.
+    insistence: Backoff,
 }
+
+/// Some servers answer a refusal by sending the same again, at once and without end. What is said to that is said later and
+/// later, and no later than this, since such a server has nothing new to say before it has heard it.
+const INSISTENCE: backoff::Settings = backoff::Settings {
+    initial: Duration::from_secs(1),
+    connect: Duration::from_secs(1),
+    max: Duration::from_secs(10),
+    jitter: 0.5,
+};
 
 impl Client {
     /// A client that puts rules in by `installer`. The error says what is wrong with the settings or the TLS files.
@@ -93,6 +107,8 @@ impl Client {
             installer: Arc::new(installer),
             held: Held::default(),
             answered: false,
+            last: None,
+            insistence: Backoff::new(INSISTENCE),
         })
     }
 
@@ -160,7 +176,7 @@ impl Client {
         };
         ended.map_err(|status| {
             if is_too_large(&status) {
-                let problem = Failure::Untaken(status.message().to_owned());
+                let problem = Failure::Untaken(line(status.message()));
                 reload::log(&self.installer.install(Err(problem)));
             }
             Trouble::Stream(Box::new(status))
@@ -172,8 +188,9 @@ impl Client {
         mut client: AggregatedDiscoveryServiceClient<Channel>,
     ) -> Result<(), Status> {
         let (requests, receiver) = mpsc::channel(QUEUE);
+        // Without the version that holds: Envoy Gateway counts from 1 again when it is restarted, and would not send rules
+        // that have changed meanwhile under a version that was used before.
         let first = DiscoveryRequest {
-            version_info: self.held.version.clone(),
             node: Some(self.node()),
             type_url: TYPE_URL.to_owned(),
             ..DiscoveryRequest::default()
@@ -250,8 +267,7 @@ impl Client {
             version: String::new(),
             any,
         });
-        self.install(held::bounded(resources.map(Arc::new).collect()))
-            .await?;
+        self.install(resources.map(Arc::new).collect()).await?;
         self.held.version = response.version_info;
         Ok(())
     }
@@ -260,28 +276,40 @@ impl Client {
     async fn take_delta(&mut self, response: DeltaDiscoveryResponse) -> Result<(), String> {
         self.held
             .change(response.resources, &response.removed_resources);
-        self.install(held::bounded(self.held.received())).await?;
+        self.install(self.held.received()).await?;
         self.held.accept();
         Ok(())
     }
 
-    /// The error is what the server is told.
-    async fn install(&self, resources: Bounded) -> Result<(), String> {
+    /// The error is what the server is told. The same again has the same outcome, and is not counted.
+    async fn install(&mut self, mut resources: Vec<Arc<Named>>) -> Result<(), String> {
+        let fingerprint = held::fingerprint(&mut resources);
+        if let Some((_, outcome)) = self.last.as_ref().filter(|last| last.0 == fingerprint) {
+            if outcome.is_err() {
+                tokio::time::sleep(self.insistence.next(false, rand::random())).await;
+            }
+            return outcome.clone();
+        }
+        self.insistence = Backoff::new(INSISTENCE);
         let installer = Arc::clone(&self.installer);
         // Compiling many rules takes a while.
         let installed = tokio::task::spawn_blocking(move || {
-            let result = installer.install(resources.map(held::written));
+            let bounded = held::bounded(resources);
+            let written = bounded.map(|resources| held::written(resources, fingerprint));
+            let result = installer.install(written);
             reload::log(&result);
             result
         });
-        match installed.await {
+        let outcome = match installed.await {
             Ok(Ok(Loaded { .. })) => Ok(()),
-            Ok(Err(failure)) => Err(failure.to_string()),
+            Ok(Err(failure)) => Err(reload::shortened(failure.to_string(), MAX_DETAIL)),
             Err(_) => {
                 error!("loading the rules made the service panic, and those before stay");
                 Err("internal error".to_owned())
             }
-        }
+        };
+        self.last = Some((fingerprint, outcome.clone()));
+        outcome
     }
 
     fn node(&self) -> Node {
@@ -315,13 +343,23 @@ impl Client {
 fn refusal(text: String) -> rpc::Status {
     rpc::Status {
         code: Code::InvalidArgument.into(),
-        message: reload::shortened(text, MAX_DETAIL),
+        message: text,
         details: Vec::new(),
     }
 }
 
 fn unasked(type_url: &str) {
-    warn!("the management server sent resources that it was not asked for, of the type {type_url}");
+    let kind = line(type_url);
+    warn!("the management server sent resources that it was not asked for, of the type {kind}");
+}
+
+/// How much of a text of the server is logged, in characters.
+const MAX_LINE: usize = 512;
+
+/// A text of the server as a part of one line of the log.
+fn line(text: &str) -> String {
+    let escaped = text.chars().take(MAX_LINE).flat_map(char::escape_debug);
+    escaped.collect()
 }
 
 /// Whether a message was beyond the bound of this client.

@@ -183,7 +183,7 @@ pub fn log(result: &Result<Loaded, Failure>) {
             rules = loaded.rules,
             files = loaded.files,
             "loaded the rules of {}",
-            loaded.domains.join(", ")
+            loaded.domains.join(", ").escape_debug()
         ),
         Err(Failure::Rejected(report)) => {
             error!("the rules have errors, and those before stay\n{report}");

@@ -72,7 +72,7 @@ pub enum Trouble {
     #[error("{}", causes(.0))]
     Transport(#[from] tonic::transport::Error),
     /// The stream ended.
-    #[error("{}: {}", .0.code(), .0.message())]
+    #[error("{}: {}", .0.code(), super::line(.0.message()))]
     Stream(Box<Status>),
 }
 

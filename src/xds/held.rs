@@ -23,13 +23,10 @@ pub(super) struct Named {
     pub(super) any: Any,
 }
 
-/// Resources of which there are not too many.
-pub(super) type Bounded = Result<Vec<Arc<Named>>, Failure>;
-
 /// What has come, by the rules of the two protocols.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Of the last response that was taken; state of the world only.
+    /// Of the last response that was taken, for the refusals of those after it; state of the world only.
     pub(super) version: String,
     /// By name, what holds; delta only.
     applied: BTreeMap<String, Arc<Named>>,
@@ -73,7 +70,7 @@ impl Held {
 }
 
 /// The same, if they are not too many or too large together.
-pub(super) fn bounded(resources: Vec<Arc<Named>>) -> Bounded {
+pub(super) fn bounded(resources: Vec<Arc<Named>>) -> Result<Vec<Arc<Named>>, Failure> {
     if resources.len() > MAX_RESOURCES {
         let problem = format!("more than {MAX_RESOURCES} resources");
         return Err(Failure::Untaken(problem));
@@ -86,18 +83,23 @@ pub(super) fn bounded(resources: Vec<Arc<Named>>) -> Bounded {
     Ok(resources)
 }
 
-/// The resources read.
-pub(super) fn written(resources: Vec<Arc<Named>>) -> Written {
+/// Puts resources in an order that hangs on nothing else, since servers send them in any; what they have then differs when
+/// they do, and is the same for all instances.
+pub(super) fn fingerprint(resources: &mut [Arc<Named>]) -> u128 {
+    resources.sort_by(|a, b| a.any.value.cmp(&b.any.value));
     let mut hasher = SipHasher13::new();
-    let mut trees = Vec::with_capacity(resources.len());
     for named in resources {
-        named.any.value.hash(&mut hasher);
-        trees.push(resource::read(&named.any, &named.name));
+        (&named.any.type_url, &named.any.value).hash(&mut hasher);
     }
-    Written {
-        form: Form::Trees(trees),
-        fingerprint: hasher.finish128().as_u128(),
-    }
+    hasher.finish128().as_u128()
+}
+
+/// The resources read.
+pub(super) fn written(resources: Vec<Arc<Named>>, fingerprint: u128) -> Written {
+    let trees = resources.iter();
+    let trees = trees.map(|named| resource::read(&named.any, &named.name));
+    let form = Form::Trees(trees.collect());
+    Written { form, fingerprint }
 }
 
 #[cfg(test)]
@@ -121,6 +123,17 @@ mod tests {
         let large = named(1 << 20);
         assert!(bounded(vec![Arc::clone(&large); 256]).is_ok());
         assert!(bounded(vec![large; 257]).is_err());
+    }
+
+    #[test]
+    fn the_order_of_resources_does_not_matter() {
+        let print = |sizes: &[usize]| {
+            let mut resources: Vec<_> = sizes.iter().copied().map(named).collect();
+            fingerprint(&mut resources)
+        };
+        assert_eq!(print(&[1, 2, 3]), print(&[3, 1, 2]));
+        assert_ne!(print(&[1, 2, 3]), print(&[1, 2]));
+        assert_ne!(print(&[1, 2]), print(&[3]));
     }
 
     #[test]

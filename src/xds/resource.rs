@@ -12,7 +12,7 @@ use prost_reflect::{
 };
 use tracing::warn;
 
-use super::{Any, TYPE_URL};
+use super::{Any, TYPE_URL, line};
 use crate::grpc::DESCRIPTORS;
 use crate::rules::file::{
     Key, MAX_DEPTH, MAX_ERRORS, MAX_NODES, Node, Parsed, Span, SyntaxError, Value,
@@ -64,7 +64,7 @@ pub(super) fn read(any: &Any, name: &str) -> (String, Parsed<'static>) {
     let root = walk.message(&message, 0);
     if !walk.unknown.is_empty() {
         let fields: Vec<String> = walk.unknown.into_iter().collect();
-        let fields = fields.join(", ");
+        let (fields, name) = (fields.join(", "), line(&name));
         warn!("{name} has fields that this version does not know, and leaves out: {fields}");
     }
     (name, (root, walk.errors))
@@ -242,5 +242,79 @@ fn error(message: impl Into<String>) -> SyntaxError {
         message: message.into(),
         span: Span::default(),
         help: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+    use serde_json::json;
+
+    use super::*;
+    use crate::rules::compile::{Options, compile_trees};
+
+    fn bytes(json: serde_json::Value) -> Vec<u8> {
+        let config = CONFIG.clone().expect("descriptors");
+        let message = DynamicMessage::deserialize(config, json);
+        message.expect("its JSON").encode_to_vec()
+    }
+
+    fn resource(value: Vec<u8>) -> (String, Parsed<'static>) {
+        let type_url = TYPE_URL.to_owned();
+        read(&Any { type_url, value }, "7")
+    }
+
+    #[test]
+    fn mutated_resources_never_panic() {
+        let whole = bytes(json!({"name": "n", "domain": "d", "timeZone": "UTC",
+        "costs": [{"key": "path", "cost": 0.5}],
+        "plans": [{"name": "free", "limits": [{"requestsPerUnit": 3, "unit": "DAY"}]}],
+        "descriptors": [
+            {"key": "user", "plan": {"from": "directory", "default": "free"},
+             "ban": {"after": 100, "within": "MINUTE", "for": "1h"}},
+            {"key": "a", "value": "b*", "metadata": {"a": [1, null, {"b": true}]}, "descriptors": [
+                {"key": "c", "rateLimits": [{"requestsPerUnit": 4, "unit": "WEEK", "burst": 1.5}]},
+            ]},
+        ]}));
+        let mut random = SmallRng::seed_from_u64(7);
+        let (mut taken, mut refused) = (0, 0);
+        for _ in 0..5000 {
+            let mut value = whole.clone();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..value.len());
+                match random.random_range(0..3) {
+                    0 => value[at] = random.random(),
+                    1 => value[at] ^= 1 << random.random_range(0..8),
+                    _ => value.truncate(at.max(1)),
+                }
+            }
+            match compile_trees(vec![resource(value)], Options::default()) {
+                Ok(_) => taken += 1,
+                Err(report) => {
+                    assert!(report.has_errors() && !report.to_string().is_empty());
+                    refused += 1;
+                }
+            }
+        }
+        assert!(taken > 10 && refused > 1000, "{taken} {refused}");
+    }
+
+    #[test]
+    fn a_resource_is_called_by_its_name_and_what_is_unknown_is_left_out() {
+        let mut value = bytes(json!({"name": "edge", "domain": "d"}));
+        // Field 999, a number.
+        value.extend([0xb8, 0x3e, 1]);
+        let (name, (root, errors)) = resource(value);
+        assert_eq!((name.as_str(), errors), ("resource edge", Vec::new()));
+        let Some(Value::Map(fields)) = root.map(|root| root.value) else {
+            panic!("no mapping");
+        };
+        let fields: Vec<_> = fields.iter().map(|(key, _)| &*key.text).collect();
+        assert_eq!(fields, ["domain"]);
+        let (name, (root, errors)) = resource(vec![0xff]);
+        assert_eq!((name.as_str(), errors.len()), ("resource 7", 1));
+        assert!(root.is_none());
     }
 }

@@ -203,6 +203,22 @@ fn a_refusal_is_bounded() {
 }
 
 #[test]
+fn what_a_server_names_is_one_line_of_the_log() {
+    let management = ManagementServer::start();
+    let server = follow(&management, "GRPC_XDS_SOTW").start();
+    let forged = "a\nERROR forged";
+    management.set_json(&[domain(forged, 10)]);
+    wait_for(&server, forged, Some(10));
+    server.wait_for_log(r"loaded the rules of a\nERROR forged");
+    let wrong =
+        json!({"name": forged, "domain": forged, "descriptors": [{"key": forged, "plan": {}}]});
+    management.set_json(&[wrong]);
+    server.wait_for_log("--> resource a ERROR forged");
+    let forges = |line: &String| line.starts_with("ERROR");
+    assert!(!server.log().iter().any(forges), "{:?}", server.log());
+}
+
+#[test]
 fn the_server_learns_who_asks_and_sees_the_headers() {
     for variant in VARIANTS {
         let management = ManagementServer::start();

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -47,6 +49,7 @@ pub(crate) struct Said {
     pub(crate) nonce: String,
     /// Why a response is refused.
     pub(crate) error: Option<String>,
+    pub(crate) at: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -55,6 +58,8 @@ struct Ads {
     state: watch::Sender<(u64, Named)>,
     said: Arc<Mutex<Vec<Said>>>,
     heads: Arc<Mutex<Vec<MetadataMap>>>,
+    /// Whether what is refused is sent again at once, as go-control-plane does. State of the world only.
+    insists: Arc<AtomicBool>,
 }
 
 type Named = BTreeMap<String, (String, Any)>;
@@ -86,6 +91,7 @@ impl ManagementServer {
             state: watch::Sender::default(),
             said: Arc::default(),
             heads: Arc::default(),
+            insists: Arc::default(),
         };
         // Connections of the one before may still be ending.
         let listener = poll::until("the port", || TcpListener::bind(address).ok());
@@ -138,6 +144,11 @@ impl ManagementServer {
         self.ads.state.send_modify(|state| state.0 = version);
     }
 
+    /// From now on what is refused is sent again at once.
+    pub(crate) fn insist(&self) {
+        self.ads.insists.store(true, Ordering::Relaxed);
+    }
+
     /// What clients have said so far.
     pub(crate) fn said(&self) -> Vec<Said> {
         self.ads.said.lock().expect("no panic").clone()
@@ -179,7 +190,8 @@ impl Ads {
         heads.len()
     }
 
-    fn note(&self, said: Said) {
+    fn note(&self, mut said: Said) {
+        said.at = Some(Instant::now());
         self.said.lock().expect("no panic").push(said);
     }
 
@@ -209,7 +221,12 @@ impl Ads {
             tokio::select! {
                 request = requests.message() => {
                     let Ok(Some(request)) = request else { return };
-                    known.get_or_insert_with(|| request.version_info.clone());
+                    let said = request.version_info.clone();
+                    if self.insists.load(Ordering::Relaxed) {
+                        known = Some(said);
+                    } else {
+                        known.get_or_insert(said);
+                    }
                     self.note(Said {
                         stream,
                         node: request.node,

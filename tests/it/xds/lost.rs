@@ -34,7 +34,7 @@ fn a_lost_server_keeps_the_rules_and_is_asked_again() {
         assert_eq!((first.stream, first.nonce.as_str()), (1, ""));
         assert!(first.node.is_some(), "each stream says who it is");
         if variant == "GRPC_XDS_SOTW" {
-            assert_eq!(first.version, "1", "what holds");
+            assert_eq!(first.version, "", "all is sent anew");
         } else {
             assert_eq!(first.versions.get("one").map(String::as_str), Some("1"));
         }
@@ -43,6 +43,48 @@ fn a_lost_server_keeps_the_rules_and_is_asked_again() {
         assert_eq!(server.metric("tollgate_xds_connected"), 1.0);
         assert_eq!(server.metric("ratelimit_service_config_load_error"), 0.0);
     }
+}
+
+/// Envoy Gateway counts its versions from 1 again, and sends nothing to whoever has the version that it is at.
+#[test]
+fn a_restarted_server_may_use_its_versions_again() {
+    let management = ManagementServer::start();
+    let server = follow(&management, "GRPC_XDS_SOTW").start();
+    management.set_json(&[domain("one", 10)]);
+    wait_for(&server, "one", Some(10));
+    let address = management.address;
+    drop(management);
+    let management = ManagementServer::listen(address, None);
+    management.set_json(&[domain("one", 20)]);
+    wait_for(&server, "one", Some(20));
+    assert_eq!(management.wait_for(2).version, "1");
+    // The same again is no load.
+    let loads = || server.metric("ratelimit_service_config_load_success");
+    assert_eq!(loads(), 2.0);
+    server.signal("HUP");
+    assert_eq!(management.wait_for(4).nonce, "2-1");
+    assert_eq!(loads(), 2.0);
+}
+
+#[test]
+fn a_server_that_insists_is_answered_later_and_later() {
+    let management = ManagementServer::start();
+    management.insist();
+    let server = follow(&management, "GRPC_XDS_SOTW").start();
+    management.set_json(&[domain("one", 10)]);
+    wait_for(&server, "one", Some(10));
+    management.set_json(&[json!({"name": "one"})]);
+    let refused = [3, 4, 5].map(|n| management.wait_for(n));
+    assert!(refused.iter().all(|said| said.error.is_some()));
+    let at = refused.map(|said| said.at.expect("a time"));
+    // A second and two, less half of each at most.
+    for (wait, least) in [(at[1] - at[0], 400), (at[2] - at[1], 800)] {
+        assert!(wait >= Duration::from_millis(least), "{wait:?}");
+    }
+    assert_eq!(server.metric("ratelimit_service_config_load_error"), 1.0);
+    assert_eq!(limit(&server, "one"), Some(10));
+    management.set_json(&[domain("one", 11)]);
+    wait_for(&server, "one", Some(11));
 }
 
 #[test]
