@@ -140,6 +140,35 @@ fn reports_are_bounded() {
     assert!(!report.contains('\u{1b}'), "{report}");
 }
 
+/// Many rules of one key were each compared with all others, which took a minute for 100,000.
+#[test]
+fn warnings_of_many_rules_take_no_longer_than_rules_do() {
+    let rule = |value: String| {
+        format!(
+            "  - {{key: k, value: \"{value}\", rate_limit: {{requests_per_unit: 1, unit: day}}}}\n"
+        )
+    };
+    let exact: String = (0..60_000).map(|n| rule(format!("v{n}"))).collect();
+    let patterns: String = (0..2_000).map(|n| rule(format!("p{n}-*"))).collect();
+    let text = format!(
+        "domain: d\ndescriptors:\n{exact}{patterns}{}{}",
+        rule("*".into()),
+        rule("p1-x*".into())
+    );
+    let name = "many.yaml".to_owned();
+    let options = Options {
+        merge_domains: false,
+        lints: true,
+    };
+    let rules = compile::compile(&[SourceFile { name, text }], options).expect("no errors");
+    let report = rules.warnings.to_string();
+    assert!(
+        report.contains("`k=p1-x*` can never match: `k=p1-*` takes all of it"),
+        "{report}"
+    );
+    assert_eq!(rules.warnings.diagnostics.len(), 1, "{report}");
+}
+
 /// Whatever the text, the answer is rules or a report.
 #[test]
 fn mutated_files_never_panic() {

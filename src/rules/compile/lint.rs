@@ -36,6 +36,9 @@ pub(super) fn look(files: &[(Scope<'_>, Node<'_>)], rules: &RuleSet) {
     }
 }
 
+/// With how many patterns of a key, the first in the file, the others are compared.
+const MOST_PATTERNS: usize = 1000;
+
 /// What is known beside the file.
 struct File<'r> {
     domain: &'r Domain,
@@ -105,18 +108,16 @@ impl Names {
 impl File<'_> {
     fn level(&self, scope: &Scope<'_>, list: &[Node<'_>]) {
         let items: Vec<Item<'_>> = list.iter().enumerate().filter_map(item).collect();
+        let wide = wide(&items);
         for item in &items {
             let scope = scope.item(item.index);
             self.limits_of(&scope, item.node);
-            let beside = || items.iter().filter(|other| other.key == item.key);
+            let beside = || wide.get(item.key).into_iter().flatten().copied();
             if let Some(before) = beside().find(|other| takes_all(other, item)) {
                 never_matches(&scope, item, before);
             } else if !item.unlimited {
-                hides(
-                    &scope,
-                    item,
-                    beside().filter(|other| is_hidden(item, other)),
-                );
+                let hidden = beside().filter(|other| is_hidden(item, other));
+                hides(&scope, item, hidden);
             }
             if let Some(below) = item.below {
                 self.level(&scope.field("descriptors"), below);
@@ -234,6 +235,27 @@ fn never_matches(scope: &Scope<'_>, item: &Item<'_>, before: &Item<'_>) {
     };
     let help = format!("{why}; the other stands in line {}", before.span.line);
     advise(scope, item.span, &message, &help);
+}
+
+/// By key those that match many values, in the order in which they are asked: patterns, then the bare key. Only these take
+/// anything from others or are hidden by them.
+fn wide<'i, 'n>(items: &'i [Item<'n>]) -> HashMap<&'n str, Vec<&'i Item<'n>>> {
+    let mut wide: HashMap<&str, Vec<&Item<'_>>> = HashMap::new();
+    for item in items {
+        if let Matches::Pattern(_) = item.matches {
+            let of_key = wide.entry(item.key).or_default();
+            if of_key.len() < MOST_PATTERNS {
+                of_key.push(item);
+            }
+        }
+    }
+    let bare = items
+        .iter()
+        .filter(|item| matches!(item.matches, Matches::Rest));
+    for item in bare {
+        wide.entry(item.key).or_default().push(item);
+    }
+    wide
 }
 
 /// There is no way back from a descriptor that matches to one that would have.
