@@ -39,7 +39,7 @@ pub(super) enum Packed {
     Other { seen: Timestamp, slots: Vec<Slot> },
 }
 
-/// Sixty-four, their fingerprints and their places in the index fill a page of 4096 bytes: see [`table`](super::table).
+/// With its fingerprint and its place in a chain it fills one line of the cache, of 64 bytes: see [`table`](super::table).
 const _: () = assert!(size_of::<Packed>() <= 40);
 
 impl Packed {

@@ -4,9 +4,15 @@
 //! index over them is linear hashing: there are as many buckets as values, each a chain through them. A value that comes brings
 //! one bucket, which takes its part of one other; a value that goes takes one along. So a key costs the same at any fill, and
 //! no write ever waits for all keys to be hashed anew, as it would under an index that doubles.
+//!
+//! Of many keys each is in no cache, and to wait for memory takes longer than all else that is done for it. So a value lies in one
+//! line of the cache with its fingerprint and its place in the chain, and the buckets by themselves, where they are few pages.
 
 /// How many values come in one allocation: few, as the last chunk is half empty on average; many, as each has an address.
 const CHUNK: usize = 64;
+
+/// The buckets grow by one of so many when they have no more room.
+const SPARE: usize = 8;
 
 /// The end of a chain.
 const NONE: u32 = u32::MAX;
@@ -14,26 +20,20 @@ const NONE: u32 = u32::MAX;
 /// Values by fingerprint; fewer than 2^32 - 1.
 #[derive(Debug)]
 pub(super) struct Table<V> {
-    chunks: Vec<Box<Chunk<V>>>,
-    /// How many values there are, at the indices below, and how many buckets.
-    len: usize,
+    chunks: Vec<Box<[Entry<V>; CHUNK]>>,
+    /// Of each bucket, the index of the first in its chain; as many as values.
+    heads: Vec<u32>,
 }
 
-/// Places for values, and for as many buckets.
+/// A value, in as few lines of the cache as it needs.
 #[derive(Debug)]
-struct Chunk<V> {
-    entries: [Entry<V>; CHUNK],
-    /// Of each value, the index of the next in its bucket's chain.
-    nexts: [u32; CHUNK],
-    /// Of each bucket, the index of the first in its chain.
-    heads: [u32; CHUNK],
-}
-
-#[derive(Debug, Default)]
+#[repr(align(64))]
 struct Entry<V> {
-    /// In halves: a whole one would align each entry to 16 bytes.
+    /// In halves: a whole one would align what comes after it to 16 bytes.
     print: [u64; 2],
     value: V,
+    /// The index of the next in its bucket's chain.
+    next: u32,
 }
 
 /// What points to a value.
@@ -48,21 +48,22 @@ enum Link {
 impl<V: Default> Table<V> {
     /// How many values there are.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.heads.len()
     }
 
     /// Where the value of `print` is, until a value is removed.
     pub(super) fn find(&self, print: u128) -> Option<usize> {
-        if self.len == 0 {
+        if self.heads.is_empty() {
             return None;
         }
         let print = halves(print);
-        let mut at = self.follow(Link::Head(bucket(print, self.len)));
+        let mut at = place(self.heads[bucket(print, self.len())]);
         while let Some(index) = at {
-            if self.entry(index).print == print {
+            let entry = self.entry(index);
+            if entry.print == print {
                 break;
             }
-            at = self.follow(Link::Next(index));
+            at = place(entry.next);
         }
         at
     }
@@ -84,11 +85,11 @@ impl<V: Default> Table<V> {
             return true;
         }
         let print = halves(print);
-        let index = self.len;
+        let index = self.len();
         self.add_bucket();
-        *self.entry_mut(index) = Entry { print, value };
-        let bucket = Link::Head(bucket(print, self.len));
-        self.point(Link::Next(index), self.follow(bucket));
+        let bucket = Link::Head(bucket(print, self.len()));
+        let next = self.follow(bucket).map_or(NONE, |next| next as u32);
+        *self.entry_mut(index) = Entry { print, value, next };
         self.point(bucket, Some(index));
         false
     }
@@ -96,12 +97,11 @@ impl<V: Default> Table<V> {
     /// Removes the value at `index`, which is below [`Table::len`]; the last value takes its place.
     pub(super) fn swap_remove(&mut self, index: usize) -> V {
         self.unlink(index);
-        let last = self.len - 1;
+        let last = self.len() - 1;
         let mut removed = std::mem::take(self.entry_mut(last));
         if index != last {
-            let (link, next) = (self.link_to(last, removed.print), Link::Next(last));
+            let link = self.link_to(last, removed.print);
             self.point(link, Some(index));
-            self.point(Link::Next(index), self.follow(next));
             std::mem::swap(&mut removed, self.entry_mut(index));
         }
         self.remove_bucket();
@@ -110,8 +110,8 @@ impl<V: Default> Table<V> {
 
     /// All values and their fingerprints.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u128, &V)> {
-        let entries = self.chunks.iter().flat_map(|chunk| &chunk.entries);
-        entries.take(self.len).map(|entry| {
+        let entries = self.chunks.iter().flat_map(|chunk| &**chunk);
+        entries.take(self.len()).map(|entry| {
             let [low, high] = entry.print.map(u128::from);
             (high << 64 | low, &entry.value)
         })
@@ -119,11 +119,16 @@ impl<V: Default> Table<V> {
 
     /// Makes room for one more value, and splits the bucket whose upper half the new one is.
     fn add_bucket(&mut self) {
-        let new = self.len;
-        self.len += 1;
-        if self.len > self.chunks.len() * CHUNK {
-            self.chunks.push(Chunk::empty());
+        let new = self.len();
+        if new == self.chunks.len() * CHUNK {
+            let chunk = std::array::from_fn(|_| Entry::default());
+            self.chunks.push(Box::new(chunk));
         }
+        if new == self.heads.capacity() {
+            // Not doubled, since all that is spare is of no use.
+            self.heads.reserve_exact(new / SPARE + CHUNK);
+        }
+        self.heads.push(NONE);
         let Some(parent) = parent(new) else {
             return;
         };
@@ -131,7 +136,7 @@ impl<V: Default> Table<V> {
         let mut at = self.follow(kept);
         while let Some(index) = at {
             at = self.follow(Link::Next(index));
-            let tail = if bucket(self.entry(index).print, self.len) == new {
+            let tail = if bucket(self.entry(index).print, self.len()) == new {
                 &mut moved
             } else {
                 &mut kept
@@ -145,19 +150,22 @@ impl<V: Default> Table<V> {
 
     /// Gives the chain of the last bucket to the one it was split from, and the room back.
     fn remove_bucket(&mut self) {
-        let last = self.len - 1;
-        if let Some(parent) = parent(last) {
+        let Some(last) = self.heads.pop() else {
+            return;
+        };
+        if let Some(parent) = parent(self.len()) {
             let mut end = Link::Head(parent);
             while let Some(index) = self.follow(end) {
                 end = Link::Next(index);
             }
-            self.point(end, self.follow(Link::Head(last)));
-            self.point(Link::Head(last), None);
+            self.point(end, place(last));
         }
-        self.len = last;
-        // One chunk is spared, so that keys that come and go at a border do not allocate each time.
-        if self.len.div_ceil(CHUNK) + 1 < self.chunks.len() {
+        // Some room is spared, so that keys that come and go at a border do not allocate each time.
+        if self.len().div_ceil(CHUNK) + 1 < self.chunks.len() {
             self.chunks.pop();
+        }
+        if self.heads.capacity() > 2 * (self.len() + CHUNK) {
+            self.heads.shrink_to(self.len() + CHUNK);
         }
     }
 
@@ -169,7 +177,7 @@ impl<V: Default> Table<V> {
 
     /// What points to the value of `print` at `index`.
     fn link_to(&self, index: usize, print: [u64; 2]) -> Link {
-        let mut link = Link::Head(bucket(print, self.len));
+        let mut link = Link::Head(bucket(print, self.len()));
         while let Some(at) = self.follow(link).filter(|at| *at != index) {
             link = Link::Next(at);
         }
@@ -178,27 +186,26 @@ impl<V: Default> Table<V> {
 
     /// The index that `link` points to.
     fn follow(&self, link: Link) -> Option<usize> {
-        let index = match link {
-            Link::Head(bucket) => self.chunks[bucket / CHUNK].heads[bucket % CHUNK],
-            Link::Next(index) => self.chunks[index / CHUNK].nexts[index % CHUNK],
-        };
-        (index != NONE).then_some(index as usize)
+        place(match link {
+            Link::Head(bucket) => self.heads[bucket],
+            Link::Next(index) => self.entry(index).next,
+        })
     }
 
     fn point(&mut self, link: Link, to: Option<usize>) {
-        let place = match link {
-            Link::Head(bucket) => &mut self.chunks[bucket / CHUNK].heads[bucket % CHUNK],
-            Link::Next(index) => &mut self.chunks[index / CHUNK].nexts[index % CHUNK],
+        let from = match link {
+            Link::Head(bucket) => &mut self.heads[bucket],
+            Link::Next(index) => &mut self.entry_mut(index).next,
         };
-        *place = to.map_or(NONE, |index| index as u32);
+        *from = to.map_or(NONE, |index| index as u32);
     }
 
     fn entry(&self, index: usize) -> &Entry<V> {
-        &self.chunks[index / CHUNK].entries[index % CHUNK]
+        &self.chunks[index / CHUNK][index % CHUNK]
     }
 
     fn entry_mut(&mut self, index: usize) -> &mut Entry<V> {
-        &mut self.chunks[index / CHUNK].entries[index % CHUNK]
+        &mut self.chunks[index / CHUNK][index % CHUNK]
     }
 }
 
@@ -206,19 +213,24 @@ impl<V> Default for Table<V> {
     fn default() -> Self {
         Self {
             chunks: Vec::new(),
-            len: 0,
+            heads: Vec::new(),
         }
     }
 }
 
-impl<V: Default> Chunk<V> {
-    fn empty() -> Box<Self> {
-        Box::new(Self {
-            entries: std::array::from_fn(|_| Entry::default()),
-            nexts: [NONE; CHUNK],
-            heads: [NONE; CHUNK],
-        })
+impl<V: Default> Default for Entry<V> {
+    fn default() -> Self {
+        Self {
+            print: [0; 2],
+            value: V::default(),
+            next: NONE,
+        }
     }
+}
+
+/// The index that a link holds.
+fn place(link: u32) -> Option<usize> {
+    (link != NONE).then_some(link as usize)
 }
 
 /// The lower half comes first.
@@ -324,9 +336,11 @@ mod tests {
             table.insert(print, 1_u32);
         }
         assert_eq!(table.chunks.len(), 10);
+        assert!(table.heads.capacity() < 12 * CHUNK);
         while table.len() > CHUNK {
             table.swap_remove(0);
         }
         assert_eq!(table.chunks.len(), 2, "one to spare");
+        assert!(table.heads.capacity() <= 4 * CHUNK, "{table:?}");
     }
 }
