@@ -7,6 +7,7 @@
 //! - [`costs`]: what a request costs
 //! - [`name`]: what a rule is called in metrics
 //! - [`policy`]: what clients are told of a limit
+//! - [`outline`]: all descriptors as they were written, for who compares rules
 //! - [`written`]: descriptors as people write them
 
 use std::fmt;
@@ -27,6 +28,7 @@ pub mod diagnostic;
 pub mod file;
 pub mod matcher;
 pub mod name;
+pub mod outline;
 pub mod policy;
 pub mod written;
 

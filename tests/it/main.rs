@@ -33,6 +33,7 @@ mod properties;
 mod redis;
 mod regression;
 mod reload;
+mod schema;
 mod secrets;
 mod shell;
 mod simulation;
