@@ -3,6 +3,7 @@
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
 //! - [`mod@test`]: tests of rules, in files beside them
+//! - [`diff`]: what a change of rules changes, and for whom
 //! - [`schema`]: the rule language, for editors
 //! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
@@ -23,6 +24,7 @@ pub mod client;
 pub mod compare;
 pub mod config_check;
 pub mod dial;
+pub mod diff;
 pub mod health;
 pub mod names;
 pub mod schema;
@@ -49,6 +51,8 @@ enum Command {
     Check(check::Args),
     /// Run the tests that stand beside rule files
     Test(test::Args),
+    /// Say what a change of rules changes, and for whom
+    Diff(diff::Args),
     /// Print the JSON Schema of rule files, for editors
     Schema(schema::Args),
     /// Ask the service on this machine whether it is ready
@@ -76,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Schema(args) => schema::run(args),
         Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),

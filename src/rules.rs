@@ -4,6 +4,7 @@
 //! - [`mod@file`]: the YAML as written, with positions
 //! - [`compile`]: files to a [`RuleSet`], or to every diagnostic
 //! - [`matcher`]: descriptor to [`Rule`]
+//! - [`glob`]: patterns held against each other
 //! - [`costs`]: what a request costs
 //! - [`name`]: what a rule is called in metrics
 //! - [`policy`]: what clients are told of a limit
@@ -26,6 +27,7 @@ pub mod compile;
 pub mod costs;
 pub mod diagnostic;
 pub mod file;
+pub mod glob;
 pub mod matcher;
 pub mod name;
 pub mod outline;

@@ -12,6 +12,7 @@ mod compose;
 mod conformance;
 mod decision;
 mod deploy;
+mod diff;
 mod docs;
 mod dropin;
 mod envoy;
