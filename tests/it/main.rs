@@ -34,6 +34,7 @@ mod properties;
 mod redis;
 mod regression;
 mod reload;
+mod review;
 mod schema;
 mod secrets;
 mod shell;

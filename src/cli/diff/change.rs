@@ -77,11 +77,12 @@ impl Effect {
 
     /// More is stricter, or looser.
     pub(super) fn of<T: PartialOrd>(before: T, after: T, more: Effect) -> Effect {
+        let is_less = after < before;
         match more {
             _ if before == after => Effect::Neutral,
-            Effect::Stricter if after < before => Effect::Looser,
-            Effect::Looser if after < before => Effect::Stricter,
-            more => more,
+            Effect::Stricter if is_less => Effect::Looser,
+            Effect::Looser if is_less => Effect::Stricter,
+            Effect::Stricter | Effect::Looser | Effect::Mixed | Effect::Neutral => more,
         }
     }
 
@@ -150,7 +151,7 @@ impl Changes {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.found.is_empty() && !self.incomplete
     }
 
     /// What gets stricter first.

@@ -58,12 +58,13 @@ struct Group<'n> {
 /// With how many patterns that may match addresses a network is compared.
 const MOST_OF_ADDRESSES: usize = 100;
 
-/// All cells in which either side finds something.
-pub(super) fn cells<'n>(old: &'n [Node], new: &'n [Node]) -> Vec<Cell<'n>> {
+/// All cells in which either side finds something, unless it says `incomplete`: then some are missing.
+pub(super) fn cells<'n>(old: &'n [Node], new: &'n [Node], incomplete: &mut bool) -> Vec<Cell<'n>> {
     let mut both = Both {
         old: Level::new(old),
         new: Level::new(new),
         cells: Vec::with_capacity(old.len().max(new.len())),
+        incomplete: false,
     };
     let mut seen = HashSet::new();
     for node in old.iter().chain(new) {
@@ -80,6 +81,7 @@ pub(super) fn cells<'n>(old: &'n [Node], new: &'n [Node]) -> Vec<Cell<'n>> {
         let flat = cell.old.as_ref().is_some_and(is_flat) || cell.new.as_ref().is_some_and(is_flat);
         !flat || known.insert((place(cell.old), place(cell.new)))
     });
+    *incomplete |= both.incomplete;
     both.cells
 }
 
@@ -87,6 +89,7 @@ struct Both<'n> {
     old: Level<'n>,
     new: Level<'n>,
     cells: Vec<Cell<'n>>,
+    incomplete: bool,
 }
 
 impl<'n> Level<'n> {
@@ -159,6 +162,19 @@ impl<'n> Level<'n> {
         all
     }
 
+    /// What addresses that no network holds may find.
+    fn of_addresses(&self, key: &str) -> Vec<Option<&'n Node>> {
+        let may_match = |wild: &&Wild<'n>| {
+            let value = wild.text.get(key.len() + 1..).unwrap_or("*");
+            let is_of_address = |b: u8| b.is_ascii_hexdigit() || b".:*".contains(&b);
+            wild.node.key.contains('*') || value.bytes().all(is_of_address)
+        };
+        let patterns = self.patterns(key);
+        let patterns = patterns.iter().filter(may_match).take(MOST_OF_ADDRESSES);
+        let patterns = patterns.map(|wild| Some(wild.node));
+        patterns.chain([self.rest(key)]).collect()
+    }
+
     fn rest(&self, key: &str) -> Option<&'n Node> {
         self.keys.get(key)?.rest
     }
@@ -188,7 +204,7 @@ impl<'n> Both<'n> {
         let all = format!("{key}_*");
         let (old, new) = (self.old.patterns(key), self.new.patterns(key));
         let rests = (self.old.rest(key), self.new.rest(key));
-        for met in patterns::met(&old, &new, rests, Some(&all)) {
+        for met in patterns::met(&old, &new, rests, Some(&all), &mut self.incomplete) {
             let value = met.text.get(key.len() + 1..).unwrap_or_default().to_owned();
             self.add((key, &value), met.label, met.old, met.new);
         }
@@ -249,6 +265,11 @@ impl<'n> Both<'n> {
         let (old, new) = (of(&self.old), of(&self.new));
         let (olds, news): (HashMap<IpNet, &Node>, HashMap<IpNet, &Node>) =
             (old.iter().copied().collect(), new.iter().copied().collect());
+        if old.is_empty() && new.is_empty() {
+            return;
+        }
+        let old_others = self.old.of_addresses(key);
+        let new_others = self.new.of_addresses(key);
         for (net, address) in free_addresses(old.iter().chain(&new).map(|(net, _)| *net)) {
             let value = address.to_string();
             let found = (olds.get(&net).copied(), news.get(&net).copied());
@@ -260,33 +281,18 @@ impl<'n> Both<'n> {
             let after = found.1.or_else(|| self.new.find_wide(key, &value));
             self.add((key, &value), label, before, after);
             // Where only one side has the network, the other may have several patterns for parts of it.
-            let (one_sided, level) = match found {
-                (Some(_), None) => (after, &self.new),
-                (None, Some(_)) => (before, &self.old),
+            let (one_sided, others) = match found {
+                (Some(_), None) => (after, &new_others),
+                (None, Some(_)) => (before, &old_others),
                 _ => continue,
             };
             if one_sided.is_some_and(|node| matches!(node.matches, Matches::Network(_))) {
                 continue;
             }
-            let prefix = key.len() + 1;
-            let of_addresses = |wild: &&Wild<'n>| {
-                let value = wild.text.get(prefix..).unwrap_or("*");
-                let is_own = !wild.node.key.contains('*');
-                !is_own
-                    || value
-                        .bytes()
-                        .all(|b| b.is_ascii_hexdigit() || b".:*".contains(&b))
-            };
-            let others = level.patterns(key);
-            let others = others.iter().filter(of_addresses).take(MOST_OF_ADDRESSES);
-            let others: Vec<_> = others
-                .map(|wild| Some(wild.node))
-                .chain([level.rest(key)])
-                .collect();
-            for other in others.into_iter().filter(|other| !same(*other, one_sided)) {
+            for other in others.iter().filter(|other| !same(**other, one_sided)) {
                 let (old, new) = match found.0 {
-                    Some(_) => (found.0, other),
-                    None => (other, found.1),
+                    Some(_) => (found.0, *other),
+                    None => (*other, found.1),
                 };
                 self.add((key, &value), label, old, new);
             }
@@ -295,7 +301,13 @@ impl<'n> Both<'n> {
 
     /// The cells of all keys that neither side names.
     fn other_keys(&mut self) {
-        let met = patterns::met(&self.old.flat, &self.new.flat, (None, None), None);
+        let met = patterns::met(
+            &self.old.flat,
+            &self.new.flat,
+            (None, None),
+            None,
+            &mut self.incomplete,
+        );
         for met in met {
             // A `*` may stand for the `_` that joins key and value.
             let text = match met.text.contains('_') {

@@ -51,6 +51,9 @@ pub(super) fn compare(old: &[RuleLimit], new: &[RuleLimit], defaults: Defaults) 
     changes
 }
 
+/// Whether two limits are one that has changed.
+type Alike = fn(&RuleLimit, &RuleLimit) -> bool;
+
 /// By counter, then by name, then in order.
 fn pairs<'l>(old: &'l [RuleLimit], new: &'l [RuleLimit]) -> Vec<Pair<'l>> {
     let mut left: Vec<Option<&RuleLimit>> = old.iter().map(Some).collect();
@@ -58,7 +61,7 @@ fn pairs<'l>(old: &'l [RuleLimit], new: &'l [RuleLimit]) -> Vec<Pair<'l>> {
     let same_counter = |a: &RuleLimit, b: &RuleLimit| a.limit.tag() == b.limit.tag();
     let same_name = |a: &RuleLimit, b: &RuleLimit| a.name.is_some() && a.name == b.name;
     let any = |_: &RuleLimit, _: &RuleLimit| true;
-    let rules: [&dyn Fn(&RuleLimit, &RuleLimit) -> bool; 3] = [&same_counter, &same_name, &any];
+    let rules: [Alike; 3] = [same_counter, same_name, any];
     for alike in rules {
         for (new, found) in new.iter().zip(&mut found) {
             if found.is_none() {

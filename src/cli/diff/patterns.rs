@@ -43,12 +43,14 @@ struct Lists<'w, 'n> {
 /// All that two lists may come to, each in the order of its file; `rests` is what a text finds that none matches. Only texts
 /// `within` this pattern count.
 ///
-/// Nothing that can happen is left out. What cannot may be in it, where patterns before it take all of a text together.
+/// Nothing that can happen is left out, unless it says `incomplete`. What cannot may be in it, where patterns before it take all
+/// of a text together.
 pub(super) fn met<'n>(
     old: &[Wild<'n>],
     new: &[Wild<'n>],
     rests: (Option<&'n Node>, Option<&'n Node>),
     within: Option<&str>,
+    incomplete: &mut bool,
 ) -> Vec<Met<'n>> {
     let same = old.len() == new.len() && old.iter().zip(new).all(|(old, new)| old.text == new.text);
     if same {
@@ -68,6 +70,10 @@ pub(super) fn met<'n>(
     let mut known = HashSet::new();
     for changed in lists.changed() {
         for other in lists.candidates(&changed.text) {
+            if known.len() >= MOST_COMPARED {
+                *incomplete = true;
+                return all;
+            }
             for (from, to) in [(changed, other), (other, changed)] {
                 if known.insert((&*from.text, &*to.text)) {
                     all.extend(lists.cross(&from.text, &to.text));
@@ -79,6 +85,9 @@ pub(super) fn met<'n>(
     all
 }
 
+/// So many pairs of patterns that may have something in common are compared.
+const MOST_COMPARED: usize = 500_000;
+
 /// A text that the pattern matches, and probably no other.
 fn sample(pattern: &str) -> String {
     pattern.replace('*', "x")
@@ -86,6 +95,10 @@ fn sample(pattern: &str) -> String {
 
 fn start(pattern: &str) -> &str {
     pattern.split('*').next().unwrap_or_default()
+}
+
+fn end(pattern: &str) -> &str {
+    pattern.rsplit('*').next().unwrap_or_default()
 }
 
 impl<'w, 'n> Lists<'w, 'n> {
@@ -154,7 +167,10 @@ impl<'w, 'n> Lists<'w, 'n> {
             .chain(longer.map(|(_, list)| list))
             .flatten()
             .copied();
-        all.filter(|other| other.text != pattern).collect()
+        let end = end(pattern);
+        let fits = |other: &str| end.ends_with(self::end(other)) || self::end(other).ends_with(end);
+        all.filter(|other| other.text != pattern && fits(&other.text))
+            .collect()
     }
 
     /// The texts that find one pattern in the old list, and the other in the new one.

@@ -257,7 +257,7 @@ fn time(time: Micros) -> String {
     let units = [(86_400, "d"), (3600, "h"), (60, "m")];
     let fits = units
         .into_iter()
-        .find(|(unit, _)| secs >= *unit && secs % unit == 0);
+        .find(|(unit, _)| secs >= *unit && secs.is_multiple_of(*unit));
     let (unit, name) = fits.unwrap_or((1, "s"));
     format!("{}{name}", secs / unit)
 }

@@ -72,8 +72,7 @@ pub(super) fn markdown(changes: &Changes) -> String {
         if change.anew && change.what != ANEW {
             notes.push(ANEW);
         }
-        let cell =
-            |text: &Option<String>| text.as_deref().map(|text| code(text)).unwrap_or_default();
+        let cell = |text: &Option<String>| text.as_deref().map(code).unwrap_or_default();
         let mark = mark(change.effect);
         let row = format!(
             "| {mark} | {} | {} | {} | {} | {} |\n",
@@ -144,7 +143,7 @@ fn named(subjects: &Subjects) -> String {
 /// In a line.
 pub(super) fn summary(changes: &Changes) -> String {
     let sorted = changes.sorted();
-    if sorted.is_empty() {
+    if changes.is_empty() {
         return "no request is decided otherwise".to_owned();
     }
     let count = |effect: Effect| {
@@ -182,7 +181,7 @@ fn shown(text: &str) -> String {
 fn plain(text: &str) -> String {
     let text = shown(text);
     // An odd one is somebody's own.
-    let has_code = text.matches('`').count() % 2 == 0;
+    let has_code = text.matches('`').count().is_multiple_of(2);
     let (mut result, mut in_code) = (String::new(), false);
     for c in text.chars() {
         in_code ^= c == '`' && has_code;

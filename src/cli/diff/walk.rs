@@ -48,7 +48,7 @@ impl<'n, 'c> Walk<'n, 'c> {
             return;
         }
         self.left -= size;
-        for cell in cells(old, new) {
+        for cell in cells(old, new, &mut self.changes.incomplete) {
             let (old, new) = (cell.old, cell.new);
             self.path.push(cell);
             self.end_here(old, new);
