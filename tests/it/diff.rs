@@ -145,6 +145,49 @@ fn rules_that_cannot_be_used_are_said_with_their_mistakes() {
     }
 }
 
+/// What `docs/limits-as-code.md` shows is said of these changes of the sample rules.
+#[test]
+fn the_document_shows_what_is_said() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let old = fs::read_to_string(root.join("config/rules/edge.yaml")).expect("rules");
+    let mut new = old.clone();
+    for (from, to) in [
+        (
+            "name: per_minute, requests_per_unit: 10,",
+            "name: per_minute, requests_per_unit: 6,",
+        ),
+        (
+            "      - {name: per_day, requests_per_unit: 500, unit: day}\n",
+            "      - {name: per_day, requests_per_unit: 500, unit: day}\n\
+             \x20 # Who pays for more.\n\
+             \x20 - key: user_id\n\
+             \x20   value: alice\n\
+             \x20   rate_limits:\n\
+             \x20     - {name: per_minute, requests_per_unit: 100, unit: minute}\n\
+             \x20     - {name: per_day, requests_per_unit: 500, unit: day}\n",
+        ),
+        (
+            "requests_per_unit: 2, unit: second, algorithm: sliding_window",
+            "requests_per_unit: 60, unit: minute",
+        ),
+    ] {
+        assert!(new.contains(from), "{from}");
+        new = new.replacen(from, to, 1);
+    }
+    let dir = tempfile::TempDir::new().expect("a directory");
+    for (side, text) in [("old", old), ("new", new)] {
+        fs::create_dir(dir.path().join(side)).expect("a directory");
+        fs::write(dir.path().join(side).join("edge.yaml"), text).expect("a file");
+    }
+    let said = stdout(&run(&["old", "new"], dir.path()));
+    let document = fs::read_to_string(root.join("docs/limits-as-code.md")).expect("a document");
+    let shown = document
+        .split("tollgate diff origin/main:config/rules config/rules\n")
+        .nth(1);
+    let shown = shown.and_then(|rest| rest.split("```").next());
+    assert_eq!(shown, Some(&*said));
+}
+
 /// A repository of git, with the rules of `limits.old.yaml` committed and those of `limits.new.yaml` in place.
 struct Repository(tempfile::TempDir);
 

@@ -32,7 +32,7 @@ pub(super) struct Change {
 /// Whom a change is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subject {
-    /// Such as `path=/login`.
+    /// Such as `path=/login`; empty for the whole domain.
     pub(super) name: String,
     /// File and line.
     pub(super) place: String,

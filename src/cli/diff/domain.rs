@@ -84,7 +84,7 @@ fn whole(changes: &mut Changes, name: &str, rules: &RuleSet, is_new: bool) {
         .first()
         .map_or_else(String::new, |rule| rule.source.file.to_string());
     let subject = || Subject {
-        name: "the domain".to_owned(),
+        name: String::new(),
         place,
     };
     changes.add(name, change, subject);
@@ -108,7 +108,7 @@ impl Both<'_, '_> {
     }
 
     fn domain(&mut self, change: Change) {
-        self.add("the domain", change);
+        self.add("", change);
     }
 
     fn fields(&mut self) {

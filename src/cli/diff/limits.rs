@@ -148,9 +148,8 @@ fn numbers(old: &RuleLimit, new: &RuleLimit) -> Option<Change> {
     if same && !anew {
         return None;
     }
-    let rate = Effect::of(rate(a), rate(b), Effect::Looser);
     let burst = Effect::of(a.capacity(), b.capacity(), Effect::Looser);
-    let mut effect = rate.and(burst);
+    let mut effect = Effect::of(rate(a), rate(b), Effect::Looser).and(burst);
     if effect == Effect::Neutral {
         effect = algorithms(a, b);
     }
@@ -163,11 +162,14 @@ fn numbers(old: &RuleLimit, new: &RuleLimit) -> Option<Change> {
         .from(said(old))
         .to(said(new))
         .anew(anew);
-    let (rates, bursts) = (rates(a, b), bursts(a, b));
-    Some(change.note(match rates == bursts {
-        true => format!("rate and burst {rates}"),
-        false => format!("rate {rates}, burst {bursts}"),
-    }))
+    let hits = |limit: &Limit| limit.capacity().thousandths() as f64;
+    let (of_rate, of_burst) = (by(rate(a), rate(b)), by(hits(a), hits(b)));
+    Some(
+        change.note(match of_rate == of_burst && a.window() == b.window() {
+            true => format!("rate and burst {of_rate}"),
+            false => format!("rate {}, burst {}", rates(a, b), bursts(a, b)),
+        }),
+    )
 }
 
 /// Of limits with the same numbers: only a sliding window never lets through more than its number in any interval.

@@ -33,7 +33,7 @@ pub(super) fn text(changes: &Changes, colour: bool) -> String {
             let _ = writeln!(text, "{blank}{}", paint(code, title));
             last = Some(change.effect);
         }
-        let whom = paint("1", &format!("{}: {}", shown(domain), named(subjects)));
+        let whom = paint("1", &whom(domain, subjects));
         let place = subjects.first.first().map_or("", |first| &first.place);
         let place = match place {
             "" => String::new(),
@@ -76,7 +76,7 @@ pub(super) fn markdown(changes: &Changes) -> String {
         let mark = mark(change.effect);
         let row = format!(
             "| {mark} | {} | {} | {} | {} | {} |\n",
-            code(&format!("{domain}: {}", named(subjects))),
+            code(&whom(domain, subjects)),
             plain(&change.what),
             cell(&change.before),
             cell(&change.after),
@@ -126,17 +126,17 @@ fn values(change: &Change) -> String {
     }
 }
 
-/// The first of them, and how many more there are.
-fn named(subjects: &Subjects) -> String {
-    let names = subjects
-        .first
-        .iter()
-        .take(MOST_NAMED)
-        .map(|subject| shown(&subject.name));
-    let names = names.collect::<Vec<_>>().join("; ");
-    match subjects.count.saturating_sub(MOST_NAMED) {
-        0 => names,
-        more => format!("{names}; and {more} more"),
+/// The domain, the first of those in it whom a change is for, and how many more there are.
+fn whom(domain: &str, subjects: &Subjects) -> String {
+    let names = subjects.first.iter().take(MOST_NAMED);
+    let names = names
+        .map(|subject| shown(&subject.name))
+        .collect::<Vec<_>>();
+    let domain = shown(domain);
+    match (names.join("; "), subjects.count.saturating_sub(MOST_NAMED)) {
+        (none, _) if none.is_empty() => domain,
+        (names, 0) => format!("{domain}: {names}"),
+        (names, more) => format!("{domain}: {names}; and {more} more"),
     }
 }
 
