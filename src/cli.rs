@@ -3,6 +3,8 @@
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
 //! - [`mod@test`]: tests of rules, in files beside them
+//! - [`diff`]: what a change of rules changes, and for whom
+//! - [`schema`]: the rule language, for editors
 //! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
 //! - [`compare`]: asks two services the same, and reports where they disagree
@@ -22,8 +24,10 @@ pub mod client;
 pub mod compare;
 pub mod config_check;
 pub mod dial;
+pub mod diff;
 pub mod health;
 pub mod names;
+pub mod schema;
 pub mod serve;
 pub mod test;
 
@@ -47,6 +51,10 @@ enum Command {
     Check(check::Args),
     /// Run the tests that stand beside rule files
     Test(test::Args),
+    /// Say what a change of rules changes, and for whom
+    Diff(diff::Args),
+    /// Print the JSON Schema of rule files, for editors
+    Schema(schema::Args),
     /// Ask the service on this machine whether it is ready
     Health(health::Args),
     /// Make load for a RateLimitService, and measure it
@@ -72,6 +80,8 @@ pub fn run() -> ExitCode {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Schema(args) => schema::run(args),
         Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Compare(args) => compare::run(&args),

@@ -4,9 +4,11 @@
 //! - [`mod@file`]: the YAML as written, with positions
 //! - [`compile`]: files to a [`RuleSet`], or to every diagnostic
 //! - [`matcher`]: descriptor to [`Rule`]
+//! - [`glob`]: patterns held against each other
 //! - [`costs`]: what a request costs
 //! - [`name`]: what a rule is called in metrics
 //! - [`policy`]: what clients are told of a limit
+//! - [`outline`]: all descriptors as they were written, for who compares rules
 //! - [`written`]: descriptors as people write them
 
 use std::fmt;
@@ -25,8 +27,10 @@ pub mod compile;
 pub mod costs;
 pub mod diagnostic;
 pub mod file;
+pub mod glob;
 pub mod matcher;
 pub mod name;
+pub mod outline;
 pub mod policy;
 pub mod written;
 

@@ -225,8 +225,16 @@ fn is_yaml(path: &Path) -> bool {
 fn has_domain(path: &Path) -> bool {
     let is_small = fs::metadata(path).is_ok_and(|file| file.len() <= MAX_BYTES as u64);
     let text = is_small.then(|| fs::read_to_string(path).ok()).flatten();
-    let mut lines = text.iter().flat_map(|text| text.lines());
-    lines.any(|line| line.starts_with("domain:"))
+    text.is_some_and(|text| names_domain(&text))
+}
+
+fn names_domain(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("domain:"))
+}
+
+/// Whether a file that is not in a directory, but elsewhere, would be read as rules.
+pub fn is_rule_file(path: &Path, text: &str) -> bool {
+    may_be_rule_file(path) && (path.extension().is_some() || names_domain(text))
 }
 
 #[cfg(unix)]

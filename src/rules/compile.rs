@@ -1,6 +1,6 @@
 //! Files to a rule set, or to everything that is wrong with all of them.
 //!
-//! - `table`: which fields may stand where
+//! - `table`: which fields may stand where; [`schema`]: the same for editors
 //! - `fields`: reading typed fields out of the tree, and saying what is wrong with them
 //! - `domain`: what stands beside the descriptors
 //! - `plan`: plans, and how a descriptor comes by one
@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use super::RuleSet;
 use super::diagnostic::{Diagnostic, Report, Severity};
 use super::file::{self, Node, Parsed, SourceFile, Span};
+use super::outline::Outline;
 
 mod descriptor;
 mod domain;
@@ -22,6 +23,7 @@ mod limit;
 mod limits;
 mod lint;
 mod plan;
+pub mod schema;
 mod table;
 
 use domain::Drafts;
@@ -44,7 +46,16 @@ pub const MAX_DIAGNOSTICS: usize = 1000;
 /// Compiles all files, in their order. Everything wrong with all of them is in the report.
 pub fn compile(files: &[SourceFile], options: Options) -> Result<RuleSet, Report> {
     let parsed = files.iter().map(|file| file::parse(&file.text)).collect();
-    read(files, parsed, options)
+    read(files, parsed, options, false).map(|(rules, _)| rules)
+}
+
+/// The same, and all descriptors as they were written.
+pub fn compile_outlined(
+    files: &[SourceFile],
+    options: Options,
+) -> Result<(RuleSet, Outline), Report> {
+    let parsed = files.iter().map(|file| file::parse(&file.text)).collect();
+    read(files, parsed, options, true)
 }
 
 /// The same of trees that were not written in YAML; each stands in the report under its name, without a line.
@@ -59,47 +70,44 @@ pub fn compile_trees(
             (SourceFile { name, text }, parsed)
         })
         .unzip();
-    read(&files, parsed, options)
+    read(&files, parsed, options, false).map(|(rules, _)| rules)
 }
 
 fn read(
     files: &[SourceFile],
     parsed: Vec<Parsed<'_>>,
     options: Options,
-) -> Result<RuleSet, Report> {
+    outlined: bool,
+) -> Result<(RuleSet, Outline), Report> {
     let sink = RefCell::new(Vec::new());
-    let mut rules = build(files, parsed, options, &sink);
+    let (mut rules, outline) = build(files, parsed, options, outlined, &sink);
     let report = Report::new(sink.into_inner(), files);
     if report.has_errors() {
         return Err(report);
     }
     rules.warnings = report;
-    Ok(rules)
+    Ok((rules, outline))
 }
 
 /// Every field of the language, with what it is a field of: what a reference has to explain.
 pub fn fields() -> impl Iterator<Item = (&'static str, &'static str)> {
     let tables = Table::ALL.into_iter();
-    tables.flat_map(|table| {
-        table
-            .fields()
-            .iter()
-            .map(move |field| (table.name(), *field))
-    })
+    tables.flat_map(|table| table.names().map(move |field| (table.name(), field)))
 }
 
 fn build<'f>(
     files: &'f [SourceFile],
     parsed: Vec<Parsed<'f>>,
     options: Options,
+    outlined: bool,
     sink: &'f RefCell<Vec<Diagnostic>>,
-) -> RuleSet {
+) -> (RuleSet, Outline) {
     let trees: Vec<(Scope<'_>, Node<'_>)> = files
         .iter()
         .zip(parsed)
         .filter_map(|(source, parsed)| tree(Scope::new(source, sink), parsed))
         .collect();
-    let mut drafts = Drafts::new(options);
+    let mut drafts = Drafts::new(options, outlined);
     // What one file says of a domain holds for the descriptors of all its files, so it is read before any of them.
     let mut tops = Vec::with_capacity(trees.len());
     for (scope, root) in &trees {
@@ -116,13 +124,14 @@ fn build<'f>(
             descriptor::read_level(&scope, list, draft, &mut rules);
         }
     }
-    rules.domains = drafts.finish();
+    let outline;
+    (rules.domains, outline) = drafts.finish();
     drop(tops);
     let is_error = |found: &Diagnostic| found.severity == Severity::Error;
     if options.lints && !sink.borrow().iter().any(is_error) {
         lint::look(&trees, &rules);
     }
-    rules
+    (rules, outline)
 }
 
 /// The tree of a file; what is wrong with its YAML is reported.

@@ -10,7 +10,18 @@ use crate::limit::Hits;
 #[derive(Debug, Default)]
 pub struct Costs {
     by_key: HashMap<String, OfKey>,
-    added: usize,
+    written: Vec<Cost>,
+}
+
+/// A cost as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Of an entry.
+    pub key: String,
+    /// Of an entry, or a pattern; empty for any.
+    pub value: String,
+    /// Of a hit.
+    pub cost: Hits,
 }
 
 /// A cost and its place in the file.
@@ -26,8 +37,16 @@ struct OfKey {
 impl Costs {
     /// Adds a cost behind those before it. Of two that match the same, the first counts.
     pub fn add(&mut self, key: &str, matcher: Matcher<'_>, cost: Hits) {
-        let order = self.added;
-        self.added += 1;
+        let order = self.written.len();
+        self.written.push(Cost {
+            key: key.to_owned(),
+            value: match matcher {
+                Matcher::Bare => String::new(),
+                Matcher::Exact(value) | Matcher::Pattern(value) => value.to_owned(),
+                Matcher::Cidr(net) => net.to_string(),
+            },
+            cost,
+        });
         let of_key = self.by_key.entry(key.to_owned()).or_default();
         match matcher {
             Matcher::Bare => {
@@ -47,6 +66,11 @@ impl Costs {
                 let _ = of_key.patterns.add(pattern, order, cost);
             }
         }
+    }
+
+    /// All, in file order.
+    pub fn written(&self) -> &[Cost] {
+        &self.written
     }
 
     /// The most that a hit can cost; none if nothing has a cost.

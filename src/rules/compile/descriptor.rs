@@ -18,9 +18,9 @@ use crate::limit::ban::{Ban, BanError};
 use crate::limit::{Limit, MAX_WINDOW, Unit};
 use crate::rules::file::{Node as Yaml, Span, Value};
 use crate::rules::matcher::{Builder, Duplicate, Level, Matcher};
-use crate::rules::name;
 use crate::rules::policy::Policy;
 use crate::rules::{Domain, Rule, RuleId, RuleLimit, RuleSet, Segment, Source};
+use crate::rules::{name, outline};
 use crate::time::Micros;
 
 /// The descriptors of a domain while its files are read.
@@ -29,6 +29,8 @@ pub(super) struct Tree {
     pub(super) builder: Builder,
     /// Where each descriptor stands, in the order in which they were added.
     places: Vec<Source>,
+    /// The level that is being read, if descriptors are kept as they were written.
+    pub(super) outline: Option<Vec<outline::Node>>,
 }
 
 /// Reads the descriptors of one file.
@@ -95,10 +97,20 @@ impl Reader<'_> {
             value: (&*value).into(),
         });
         let rule = self.rule(&fields);
+        let beside = self.tree.outline.as_mut().map(std::mem::take);
         let mut below = Level::NONE;
         if let Some((list, scope)) = fields.list("descriptors") {
             below = self.tree.builder.level();
             self.level(&scope, list, below);
+        }
+        if let (Some(mut beside), Some(below)) = (beside, self.tree.outline.take()) {
+            beside.push(outline::Node {
+                key: self.key(key),
+                matches: matcher.into(),
+                rule: rule.clone(),
+                below,
+            });
+            self.tree.outline = Some(beside);
         }
         self.levels.pop();
         let added = self.tree.builder.add(level, key, matcher, rule, below);
@@ -314,14 +326,16 @@ fn ban(fields: &Fields<'_, '_>) -> Option<Ban> {
         .ok()
 }
 
+/// The words of `usage`.
+pub(super) const PERIODS: [(&str, Unit); 4] = [
+    ("day", Unit::Day),
+    ("week", Unit::Week),
+    ("month", Unit::Month),
+    ("year", Unit::Year),
+];
+
 /// `usage: month`, or another calendar period.
 fn meter(fields: &Fields<'_, '_>, domain: &Domain) -> Option<Limit> {
-    const PERIODS: [(&str, Unit); 4] = [
-        ("day", Unit::Day),
-        ("week", Unit::Week),
-        ("month", Unit::Month),
-        ("year", Unit::Year),
-    ];
     let unit = fields.one_of("usage", &PERIODS)?;
     Some(Limit::meter(unit, &domain.time_zone))
 }

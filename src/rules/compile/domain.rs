@@ -12,11 +12,14 @@ use crate::limit::period::Zone;
 use crate::rules::costs::Costs;
 use crate::rules::file::{Node, Span};
 use crate::rules::matcher::Matcher;
+use crate::rules::outline::Outline;
 use crate::rules::{Body, Domain, Domains, Messages, Response, Source};
 
 /// The domains while their files are read.
 pub(super) struct Drafts {
     options: Options,
+    /// Whether descriptors are kept as they were written.
+    outlined: bool,
     list: Vec<Draft>,
     by_name: HashMap<String, usize>,
 }
@@ -30,9 +33,10 @@ pub(super) struct Draft {
 }
 
 impl Drafts {
-    pub(super) fn new(options: Options) -> Self {
+    pub(super) fn new(options: Options, outlined: bool) -> Self {
         Self {
             options,
+            outlined,
             list: Vec::new(),
             by_name: HashMap::new(),
         }
@@ -55,16 +59,19 @@ impl Drafts {
         self.list.get_mut(index)
     }
 
-    pub(super) fn finish(self) -> Domains {
+    pub(super) fn finish(self) -> (Domains, Outline) {
         let drafts = self.list.into_iter().enumerate();
-        let domains = drafts.map(|(place, draft)| Domain {
-            place,
-            tree: draft.tree.builder.build(),
-            ..draft.domain
+        let domains = drafts.map(|(place, draft)| {
+            let name = draft.domain.name.to_string();
+            let outline = draft.tree.outline.unwrap_or_default();
+            let domain = Domain {
+                place,
+                tree: draft.tree.builder.build(),
+                ..draft.domain
+            };
+            ((name.clone(), domain), (name, outline))
         });
-        domains
-            .map(|domain| (domain.name.to_string(), domain))
-            .collect()
+        domains.unzip()
     }
 
     fn begin(&mut self, fields: &Fields<'_, '_>, name: &str, span: Span) -> usize {
@@ -90,7 +97,8 @@ impl Drafts {
         }
     }
 
-    fn add(&mut self, draft: Draft) -> usize {
+    fn add(&mut self, mut draft: Draft) -> usize {
+        draft.tree.outline = self.outlined.then(Vec::new);
         self.list.push(draft);
         self.list.len() - 1
     }
@@ -152,18 +160,22 @@ fn domain_name<'s>(fields: &Fields<'s, '_>, root: &Node<'_>) -> Option<(&'s str,
     found
 }
 
+/// The words of `headers`.
+pub(super) const HEADERS: [(&str, &str); 4] = [
+    ("ratelimit", "ratelimit"),
+    ("retry-after", "retry-after"),
+    ("x-ratelimit", "x-ratelimit"),
+    ("x-quota", "x-quota"),
+];
+
+/// The words of `body`.
+pub(super) const BODIES: [(&str, Body); 3] = [
+    ("json", Body::Json),
+    ("problem", Body::Problem),
+    ("none", Body::None),
+];
+
 fn read_response(fields: &Fields<'_, '_>, response: &mut Response) {
-    const HEADERS: [(&str, &str); 4] = [
-        ("ratelimit", "ratelimit"),
-        ("retry-after", "retry-after"),
-        ("x-ratelimit", "x-ratelimit"),
-        ("x-quota", "x-quota"),
-    ];
-    const BODIES: [(&str, Body); 3] = [
-        ("json", Body::Json),
-        ("problem", Body::Problem),
-        ("none", Body::None),
-    ];
     if let Some(headers) = fields.some_of("headers", &HEADERS) {
         response.ratelimit = headers.contains(&"ratelimit");
         response.retry_after = headers.contains(&"retry-after");

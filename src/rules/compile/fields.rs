@@ -85,12 +85,12 @@ impl<'s, 'f> Fields<'s, 'f> {
     pub(super) fn of(scope: &'s Scope<'f>, node: &'s Node<'f>, table: Table) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
             let message = format!("{} is a mapping, not {}", table.name(), node.kind());
-            let help = format!("its fields are {}", listed(table.fields()));
+            let help = format!("its fields are {}", listed(table.names()));
             scope.report(scope.error(node.span, message).with_help(help));
             return None;
         };
         for (key, _) in entries {
-            if !table.fields().contains(&&*key.text) {
+            if !table.has(&key.text) {
                 scope.report(unknown(&scope.field(&key.text), &key.text, key.span, table));
             }
         }
@@ -334,7 +334,7 @@ fn unknown(scope: &Scope<'_>, text: &str, span: Span, table: Table) -> Diagnosti
     }
     let elsewhere: Vec<&str> = Table::ALL
         .into_iter()
-        .filter(|other| other.fields().contains(&text))
+        .filter(|other| other.has(text))
         .map(Table::place)
         .collect();
     if !elsewhere.is_empty() {
@@ -345,9 +345,9 @@ fn unknown(scope: &Scope<'_>, text: &str, span: Span, table: Table) -> Diagnosti
         return error.with_help(format!("it belongs {}", elsewhere.join(", or ")));
     }
     let error = scope.error(span, format!("unknown field `{text}` in {}", table.name()));
-    let help = match did_you_mean(text, table.fields().iter().copied()) {
+    let help = match did_you_mean(text, table.names()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("its fields are {}", listed(table.fields())),
+        None => format!("its fields are {}", listed(table.names())),
     };
     error.with_help(help)
 }
@@ -363,12 +363,13 @@ fn choices<T>(text: &str, words: &[(&str, T)]) -> String {
     let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
     match did_you_mean(text, words.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("one of {}", listed(&words)),
+        None => format!("one of {}", listed(words)),
     }
 }
 
-fn listed(words: &[&str]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+fn listed<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
+    let words = words.into_iter();
+    let quoted: Vec<String> = words.map(|word| format!("`{word}`")).collect();
     quoted.join(", ")
 }
 

@@ -15,8 +15,11 @@ pub(super) const FAILURE_MODES: [(&str, FailureMode); 3] = [
     ("local", FailureMode::Local),
 ];
 
+/// The words of `charge`: whether a limit is charged even when the request is refused.
+pub(super) const CHARGES: [(&str, bool); 2] = [("always", true), ("admitted", false)];
+
 /// The words of `durability`.
-const DURABILITIES: [(&str, Durability); 2] = [
+pub(super) const DURABILITIES: [(&str, Durability); 2] = [
     ("usual", Durability::Usual),
     ("replicated", Durability::Replicated),
 ];
@@ -30,8 +33,15 @@ pub(super) enum Found {
 }
 
 /// The words of `algorithm`.
+pub(super) const KINDS: [(&str, Kind); 3] = [
+    ("fixed_window", Kind::FixedWindow),
+    ("token_bucket", Kind::TokenBucket),
+    ("sliding_window", Kind::SlidingWindow),
+];
+
+/// What they stand for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     FixedWindow,
     TokenBucket,
     SlidingWindow,
@@ -56,7 +66,7 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Optio
         .number("unit_multiplier")
         .map_or(1, |(number, _)| number);
     let algorithm = algorithm(&fields, requests);
-    let charge_always = fields.one_of("charge", &[("always", true), ("admitted", false)]);
+    let charge_always = fields.one_of("charge", &CHARGES);
     let failure_mode = fields.one_of("failure_mode", &FAILURE_MODES);
     let lease = lease(&fields, algorithm, charge_always);
     let durability = fields.one_of("durability", &DURABILITIES);
@@ -137,11 +147,6 @@ fn units() -> String {
 }
 
 fn algorithm(fields: &Fields<'_, '_>, requests: u32) -> Option<Algorithm> {
-    const KINDS: [(&str, Kind); 3] = [
-        ("fixed_window", Kind::FixedWindow),
-        ("token_bucket", Kind::TokenBucket),
-        ("sliding_window", Kind::SlidingWindow),
-    ];
     let kind = fields
         .one_of("algorithm", &KINDS)
         .unwrap_or(Kind::FixedWindow);
