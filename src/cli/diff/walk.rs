@@ -70,7 +70,6 @@ impl<'n, 'c> Walk<'n, 'c> {
             _ => false,
         };
         let mut found = rule::compare(self.domains, old, new, anew);
-        let moved = self.moved();
         if let (Some(old), Some(new), true) = (old, new, found.is_empty())
             && old.name != new.name
         {
@@ -79,11 +78,13 @@ impl<'n, 'c> Walk<'n, 'c> {
                 .note("metrics, metadata and, for limits without a name, headers have its name");
             found.push(change.from(&*old.name).to(&*new.name));
         }
+        if found.is_empty() {
+            return;
+        }
         let domain = &*self.domains.new.name;
-        for change in found {
-            let change = moved
-                .iter()
-                .fold(change, |change, note| change.note(note.clone()));
+        let moved = self.moved();
+        for mut change in found {
+            change.notes.extend(moved.clone());
             let subject = || Subject {
                 name: self.path.iter().map(name).collect::<Vec<_>>().join(", "),
                 place: new
@@ -106,20 +107,20 @@ impl<'n, 'c> Walk<'n, 'c> {
     }
 
     /// What is said of descriptors that find another place than before.
-    fn moved(&self) -> Vec<String> {
-        let differ = self
-            .path
-            .iter()
-            .find_map(|cell| match (cell.old, cell.new) {
-                (Some(old), Some(new)) if old.key != new.key || old.matches != new.matches => {
-                    Some((old, new))
-                }
-                _ => None,
-            });
-        let Some((old, new)) = differ else {
-            return Vec::new();
-        };
-        vec![format!("found `{old}` before, finds `{new}` now")]
+    fn moved(&self) -> Option<String> {
+        let mut moved = self.path.iter().filter_map(|cell| {
+            let (old, new) = (cell.old?, cell.new?);
+            let differ = old.key != new.key || old.matches != new.matches;
+            differ.then_some((cell.label, old, new))
+        });
+        let (label, old, new) = moved.next()?;
+        let is = |node: &Node| matches!(label, Label::Of(of) if std::ptr::eq(of, node));
+        // The one that they are called by need not be named.
+        Some(match (is(old), is(new)) {
+            (_, true) => format!("found `{old}` before"),
+            (true, false) => format!("finds `{new}` now"),
+            (false, false) => format!("found `{old}` before, finds `{new}` now"),
+        })
     }
 }
 
