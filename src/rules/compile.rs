@@ -6,7 +6,7 @@
 //! - `plan`: plans, and how a descriptor comes by one
 //! - `limits`: the limits of a descriptor or a plan
 //! - `descriptor`: the tree of descriptors
-//! - `limit`: one limit
+//! - `limit`: one limit; `candidate`: one that is tried beside it
 //! - `lint`: what is right and yet unwise
 
 use std::cell::RefCell;
@@ -15,6 +15,7 @@ use super::RuleSet;
 use super::diagnostic::{Diagnostic, Report, Severity};
 use super::file::{self, Node, Parsed, SourceFile, Span};
 
+mod candidate;
 mod descriptor;
 mod domain;
 mod fields;

@@ -162,6 +162,7 @@ impl Reader<'_> {
             unlimited,
             mut limits,
             replaces,
+            candidates,
             ..
         } = found.or_else(none)?;
         for limit in &mut limits {
@@ -183,6 +184,7 @@ impl Reader<'_> {
             levels: self.levels.clone(),
             unlimited,
             limits,
+            candidates,
             first,
             plan,
             ban,
@@ -224,6 +226,7 @@ impl Reader<'_> {
             let list = fields.scope.field("rate_limits");
             limits.read(&list.item(index), node, self.domain);
         }
+        limits.check_room(fields.scope);
         let any = limits.unlimited || !limits.limits.is_empty();
         (any || single.is_some()).then_some(limits)
     }

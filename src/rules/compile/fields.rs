@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use super::MAX_DIAGNOSTICS;
-use super::table::{RESERVED, Table};
+use super::table::Table;
 use crate::rules::diagnostic::{Diagnostic, did_you_mean};
 use crate::rules::file::{Node, SourceFile, Span, Value};
 use crate::time::Micros;
@@ -148,6 +148,11 @@ impl<'s, 'f> Fields<'s, 'f> {
         message: impl Into<String>,
     ) -> Diagnostic {
         self.scope.field(name).error(span, message)
+    }
+
+    /// Something below could not be read, and is reported there.
+    pub(super) fn fail_silently(&self) {
+        self.any_failed.set(true);
     }
 
     pub(super) fn fail(&self, name: &'static str, error: Diagnostic) {
@@ -329,12 +334,10 @@ impl<'s, 'f> Fields<'s, 'f> {
 
 /// What to say about a field that is not in its table.
 fn unknown(scope: &Scope<'_>, text: &str, span: Span, table: Table) -> Diagnostic {
-    if RESERVED.contains(&text) {
-        return scope.error(span, format!("`{text}` is not supported yet"));
-    }
+    // What a candidate may have, its limit has too.
     let elsewhere: Vec<&str> = Table::ALL
         .into_iter()
-        .filter(|other| other.fields().contains(&text))
+        .filter(|other| *other != Table::Candidate && other.fields().contains(&text))
         .map(Table::place)
         .collect();
     if !elsewhere.is_empty() {

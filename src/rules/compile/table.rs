@@ -7,6 +7,7 @@ pub(super) enum Table {
     Response,
     Descriptor,
     Limit,
+    Candidate,
     Replaces,
     Messages,
     Cost,
@@ -14,15 +15,13 @@ pub(super) enum Table {
     Ban,
 }
 
-/// Fields that will mean something, and do not yet.
-pub(super) const RESERVED: [&str; 1] = ["candidate"];
-
 impl Table {
-    pub(super) const ALL: [Table; 9] = [
+    pub(super) const ALL: [Table; 10] = [
         Table::Domain,
         Table::Response,
         Table::Descriptor,
         Table::Limit,
+        Table::Candidate,
         Table::Replaces,
         Table::Messages,
         Table::Cost,
@@ -75,6 +74,17 @@ impl Table {
                 "failure_mode",
                 "lease",
                 "durability",
+                "candidate",
+            ],
+            Table::Candidate => &[
+                "requests_per_unit",
+                "unit",
+                "unit_multiplier",
+                "unlimited",
+                "algorithm",
+                "burst",
+                "burst_multiplier",
+                "charge",
             ],
             Table::Replaces => &["name"],
             Table::Messages => &["rate_limit_exceeded", "monthly_quota_exceeded", "banned"],
@@ -91,6 +101,7 @@ impl Table {
             Table::Response => "into `response`",
             Table::Descriptor => "to the descriptor, beside `key`",
             Table::Limit => "into `rate_limit`",
+            Table::Candidate => "into `candidate`",
             Table::Replaces => "into `replaces`",
             Table::Messages => "into `response.messages`",
             Table::Cost => "into `costs`",
@@ -105,6 +116,7 @@ impl Table {
             Table::Response => "`response`",
             Table::Descriptor => "a descriptor",
             Table::Limit => "a rate limit",
+            Table::Candidate => "`candidate`",
             Table::Replaces => "an entry of `replaces`",
             Table::Messages => "`messages`",
             Table::Cost => "an entry of `costs`",

@@ -311,6 +311,7 @@ impl Item {
             role: self.role,
             limits: bounds,
             ban: self.ban.as_ref(),
+            candidates: Vec::new(),
         }
     }
 

@@ -285,6 +285,7 @@ impl Look {
                 role: Role::Enforced,
                 limits: limits.iter().map(bound).collect(),
                 ban: None,
+                candidates: Vec::new(),
             })
             .collect()
     }
