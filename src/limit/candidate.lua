@@ -30,9 +30,11 @@ local function candidates(MAX_SLOTS, decode, find_slot, decide)
     return world, places
   end
 
-  -- Keeps the state of a candidate. No live limit makes way for it.
+  -- Keeps the state of a candidate. No live limit makes way for it, and one that the request has only read stays unread.
   local function keep(record, copy, tag)
-    local slot, place = find_slot(copy, tag), #record + 1
+    local slot = find_slot(copy, tag)
+    record = record.changed and record or decode(record.value)
+    local place = #record + 1
     for i = 1, #record do
       if record[i].tag == tag then
         place = i
@@ -42,6 +44,7 @@ local function candidates(MAX_SLOTS, decode, find_slot, decide)
       record[place], record.changed = slot, true
       record.seen = max(record.seen, copy.seen)
     end
+    return record
   end
 
   local function is_charged(world, places, passes)
@@ -71,7 +74,7 @@ local function candidates(MAX_SLOTS, decode, find_slot, decide)
           end
           local passes, readings = decide(copies, world, now, quotas_decide)
           if is_charged(world, places, passes) then
-            keep(records[key], copies[key], tag)
+            records[key] = keep(records[key], copies[key], tag)
           end
           worlds[name] = { next = 1, world = world, places = places, passes = passes, readings = readings }
         end

@@ -126,7 +126,7 @@ fn world(
     }
     let Counter(key, tag) = counter;
     if is_charged {
-        keep(&mut records[key], &copies[key].0, tag);
+        keep(&mut records[key], &before[key], &copies[key].0, tag);
     }
     trials
 }
@@ -160,11 +160,14 @@ fn stand_in<'l>(demand: &mut Demand<'l>, candidate: &Candidate<'l>) -> usize {
     }
 }
 
-/// Keeps the state of a candidate. No live limit makes way for it.
-fn keep((record, changed): &mut (Record, bool), copy: &Record, tag: Tag) {
+/// Keeps the state of a candidate. No live limit makes way for it, and one that the request has only read stays unread.
+fn keep((record, changed): &mut (Record, bool), before: &Record, copy: &Record, tag: Tag) {
     let Some(slot) = copy.slots.iter().find(|slot| slot.tag == tag) else {
         return;
     };
+    if !*changed {
+        record.clone_from(before);
+    }
     match record.slots.iter().position(|slot| slot.tag == tag) {
         Some(place) => record.slots[place] = slot.clone(),
         None if record.slots.len() < MAX_SLOTS => record.slots.push(slot.clone()),

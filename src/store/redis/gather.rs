@@ -26,7 +26,7 @@ use super::script;
 use crate::limit::ban::Ban;
 use crate::limit::candidate::Trial;
 use crate::limit::transaction::{Amount, Demand, Fold, Outcome, Readings, Role};
-use crate::limit::{Durability, Hits, Receipt, Verdict};
+use crate::limit::{Durability, Hits, Receipt, Tag, Verdict};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
 
@@ -96,11 +96,22 @@ fn try_whole<'l>(
             let candidates = asked.demand.candidates.iter();
             candidates.map(move |candidate| (place, asked, candidate))
         });
-        for ((place, asked, candidate), (trial, time)) in tried.zip(&mut decided.trials) {
+        let said = tried.clone().zip(&decided.trials);
+        let tries: Vec<Try> = said
+            .map(|((place, asked, candidate), (trial, _))| Try {
+                demand: place,
+                counter: (asked.key, candidate.limit.tag()),
+                stands: (candidate.role, trial.fits),
+            })
+            .collect();
+        for ((own, (_, asked, candidate)), (trial, time)) in
+            tries.iter().zip(tried).zip(&mut decided.trials)
+        {
             let had_passed = std::mem::replace(&mut trial.passes, false);
             if let Some(live) = live.as_deref().filter(|_| had_passed) {
-                let others = others(live, at, (place, candidate.role, trial.fits), quotas_decide);
-                trial.passes = others.admitted();
+                let same = tries.iter().filter(|other| other.counter == own.counter);
+                let same: Vec<&Try> = same.collect();
+                trial.passes = others(live, at, &same, quotas_decide).admitted();
             }
             let gives_back = had_passed && !trial.passes && trial.fits && !candidate.always;
             if let Amount::Charge(hits) = asked.amount
@@ -121,22 +132,26 @@ fn try_whole<'l>(
     charged
 }
 
-/// What the whole comes to under a candidate of the part `at` which passes there by itself: the demands of the other parts,
-/// and all quotas, if the part could not judge those.
-fn others(
-    live: &[Vec<(Role, bool)>],
-    at: usize,
-    (own, role, fits): (usize, Role, bool),
-    quotas_decide: bool,
-) -> Fold {
+/// A candidate within a part.
+struct Try {
+    /// The place of its demand.
+    demand: usize,
+    /// The place of its key, and its name there.
+    counter: (usize, Tag),
+    /// What its demand would mean for the request, and whether it would have room.
+    stands: (Role, bool),
+}
+
+/// What the whole comes to under the candidates `tries` of the part `at`, which passes by itself: the demands of the other
+/// parts, and all quotas, if the part could not judge those.
+fn others(live: &[Vec<(Role, bool)>], at: usize, tries: &[&Try], quotas_decide: bool) -> Fold {
     let mut fold = Fold::default();
     for (part, demands) in live.iter().enumerate() {
         for (place, demand) in demands.iter().enumerate() {
-            let (role, fits) = match (part == at, place == own) {
-                (true, true) => (role, fits),
-                _ => *demand,
-            };
-            if part != at || (role == Role::Quota && !quotas_decide) {
+            let is_own = part == at;
+            let tried = tries.iter().find(|one| is_own && one.demand == place);
+            let (role, fits) = tried.map_or(*demand, |tried| tried.stands);
+            if !is_own || (role == Role::Quota && !quotas_decide) {
                 fold.add(role, fits);
             }
         }
