@@ -98,7 +98,7 @@ fn build<'f>(
     let trees: Vec<(Scope<'_>, Node<'_>)> = files
         .iter()
         .zip(parsed)
-        .filter_map(|(source, parsed)| tree(Scope::new(source, sink), parsed))
+        .filter_map(|(source, parsed)| tree(Scope::new(source, options.lints, sink), parsed))
         .collect();
     let mut drafts = Drafts::new(options);
     // What one file says of a domain holds for the descriptors of all its files, so it is read before any of them.

@@ -58,7 +58,7 @@ pub(super) fn read(live: &Fields<'_, '_>, of: Live, domain: &Domain) -> Option<T
     })
 }
 
-/// The limit, whether it refuses nothing, and whether it is charged always; a warning if it is the live one again.
+/// The limit, whether it refuses nothing, and whether it is charged always; a lint if it is the live one again.
 fn unlike(
     fields: &Fields<'_, '_>,
     scope: &Scope<'_>,
@@ -66,6 +66,9 @@ fn unlike(
     domain: &Domain,
 ) -> Option<(Limit, bool, Option<bool>)> {
     let same = |help: &str| {
+        if !scope.lints {
+            return;
+        }
         let message = "the candidate is the same as the limit: nothing can differ";
         let warning = scope.error(fields.own_span(), message).as_warning();
         scope.report(warning.with_help(help));

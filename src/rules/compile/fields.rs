@@ -12,6 +12,8 @@ use crate::time::Micros;
 /// Where the reader is: a file, and a path in its tree.
 pub(super) struct Scope<'f> {
     pub(super) file: &'f SourceFile,
+    /// What is right and yet unwise is warned of.
+    pub(super) lints: bool,
     place: Place<'f>,
     sink: &'f RefCell<Vec<Diagnostic>>,
 }
@@ -34,9 +36,14 @@ pub(super) struct Fields<'s, 'f> {
 }
 
 impl<'f> Scope<'f> {
-    pub(super) fn new(file: &'f SourceFile, sink: &'f RefCell<Vec<Diagnostic>>) -> Self {
+    pub(super) fn new(
+        file: &'f SourceFile,
+        lints: bool,
+        sink: &'f RefCell<Vec<Diagnostic>>,
+    ) -> Self {
         Self {
             file,
+            lints,
             place: Place::Root,
             sink,
         }
