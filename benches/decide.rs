@@ -83,6 +83,7 @@ fn script(criterion: &mut Criterion) {
             role: Role::Enforced,
             limits: limits.iter().map(bound).collect(),
             ban: None,
+            candidates: Vec::new(),
         };
         let transaction = Transaction {
             keys: &[Key::new("", name, "")],

@@ -100,6 +100,7 @@ fn charge(store: &Embedded, limit: &Limit, name: &str) {
         role: Role::Enforced,
         limits: smallvec::smallvec![bound],
         ban: None,
+        candidates: Vec::new(),
     };
     store.transact(&Transaction {
         keys: &[Key::new("edge:", name, "")],

@@ -116,6 +116,7 @@ fn ask(limit: &Limit, record: Record, hits: Hits) -> (bool, Record) {
         role: Role::Enforced,
         limits: limits.into_iter().collect(),
         ban: None,
+        candidates: Vec::new(),
     };
     let mut records = [(record, false)];
     let outcome = transact(&mut records, &[demand], NOW);

@@ -8,6 +8,7 @@
 //! - [`charges`]: request to keys, and to what is asked of them
 //! - [`key`]: descriptor to key
 //! - [`fold`]: outcome to ruling
+//! - [`compare`]: candidates against live limits; [`trials`]: what came of them
 //! - [`fallback`]: what to answer when the store does not
 //! - [`answer`]: ruling to statuses, headers, body and metadata
 //! - [`account`]: what is counted; `told`: what a trace says
@@ -16,6 +17,7 @@
 //! - [`readiness`]: whether requests should be sent here
 //! - [`instances`]: how many there are
 //! - [`owed`]: what the store is told when it answers again
+//! - `bulletin`: what instances tell each other
 //! - [`top`]: who asks most; [`history`]: how many asked in the last minutes
 
 use std::pin::pin;
@@ -43,7 +45,9 @@ use crate::time::{Clock, Timestamp};
 
 pub mod account;
 pub mod answer;
+mod bulletin;
 pub mod charges;
+pub mod compare;
 pub mod exchange;
 pub mod fallback;
 pub mod fold;
@@ -56,6 +60,7 @@ pub mod readiness;
 pub mod subjects;
 mod told;
 pub mod top;
+pub mod trials;
 pub mod usage;
 
 pub use answer::Reason;
@@ -88,6 +93,7 @@ pub struct Engine {
     owed: owed::Owed,
     instances: instances::Instances,
     top: top::Top,
+    trials: trials::Trials,
     history: history::History,
     settings: Settings,
     clock: Clock,
@@ -140,6 +146,8 @@ struct Call<'c> {
 struct Live {
     rules: RuleSet,
     accounts: account::Accounts,
+    /// Where it is counted what comes of the candidates.
+    trials: trials::Places,
 }
 
 impl Default for Settings {
@@ -180,6 +188,7 @@ impl Engine {
             owed: owed::Owed::new(clock.clone()),
             instances: instances::Instances::new(&settings.key_prefix, settings.instances),
             top: top::Top::new(&settings.key_prefix),
+            trials: trials::Trials::new(&settings.key_prefix),
             history: history::History::default(),
             settings,
             clock,
@@ -193,7 +202,13 @@ impl Engine {
     pub fn install(&self, rules: RuleSet) {
         let accounts = account::Accounts::new(&rules, &self.metrics);
         let domains = Some(rules.domains.len());
-        let before = self.live.swap(Some(Arc::new(Live { rules, accounts })));
+        let trials = self.trials.places(&rules, &self.metrics, self.clock.now());
+        let live = Live {
+            rules,
+            accounts,
+            trials,
+        };
+        let before = self.live.swap(Some(Arc::new(live)));
         self.replaced.lock().extend(before);
         self.readiness
             .send_modify(|readiness| readiness.domains = domains);
@@ -392,6 +407,9 @@ impl Engine {
                 .record(&self.metrics, settings, domain, request, ruling, reason);
             self.top
                 .note(&live.accounts.places, domain, request, ruling);
+            if !ruling.compared.is_empty() {
+                self.trials.note(&live.trials, domain, request, ruling);
+            }
             let refused = !ruling.admitted && !settings.shadow_mode;
             self.trace(call, (refused, fallback.is_some()), |say| {
                 told::decided(domain, request, ruling, reason, say)
@@ -408,9 +426,7 @@ impl Engine {
         call: &Call<'_>,
     ) -> (Outcome, Option<Reason>) {
         if charges.demands.is_empty() && charges.meters.is_empty() {
-            let readings = Default::default();
-            let admitted = true;
-            return (Outcome { admitted, readings }, None);
+            return (admitted(), None);
         }
         let now = self.given_time();
         let with_meters = charges.with_meters();
@@ -450,6 +466,10 @@ impl Engine {
             }
             Err(error) => {
                 self.metrics.store_failed(store, error.kind(), took);
+                if !charges.limits_anything() {
+                    // It was only asked for candidates, which have no part in the decision.
+                    return (admitted(), None);
+                }
                 let count = self.instances.count();
                 let (outcome, reason) = fallback::decide(charges, &self.local, count, now);
                 // What was sent may be executed yet, and counts as charged.
@@ -505,6 +525,14 @@ impl Engine {
             span: spans::current(),
             unseen,
         }
+    }
+}
+
+/// What a request comes to that nothing limits.
+fn admitted() -> Outcome {
+    Outcome {
+        admitted: true,
+        ..Outcome::default()
     }
 }
 

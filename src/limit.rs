@@ -5,8 +5,10 @@
 //!
 //! - [`fixed_window`], [`token_bucket`], [`sliding_window`]: one algorithm each
 //! - [`ban`]: who is refused too often is refused for a while
+//! - [`candidate`]: limits on trial, beside the live ones
 //! - [`lease`]: what may be taken in advance
 //! - [`period`]: calendar days, weeks, months and years in a time zone
+//! - `tag`: the names of limits under a key
 //! - [`transaction`]: many limits on many keys, all or nothing
 
 use std::fmt;
@@ -15,12 +17,16 @@ use std::str::FromStr;
 use crate::time::{Micros, Timestamp};
 
 pub mod ban;
+pub mod candidate;
 pub mod fixed_window;
 pub mod lease;
 pub mod period;
 pub mod sliding_window;
+mod tag;
 pub mod token_bucket;
 pub mod transaction;
+
+pub use tag::Tag;
 
 /// Every integer up to here is exact in a double, the only number that Lua in Redis has.
 pub const MAX_EXACT: u64 = 1 << 53;
@@ -118,11 +124,6 @@ pub enum LimitError {
     #[error("this token bucket cannot be computed exactly: its refill is too fine for its length")]
     Inexact,
 }
-
-/// Names a limit among those of one key: its algorithm and window, but not its numbers, so that a changed number keeps
-/// what was used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag(u32);
 
 /// What a key remembers of one limit. It does not hold the limit itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -440,6 +441,13 @@ impl Limit {
         Self { durability, ..self }
     }
 
+    /// The same limit as a candidate, whose state stands beside that of a live limit of its window and algorithm.
+    #[must_use]
+    pub fn on_trial(self) -> Self {
+        let tag = self.tag.on_trial();
+        Self { tag, ..self }
+    }
+
     /// The state of a key that was never seen.
     pub fn fresh(&self, now: Timestamp) -> State {
         match &self.shape {
@@ -559,42 +567,5 @@ impl fmt::Display for Limit {
             1 => write!(f, "{requests}/{unit}"),
             multiplier => write!(f, "{requests}/{multiplier} {unit}s"),
         }
-    }
-}
-
-impl Tag {
-    fn new(shape: &Shape, unit: Unit, multiplier: u32) -> Self {
-        let algorithm = match shape {
-            Shape::FixedWindow(_) => 1,
-            Shape::TokenBucket(_) => 2,
-            Shape::SlidingWindow(_) => 3,
-        };
-        // Injective: an algorithm and a unit need five bits, a multiplier twenty.
-        Self(multiplier * 32 + algorithm * 8 + unit as u32)
-    }
-
-    /// The tag of a ban whose refusals are counted in windows of `within`.
-    pub fn of_ban(within: Unit) -> Self {
-        Self(32 + within as u32)
-    }
-
-    /// A multiplier that no limit has tells a meter from the limit of the same window.
-    fn of_meter(unit: Unit) -> Self {
-        Self((MAX_MULTIPLIER + 1) * 32 + 8 + unit as u32)
-    }
-
-    /// Which algorithm's state it names: 0 a ban's, 1 a fixed window's, 2 a token bucket's, 3 a sliding window's.
-    pub const fn algorithm(self) -> u32 {
-        self.0 % 32 / 8
-    }
-
-    /// The tag that was stored as this number.
-    pub const fn from_stored(number: u32) -> Self {
-        Self(number)
-    }
-
-    /// The tag as it is stored.
-    pub const fn get(self) -> u32 {
-        self.0
     }
 }

@@ -115,8 +115,12 @@ pub struct Plan {
     pub unlimited: bool,
     /// The limits, charged together.
     pub limits: Vec<RuleLimit>,
+    /// What is tried beside them.
+    pub candidates: Vec<RuleCandidate>,
     /// How many limits the plans before it have: where the counters of its own begin.
     pub first: usize,
+    /// The same of candidates.
+    pub first_candidate: usize,
 }
 
 /// How a descriptor comes by its plan.
@@ -184,6 +188,8 @@ pub struct Rule {
     pub unlimited: bool,
     /// The limits, charged together; empty when unlimited, or when a plan has them.
     pub limits: SmallVec<[RuleLimit; 1]>,
+    /// What is tried beside them; a plan has its own.
+    pub candidates: Vec<RuleCandidate>,
     /// How many limits the rules before it have: where the counters of its own begin.
     pub first: usize,
     /// The limits are those of a plan.
@@ -243,6 +249,19 @@ pub struct RuleLimit {
     pub failure_mode: Option<FailureMode>,
     /// What clients are told of it; none if that hangs on the rule that it is used by.
     pub policy: Option<Arc<Policy>>,
+}
+
+/// A limit on trial: charged and reported, and never refuses.
+#[derive(Debug)]
+pub struct RuleCandidate {
+    /// The place of the limit that it would replace; none where nothing limits.
+    pub instead_of: Option<usize>,
+    /// The limit, [on trial](Limit::on_trial).
+    pub limit: Limit,
+    /// It is no limit at all: its counter only tells what is used.
+    pub unlimited: bool,
+    /// `charge: always` or `charge: admitted`; none for the service's default.
+    pub charge_always: Option<bool>,
 }
 
 /// One entry of a descriptor.

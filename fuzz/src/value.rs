@@ -92,6 +92,7 @@ fn decide(record: &Record, limit: &Limit, amount: Amount, always: bool, now: Tim
         role: Role::Enforced,
         limits: [Bound { limit, always }].into_iter().collect(),
         ban: Some(&LIMITS.ban),
+        candidates: Vec::new(),
     };
     let mut records = [(record.clone(), false)];
     let outcome = transact(&mut records, std::slice::from_ref(&demand), now);

@@ -8,6 +8,7 @@
 //! - `lists`: who is let through, refused or banned
 //! - `usage`: what was used, for billing
 //! - `check`: a request that is only supposed; `explain`: the same, and how it comes to its rules
+//! - `candidates`: what comes of limits on trial
 //! - `top`: who asks most; `overview`: what the page shows
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use crate::store::StoreError;
 use access::Access;
 
 pub mod access;
+mod candidates;
 mod check;
 mod explain;
 mod lists;
@@ -45,7 +47,7 @@ pub const PREFIX: &str = "/api/v1/rate-limit";
 pub const MAX_NOTE: usize = 1024;
 
 /// Every route: its method, and its path after [`PREFIX`].
-pub const ROUTES: [(&str, &str); 27] = [
+pub const ROUTES: [(&str, &str); 28] = [
     ("GET", "/openapi.json"),
     ("GET", "/status"),
     ("GET", "/health"),
@@ -72,6 +74,7 @@ pub const ROUTES: [(&str, &str); 27] = [
     ("POST", "/check"),
     ("GET", "/explain"),
     ("GET", "/top"),
+    ("GET", "/candidates"),
     ("GET", "/overview"),
 ];
 
@@ -127,6 +130,7 @@ pub(super) fn routes(admin: Admin, access: Arc<Access>) -> Router {
         .route("/check", post(check::check))
         .route("/explain", get(explain::explain))
         .route("/top", get(top::top))
+        .route("/candidates", get(candidates::candidates))
         .route("/overview", get(overview::overview))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")

@@ -111,7 +111,12 @@ fn limit_name(spoken: &Spoken<'_>, place: usize, entries: &[Entry<'_>]) -> Strin
 }
 
 /// The name of one of several limits of a rule.
-fn name_among(rule: &str, plan: Option<&str>, name: Option<&str>, limit: &Limit) -> String {
+pub(super) fn name_among(
+    rule: &str,
+    plan: Option<&str>,
+    name: Option<&str>,
+    limit: &Limit,
+) -> String {
     if let Some(name) = name {
         return format!("{rule}.{name}");
     }

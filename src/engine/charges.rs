@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use smallvec::SmallVec;
 
 use super::{Rejection, Request, Settings, key, usage};
+use crate::limit::candidate::Candidate;
 use crate::limit::transaction::{Amount, Bound, Demand, Role};
 use crate::limit::{Algorithm, Hits, Limit};
 use crate::rules::policy::Policy;
-use crate::rules::{Descriptor, Domain, FailureMode, Plan, Rule, RuleLimit};
+use crate::rules::{Descriptor, Domain, FailureMode, Plan, Rule, RuleCandidate, RuleLimit};
 use crate::store::Key;
 
 /// The most descriptors of a request.
@@ -31,6 +32,25 @@ pub struct Charges<'a> {
     pub items: SmallVec<[Item<'a>; 2]>,
     /// What is counted for billing beside the demands, if the request passes.
     pub meters: Vec<Meter<'a>>,
+    /// More about the candidates, in the order of the demands and of those within each.
+    pub tried: Vec<Tried<'a>>,
+}
+
+/// A candidate within a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The name of the plan that has it.
+    pub plan: Option<&'a str>,
+    /// Its place among the candidates of its rule, or of all plans of the domain.
+    pub place: usize,
+    /// The candidate.
+    pub candidate: &'a RuleCandidate,
+    /// The descriptor's place in the request.
+    pub descriptor: usize,
+    /// Its place among the demands.
+    pub demand: usize,
 }
 
 /// A charge that is counted for billing, and refuses nothing.
@@ -169,11 +189,20 @@ impl<'r> Found<'r> {
         })
     }
 
-    fn limits(&self) -> &'r [RuleLimit] {
+    pub(super) fn limits(&self) -> &'r [RuleLimit] {
         match (self.plan, self.rule) {
             (Some((_, plan)), _) => &plan.limits,
             (None, Some(rule)) => &rule.limits,
             (None, None) => &[],
+        }
+    }
+
+    /// What is tried, and the place of the first among all of the rule or of the plans.
+    fn candidates(&self) -> (&'r [RuleCandidate], usize) {
+        match (self.plan, self.rule) {
+            (Some((_, plan)), _) => (&plan.candidates, plan.first_candidate),
+            (None, Some(rule)) => (&rule.candidates, 0),
+            (None, None) => (&[], 0),
         }
     }
 
@@ -205,18 +234,25 @@ impl<'a> Charges<'a> {
             let amount = amount(request, descriptor, cost)?;
             self.metered(settings, domain, (place, descriptor), found, amount);
             let limits = limits(settings, domain, found, &replaced);
+            let key = || {
+                let prefix = &settings.key_prefix;
+                key::key(prefix, domain, &descriptor.entries, found.rule)
+            };
+            let (tries, _) = found.candidates();
             let item = if found.is_unlimited() {
+                if !tries.is_empty() {
+                    self.unlimited(key(), amount);
+                    self.tries(settings, found, place, &[]);
+                }
                 Item::Unlimited(found.plan.map(|(name, _)| name))
             } else if limits.0.is_empty() {
                 Item::Free
             } else {
-                let key = key::key(
-                    &settings.key_prefix,
-                    domain,
-                    &descriptor.entries,
-                    found.rule,
-                );
-                self.limited(settings, found, key, amount, limits)
+                let limited = self.limited(settings, found, key(), amount, limits);
+                if !tries.is_empty() {
+                    self.tries(settings, found, place, &limited.limits);
+                }
+                Item::Limited(limited)
             };
             self.items.push(item);
         }
@@ -259,6 +295,7 @@ impl<'a> Charges<'a> {
             role: Role::Shadow,
             limits: std::iter::once(bound).collect(),
             ban: None,
+            candidates: Vec::new(),
         };
         self.meters.push(Meter {
             rule,
@@ -283,7 +320,7 @@ impl<'a> Charges<'a> {
         key: Key,
         amount: Amount,
         (bounds, limits): Limits<'a>,
-    ) -> Item<'a> {
+    ) -> Limited<'a> {
         let rule = found.rule;
         let key = self.place(key);
         let shadow = rule.is_some_and(|rule| rule.shadow_mode);
@@ -291,22 +328,86 @@ impl<'a> Charges<'a> {
         self.demands.push(Demand {
             key,
             amount,
-            role: match (shadow, quota) {
-                (true, _) => Role::Shadow,
-                (false, true) => Role::Quota,
-                (false, false) => Role::Enforced,
-            },
+            role: role(shadow, quota),
             limits: bounds,
             ban: rule.and_then(|rule| rule.ban.as_ref()),
+            candidates: Vec::new(),
         });
-        Item::Limited(Limited {
+        Limited {
             rule,
             plan: found.plan.map(|(name, _)| name),
             demand: self.demands.len() - 1,
             limits,
             shadow,
             quota,
-        })
+        }
+    }
+
+    /// A demand without limits, for what is tried where nothing limits. It has no part in the decision.
+    #[inline(never)]
+    fn unlimited(&mut self, key: Key, amount: Amount) {
+        let key = self.place(key);
+        self.demands.push(Demand {
+            key,
+            amount,
+            role: Role::Shadow,
+            limits: SmallVec::new(),
+            ban: None,
+            candidates: Vec::new(),
+        });
+    }
+
+    /// Adds the candidates of a descriptor to its demand, which is the last and has the limits `terms`. Whoever has numbers or
+    /// grants of its own for a limit would keep them, and a limit that is replaced would be: nothing is tried there.
+    #[inline(never)]
+    fn tries(
+        &mut self,
+        settings: &Settings,
+        found: &'a Found<'a>,
+        descriptor: usize,
+        terms: &[Terms<'a>],
+    ) {
+        let demand = self.demands.len() - 1;
+        let (Some(rule), Some(asked)) = (found.rule, self.demands.last_mut()) else {
+            return;
+        };
+        let first = found.plan.map_or(0, |(_, plan)| plan.first);
+        let (candidates, first_candidate) = found.candidates();
+        for (place, candidate) in candidates.iter().enumerate() {
+            let instead_of = match candidate.instead_of {
+                None => None,
+                Some(limit) => {
+                    let is_own = found.own.get(limit).is_some_and(Option::is_some);
+                    let of_limit = |terms: &Terms<'a>| terms.place == first + limit;
+                    match terms.iter().position(of_limit).filter(|_| !is_own) {
+                        Some(at) => Some(at),
+                        None => continue,
+                    }
+                }
+            };
+            let quota = settings.quota_mode || rule.quota_mode;
+            asked.candidates.push(Candidate {
+                limit: &candidate.limit,
+                instead_of,
+                role: role(rule.shadow_mode, quota),
+                always: candidate
+                    .charge_always
+                    .unwrap_or(settings.charge_always_by_default()),
+            });
+            self.tried.push(Tried {
+                rule,
+                plan: found.plan.map(|(name, _)| name),
+                place: first_candidate + place,
+                candidate,
+                descriptor,
+                demand,
+            });
+        }
+    }
+
+    /// Whether anything has a part in the decision.
+    pub fn limits_anything(&self) -> bool {
+        self.demands.iter().any(|demand| !demand.limits.is_empty())
     }
 
     /// All demands, with those of the meters behind them; none if there are no meters.
@@ -330,7 +431,8 @@ impl<'a> Charges<'a> {
     /// Identical descriptors are charged with their sum, which must be countable.
     fn check_hits(&self) -> Result<(), Rejection> {
         let mut sums: SmallVec<[u64; 4]> = smallvec::smallvec![0; self.keys.len()];
-        for demand in &self.demands {
+        let limited = |demand: &&Demand<'_>| !demand.limits.is_empty();
+        for demand in self.demands.iter().filter(limited) {
             let hits = match demand.amount {
                 Amount::Charge(hits) | Amount::Refund(hits) => hits,
                 Amount::Peek(_) => Hits::ZERO,
@@ -347,10 +449,21 @@ impl<'a> Charges<'a> {
     fn settle_quotas(&mut self, settings: &Settings) {
         let free = self.items.iter().any(|item| matches!(item, Item::Free));
         if settings.quota_mode && free {
-            self.demands
-                .iter_mut()
-                .for_each(|demand| demand.role = Role::Shadow);
+            for demand in &mut self.demands {
+                demand.role = Role::Shadow;
+                for candidate in &mut demand.candidates {
+                    candidate.role = Role::Shadow;
+                }
+            }
         }
+    }
+}
+
+fn role(shadow: bool, quota: bool) -> Role {
+    match (shadow, quota) {
+        (true, _) => Role::Shadow,
+        (false, true) => Role::Quota,
+        (false, false) => Role::Enforced,
     }
 }
 

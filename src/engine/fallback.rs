@@ -78,7 +78,12 @@ impl Alone<'_, '_> {
         });
         let readings: Readings = readings.collect();
         let admitted = admitted(charges, &readings);
-        (Outcome { admitted, readings }, outcome.admitted)
+        let decided = Outcome {
+            admitted,
+            readings,
+            trials: Vec::new(),
+        };
+        (decided, outcome.admitted)
     }
 }
 
@@ -189,6 +194,8 @@ fn local_demands<'a, 'c: 'a>(
         },
         role: demand.role,
         ban: demand.ban,
+        // This instance sees a part of the requests only: nothing is tried on it.
+        candidates: Vec::new(),
         limits: shares
             .iter()
             .map(|(limit, always)| Bound {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::charges::{Charges, Item, Limited};
+use super::compare::{self, Compared};
 use super::{Code, CurrentLimit, Status};
 use crate::directory::{List, Listed};
 use crate::limit::transaction::{Amount, Outcome, Reading};
@@ -22,6 +23,8 @@ pub struct Ruling<'a> {
     pub items: SmallVec<[Judged<'a>; 1]>,
     /// It was not decided by limits.
     pub apart: Option<Apart>,
+    /// What the candidates said; none while the store does not answer.
+    pub compared: Vec<Compared<'a>>,
 }
 
 /// A decision that no limit had a part in, and that charges nothing.
@@ -119,7 +122,11 @@ impl<'a> Ruling<'a> {
             admitted: outcome.admitted,
             items: SmallVec::with_capacity(charges.items.len()),
             apart: None,
+            compared: Vec::new(),
         };
+        if !charges.tried.is_empty() {
+            ruling.compared = compare::compared(charges, outcome);
+        }
         for (descriptor, item) in charges.items.iter().enumerate() {
             ruling.items.push(match item {
                 Item::Free => Judged::Free,
@@ -144,6 +151,7 @@ impl<'a> Ruling<'a> {
             admitted: refused.is_none(),
             items: (0..descriptors).map(judge).collect(),
             apart: Some(apart),
+            compared: Vec::new(),
         }
     }
 

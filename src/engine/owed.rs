@@ -254,6 +254,7 @@ fn demand(limit: &Limit, amount: Amount) -> Demand<'_> {
         role: Role::Shadow,
         limits: std::iter::once(bound).collect(),
         ban: None,
+        candidates: Vec::new(),
     }
 }
 

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::charges::{Charges, Found};
+use super::compare::Compared;
 use super::fold::{Judged, Ruling};
 use super::{Engine, Rejection, Request, key};
 use crate::directory::follow::LOOK_WITHIN;
 use crate::limit::{Hits, Limit, Shape, Tag, Verdict};
-use crate::rules::{Descriptor, Domain, Entries, Entry, PlanSource, Rule, RuleSet};
+use crate::rules::{Descriptor, Domain, Entries, Entry, PlanSource, Rule, RuleLimit, RuleSet};
 use crate::store::{Key, StoreError, Transaction};
 use crate::time::Micros;
 
@@ -31,6 +32,8 @@ pub struct Account {
     pub unlimited: bool,
     /// The limits.
     pub limits: Vec<Used>,
+    /// What is tried where nothing limits the subject.
+    pub candidate: Option<OnTrial>,
     /// How long a ban of this rule still lasts.
     pub banned_for: Option<Micros>,
     /// Where it is kept.
@@ -52,6 +55,21 @@ pub struct Used {
     pub left: Hits,
     /// The time until it is as good as fresh.
     pub reset: Micros,
+    /// What is tried in its place.
+    pub candidate: Option<OnTrial>,
+}
+
+/// A candidate, and what is used of it.
+#[derive(Clone, Debug)]
+pub struct OnTrial {
+    /// The limit.
+    pub limit: Limit,
+    /// It refuses nothing.
+    pub unlimited: bool,
+    /// What is used.
+    pub used: Hits,
+    /// What would be left.
+    pub left: Hits,
 }
 
 /// Why there is no account.
@@ -117,10 +135,15 @@ impl Engine {
         };
         let ruling = Ruling::new(&charges, &outcome);
         let all = request.descriptors.iter().zip(&found).zip(&ruling.items);
-        let account = |((descriptor, found), judged): ((&Descriptor<'_>, &Found<'_>), _)| {
-            self.account(domain, descriptor, found, judged)
+        let account = |(place, ((descriptor, found), judged))| {
+            let mut account = self.account(domain, descriptor, found, judged)?;
+            let here = |one: &&Compared<'_>| one.tried.descriptor == place;
+            for compared in ruling.compared.iter().filter(here) {
+                account.tries(found, compared);
+            }
+            Some(account)
         };
-        Ok(all.filter_map(account).collect())
+        Ok(all.enumerate().filter_map(account).collect())
     }
 
     fn account(
@@ -138,6 +161,7 @@ impl Engine {
             plan: found.plan.map(|(name, _)| name.to_owned()),
             unlimited: false,
             limits: Vec::new(),
+            candidate: None,
             banned_for: None,
             key: key::key(prefix, domain, &descriptor.entries, Some(rule)),
             tags: tags(domain, rule),
@@ -158,6 +182,7 @@ impl Engine {
                         used: said.used,
                         left: said.limit.capacity().saturating_sub(said.used),
                         reset: said.full_reset,
+                        candidate: None,
                     });
                 }
             }
@@ -167,13 +192,44 @@ impl Engine {
     }
 }
 
+impl Account {
+    /// Adds a candidate to its limit.
+    fn tries(&mut self, found: &Found<'_>, compared: &Compared<'_>) {
+        let candidate = compared.tried.candidate;
+        let on_trial = OnTrial {
+            limit: candidate.limit.clone(),
+            unlimited: candidate.unlimited,
+            used: compared.used,
+            left: candidate.limit.capacity().saturating_sub(compared.used),
+        };
+        let Some(place) = candidate.instead_of else {
+            self.candidate = Some(on_trial);
+            return;
+        };
+        let of_rule = found.limits().get(place).map(|limit| limit.limit.tag());
+        let mut limits = self.limits.iter_mut();
+        if let Some(used) = limits.find(|used| Some(used.limit.tag()) == of_rule) {
+            used.candidate = Some(on_trial);
+        }
+    }
+}
+
+/// The names of the limits of a rule or of the plans; a candidate goes by the label of its limit.
 fn tags(domain: &Domain, rule: &Rule) -> Vec<(String, Tag)> {
-    let own = rule.limits.iter();
+    let own = (&*rule.limits, &*rule.candidates);
     let plans = domain.plans.values().filter(|_| rule.plan.is_some());
-    let limits = own.chain(plans.flat_map(|plan| &plan.limits));
-    limits
-        .map(|limit| (limit.label().to_owned(), limit.limit.tag()))
-        .collect()
+    let plans = plans.map(|plan| (&*plan.limits, &*plan.candidates));
+    let mut tags = Vec::new();
+    for (limits, candidates) in std::iter::once(own).chain(plans) {
+        let live = limits.iter();
+        tags.extend(live.map(|limit| (limit.label().to_owned(), limit.limit.tag())));
+        tags.extend(candidates.iter().map(|candidate| {
+            let live = candidate.instead_of.and_then(|place| limits.get(place));
+            let label = live.map_or(candidate.limit.unit().name(), RuleLimit::label);
+            (label.to_owned(), candidate.limit.tag())
+        }));
+    }
+    tags
 }
 
 /// The descriptors that have the subject in them and match a rule with limits.

@@ -19,10 +19,12 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
 
+use super::bulletin::Bulletin;
 use super::fold::{Ruling, Spoken};
 use super::{Code, Request, key};
 use crate::limit::transaction::Amount;
 use crate::rules::{Domain, Entry, Rule, RuleSet};
+use crate::store::posts::Board;
 use crate::time::{Micros, Timestamp};
 use sketch::Sketch;
 use summary::Summary;
@@ -82,7 +84,7 @@ pub struct Top {
     wanted: AtomicBool,
     /// Tells subjects apart, in this process alone.
     secret: (u64, u64),
-    post: post::Posting,
+    bulletin: Bulletin<post::Post>,
 }
 
 /// Where the sketches of each rule of a rule set are.
@@ -157,7 +159,7 @@ impl Top {
             owners: Mutex::default(),
             wanted: AtomicBool::new(false),
             secret: (secret.hash_one(0), secret.hash_one(1)),
-            post: post::Posting::new(prefix),
+            bulletin: Bulletin::new(Board::new(prefix)),
         }
     }
 
@@ -374,10 +376,10 @@ fn is_sampled() -> bool {
 }
 
 /// Who asks: the entries of a descriptor that its rule leaves open, or all if it leaves none.
-struct Subject<'a> {
-    domain: &'a Domain,
-    rule: &'a Rule,
-    entries: &'a [Entry<'a>],
+pub(super) struct Subject<'a> {
+    pub(super) domain: &'a Domain,
+    pub(super) rule: &'a Rule,
+    pub(super) entries: &'a [Entry<'a>],
 }
 
 impl Subject<'_> {
@@ -393,7 +395,7 @@ impl Subject<'_> {
     }
 
     /// Tells it from others, with a secret so that nobody can choose two that are taken for one.
-    fn print(&self, (one, other): (u64, u64)) -> u64 {
+    pub(super) fn print(&self, (one, other): (u64, u64)) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(one, other);
         for place in self.open() {
             let Entry { key, value } = self.entries[place];
@@ -403,7 +405,7 @@ impl Subject<'_> {
     }
 
     /// As keys have it: what is sensitive, or long, is hashed.
-    fn write(&self, to: &mut String) {
+    pub(super) fn write(&self, to: &mut String) {
         for place in self.open() {
             key::entry(to, self.domain, self.entries, place, None);
         }

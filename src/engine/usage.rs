@@ -269,6 +269,7 @@ fn peek(key: usize, meter: &Limit) -> Demand<'_> {
         role: Role::Shadow,
         limits: std::iter::once(bound).collect(),
         ban: None,
+        candidates: Vec::new(),
     }
 }
 

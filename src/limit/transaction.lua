@@ -9,9 +9,12 @@ local DONE, RETIME, FOREIGN, BEFORE = 0, 1, 2, 3
 local GIVE_BACK, FORGET, USUAL = 2, 3, 4
 local CHARGE, REFUND = 0, 2
 local ENFORCED, QUOTA = 0, 1
+local FITS, PASSES, TRIAL = 4, 8, 16
 
 -- Who passes the time in has a clock of their own, which may be slower than this one: their keys live at least this long.
 local PASSED_TIME_TTL_MS = 60000
+
+local NONE = {}
 
 local request, cursor = ARGV[1], 1
 local makers, made = { [0] = ban, fixed_window, token_bucket, sliding_window }, {}
@@ -232,30 +235,43 @@ local function take_ban()
   return { algorithm = algorithm_of(tag), tag = tag, after = after, window = window, first = first, longest = longest }
 end
 
+local function take_candidates()
+  local candidates, count = {}, nil
+  count, cursor = unpack('<B', request, cursor)
+  for i = 1, count do
+    local instead_of, role
+    instead_of, role, cursor = unpack('<BB', request, cursor)
+    candidates[i] = take_limit()
+    candidates[i].instead_of, candidates[i].role = instead_of, role
+  end
+  return candidates
+end
+
 local function take_demand()
-  local key, kind, role, hits, limits, has_ban
-  key, kind, role, hits, limits, has_ban, cursor = unpack('<I2BBI7BB', request, cursor)
-  local demand = { key = key, kind = kind, role = role, hits = hits, any_always = false }
-  demand.ban = has_ban == 1 and take_ban()
+  local key, kind, role, hits, limits, more
+  key, kind, role, hits, limits, more, cursor = unpack('<I2BBI7BB', request, cursor)
+  local demand = { key = key, kind = kind, role = role, hits = hits, any_always = false, candidates = NONE }
+  demand.ban = more % 2 == 1 and take_ban()
   for i = 1, limits do
     demand[i] = take_limit()
     demand.any_always = demand.any_always or demand[i].always
   end
+  if more > 1 then
+    demand.candidates = take_candidates()
+  end
   return demand
 end
 
--- Quota demands refuse only if all of the request's are here. Also tells whether all of them fit.
-local function transact(records, now, quotas_decide, hits)
-  local count, any_writes, refused, quotas, quotas_refused = nil, false, false, 0, 0
-  count, cursor = unpack('<I2', request, cursor)
-  local demands, readings, all_fit = {}, {}, true
-  for i = 1, count do
-    local demand = take_demand()
-    demands[i] = demand
-    demand.hits = hits or demand.hits
+-- Reads the demands and charges them, if they are admitted; the readings, and whether all of them fit. Quota demands refuse
+-- only if all of the request's are here.
+local function decide(records, demands, now, quotas_decide)
+  local any_writes, refused, quotas, quotas_refused = false, false, 0, 0
+  local readings, all_fit = {}, true
+  for i = 1, #demands do
+    local demand = demands[i]
     local fits = read(records[demand.key], demand, now, readings)
     all_fit = all_fit and fits
-    any_writes = any_writes or demand.any_always or demand.counts
+    any_writes = any_writes or demand.any_always or demand.counts or #demand.candidates > 0
     if demand.role == ENFORCED then
       refused = refused or not fits
     elseif demand.role == QUOTA then
@@ -271,7 +287,7 @@ local function transact(records, now, quotas_decide, hits)
     for i = 1, #records do
       records[i] = any_writes and decode(records[i].value) or { changed = false }
     end
-    for i = 1, any_writes and count or 0 do
+    for i = 1, any_writes and #demands or 0 do
       local demand = demands[i]
       local record = records[demand.key]
       charge_always(record, demand, now)
@@ -280,10 +296,32 @@ local function transact(records, now, quotas_decide, hits)
       end
     end
   end
-  local reply = { pack('<BB', DONE, admitted and 1 or 0) }
-  for i = 1, #readings do
-    local reading = readings[i]
-    reply[i + 1] = pack('<BI7I7I7I7', reading.verdict, reading.wait, reading.used, reading.reset, reading.at)
+  return admitted, readings, all_fit
+end
+
+local function transact(records, now, quotas_decide, hits)
+  local count, tried, demands = nil, false, {}
+  count, cursor = unpack('<I2', request, cursor)
+  for i = 1, count do
+    local demand = take_demand()
+    demands[i] = demand
+    demand.hits = hits or demand.hits
+    tried = tried or #demand.candidates > 0
+  end
+  local admitted, readings, all_fit = decide(records, demands, now, quotas_decide)
+  local reply, live = { pack('<BB', DONE, admitted and 1 or 0) }, #readings
+  local trials = NONE
+  if tried then
+    trials = candidates(MAX_SLOTS, decode, find_slot, decide)(records, demands, now, quotas_decide)
+  end
+  for i = 1, live + #trials do
+    local reading, found = readings[i], 0
+    if not reading then
+      reading = trials[i - live]
+      found = TRIAL + (reading.fits and FITS or 0) + (reading.passes and PASSES or 0)
+    end
+    local said = reading.verdict + found
+    reply[i + 1] = pack('<BI7I7I7I7', said, reading.wait, reading.used, reading.reset, reading.at)
   end
   return table.concat(reply), all_fit
 end

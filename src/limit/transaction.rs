@@ -3,11 +3,12 @@
 //! [`transact`] is what every store makes atomic: the embedded store runs it under its locks, Redis runs its twin
 //! (`transaction.lua`) in one script call. It works in two steps on copies of the records: first each demand is read as if
 //! the demands came one after the other, then, depending on the [`Outcome`] of the whole, either those copies are kept or
-//! only the limits that are charged always.
+//! only the limits that are charged always. [Candidates](candidate) come last.
 
 use smallvec::SmallVec;
 
 use super::ban::{self, Ban};
+use super::candidate::{self, Candidate, Trial};
 use super::{Hits, Limit, Receipt, State, Tag, Verdict};
 use crate::time::{Micros, Timestamp};
 
@@ -47,6 +48,8 @@ pub struct Demand<'a> {
     pub limits: SmallVec<[Bound<'a>; 2]>,
     /// Counts the refusals of requests with this demand, and refuses them while they were too many.
     pub ban: Option<&'a Ban>,
+    /// Limits on trial, which have no part in the decision.
+    pub candidates: Vec<Candidate<'a>>,
 }
 
 /// A limit within a demand.
@@ -101,6 +104,8 @@ pub struct Outcome {
     pub admitted: bool,
     /// What each limit said.
     pub readings: Readings,
+    /// What each candidate said, in the order of the demands and of the candidates within each.
+    pub trials: Vec<Trial>,
 }
 
 /// Decides `demands` on `records` at `now` and charges them.
@@ -110,7 +115,8 @@ pub struct Outcome {
 pub fn transact(records: &mut [(Record, bool)], demands: &[Demand<'_>], now: Timestamp) -> Outcome {
     // Most refusals write nothing, and need no records as they were.
     let refusal_writes = demands.iter().any(Demand::is_written_when_refused);
-    let before = refusal_writes.then(|| records.iter().map(|(record, _)| record.clone()).collect());
+    let before: Option<SmallVec<[Record; 2]>> =
+        refusal_writes.then(|| records.iter().map(|(record, _)| record.clone()).collect());
     let mut readings = Readings::new();
     let mut fold = Fold::default();
     for demand in demands {
@@ -120,13 +126,20 @@ pub fn transact(records: &mut [(Record, bool)], demands: &[Demand<'_>], now: Tim
         *changed |= wrote;
     }
     let admitted = fold.admitted();
+    let has_candidates = || demands.iter().any(|demand| !demand.candidates.is_empty());
+    let untried = before.as_ref().filter(|_| has_candidates()).cloned();
     if !admitted {
         records.iter_mut().for_each(|(_, changed)| *changed = false);
         if let Some(before) = before {
             refuse(records, before, demands, now, &mut readings);
         }
     }
-    Outcome { admitted, readings }
+    let trials = untried.map(|before| candidate::try_all(records, &before, demands, now));
+    Outcome {
+        admitted,
+        readings,
+        trials: trials.unwrap_or_default(),
+    }
 }
 
 /// Undoes the charge of one limit under a key, as far as it is still felt. Tells whether the record must be written back.
@@ -189,7 +202,9 @@ impl<'a> Demand<'a> {
 
     /// Whether a refusal of the request may leave something under the demand's key.
     fn is_written_when_refused(&self) -> bool {
-        self.counted_ban().is_some() || self.limits.iter().any(|bound| bound.always)
+        self.counted_ban().is_some()
+            || self.limits.iter().any(|bound| bound.always)
+            || !self.candidates.is_empty()
     }
 }
 

@@ -6,7 +6,7 @@
 //! - `plan`: plans, and how a descriptor comes by one
 //! - `limits`: the limits of a descriptor or a plan
 //! - `descriptor`: the tree of descriptors
-//! - `limit`: one limit
+//! - `limit`: one limit; `candidate`: one that is tried beside it
 //! - `lint`: what is right and yet unwise
 
 use std::cell::RefCell;
@@ -16,6 +16,7 @@ use super::diagnostic::{Diagnostic, Report, Severity};
 use super::file::{self, Node, Parsed, SourceFile, Span};
 use super::outline::Outline;
 
+mod candidate;
 mod descriptor;
 mod domain;
 mod fields;
@@ -105,7 +106,7 @@ fn build<'f>(
     let trees: Vec<(Scope<'_>, Node<'_>)> = files
         .iter()
         .zip(parsed)
-        .filter_map(|(source, parsed)| tree(Scope::new(source, sink), parsed))
+        .filter_map(|(source, parsed)| tree(Scope::new(source, options.lints, sink), parsed))
         .collect();
     let mut drafts = Drafts::new(options, outlined);
     // What one file says of a domain holds for the descriptors of all its files, so it is read before any of them.

@@ -377,6 +377,7 @@ mod tests {
             role: Role::Enforced,
             limits: smallvec::smallvec![bound],
             ban: None,
+            candidates: Vec::new(),
         }
     }
 

@@ -23,9 +23,14 @@ pub struct Board {
 impl Board {
     /// The keys, in one slot, with the service's prefix.
     pub fn new(prefix: &str) -> Self {
-        let names = ["posts:until", "posts"];
+        Self::named(prefix, "posts")
+    }
+
+    /// The same under another name.
+    pub fn named(prefix: &str, name: &str) -> Self {
+        let names = [format!("{name}:until"), name.to_owned()];
         Self {
-            keys: names.map(|name| Key::new(prefix, "tollgate", name)),
+            keys: names.map(|name| Key::new(prefix, "tollgate", &name)),
         }
     }
 }

@@ -65,7 +65,7 @@ pub const MAX_IN_FLIGHT: usize = 8192;
 /// The most keys, demands and limits of one transaction.
 pub const MAX_PER_TRANSACTION: usize = 4096;
 
-/// The most limits of one demand.
+/// The most limits of one demand, candidates included.
 pub const MAX_LIMITS: usize = 255;
 
 /// How often a call may ask for other calendar borders: once for the store's time, once for a key that has seen a later one.
@@ -146,9 +146,11 @@ impl Redis {
             [only] => {
                 let decided = self.link.transact(only, transaction).await?;
                 let readings = decided.readings.into_iter();
+                let trials = decided.trials.into_iter();
                 Ok(Outcome {
                     admitted: decided.admitted,
                     readings: readings.map(|(reading, _)| reading).collect(),
+                    trials: trials.map(|(trial, _)| trial).collect(),
                 })
             }
             parts => gather::transact(&self.link, parts, transaction).await,
@@ -329,15 +331,12 @@ impl Link {
                     }
                     return Ok(decided);
                 }
-                Some(Reply::Done(decided)) if decided.readings.len() == part.limits() => {
+                Some(Reply::Done(decided)) if decided.is_of(part.limits(), part.candidates()) => {
                     return Ok(decided);
                 }
                 Some(Reply::Retime(at)) => around = at,
                 Some(Reply::Foreign(place)) => return Err(part.foreign(place)),
-                Some(Reply::Done(_) | Reply::Before(..)) | None => {
-                    let reason = "an answer of the script cannot be read".to_owned();
-                    return Err(StoreError::Corrupt(reason));
-                }
+                Some(Reply::Done(_) | Reply::Before(..)) | None => return Err(unreadable()),
             }
         }
         let reason = "the keys of one request have seen times that are too far apart".to_owned();
@@ -386,6 +385,10 @@ fn read_off(part: &Part<'_, '_>, read: Read) -> Result<Decided, StoreError> {
     Ok(part.decide_after(&read.before, records, read.heard.at, read.now))
 }
 
+fn unreadable() -> StoreError {
+    StoreError::Corrupt("an answer of the script cannot be read".to_owned())
+}
+
 fn full() -> StoreError {
     StoreError::Unreachable(format!("{MAX_IN_FLIGHT} calls are under way already"))
 }
@@ -393,7 +396,9 @@ fn full() -> StoreError {
 /// Refuses what the packed form cannot say.
 fn check_size(transaction: &Transaction<'_, '_>) -> Result<(), StoreError> {
     let demands = transaction.demands;
-    let limits = demands.iter().map(|demand| demand.limits.len());
+    let limits = demands
+        .iter()
+        .map(|demand| demand.limits.len() + demand.candidates.len());
     let keys_exist = demands
         .iter()
         .all(|demand| demand.key < transaction.keys.len());
@@ -435,6 +440,7 @@ mod tests {
             )
             .collect(),
             ban: None,
+            candidates: Vec::new(),
         };
         let keys: Vec<Key> = (0..keys)
             .map(|n| Key::new("", &n.to_string(), ""))

@@ -8,6 +8,7 @@
 //! - `series`: all metrics by name; `labels`: their labels
 //! - [`rule`]: the counters of each rule
 //! - [`plans`]: those of plans, and of quotas of a month
+//! - [`candidates`]: those of limits on trial
 //! - [`stats`]: all of them as StatsD has them
 //! - `exemplars`: the trace that a bucket leads to
 //! - [`mod@straddle`]: which hits are near a limit, and which over it
@@ -19,6 +20,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
+use self::candidates::{CandidateCounters, Candidates};
 use self::exemplars::Exemplars;
 use self::labels::{
     BreakerLabel, DecisionLabel, DomainLabel, ErrorLabel, KeptLabel, KindLabel, MethodLabel,
@@ -30,6 +32,7 @@ use self::series::Series;
 use super::tracing::Place;
 use super::tracing::always::{Kept, Why};
 
+pub mod candidates;
 mod exemplars;
 pub mod kinds;
 mod labels;
@@ -70,6 +73,7 @@ pub struct Metrics {
     /// By why and by outcome: a flood of refusals counts each of them.
     kept: [[OnceLock<Counter>; Kept::COUNT]; Why::COUNT],
     plans: Plans,
+    candidates: Candidates,
 }
 
 impl Metrics {
@@ -80,6 +84,7 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&rules)));
         let series = Series::register(&mut registry);
         let plans = Plans::register(&mut registry);
+        let candidates = Candidates::register(&mut registry);
         Arc::new(Self {
             registry,
             series,
@@ -90,6 +95,7 @@ impl Metrics {
             exemplars: Exemplars::default(),
             kept: Default::default(),
             plans,
+            candidates,
         })
     }
 
@@ -137,6 +143,12 @@ impl Metrics {
     /// [`plans::MAX_PLANS`] are counted by name.
     pub fn quota(&self, domain: &str, rule: &str, plan: &str) -> QuotaCounters {
         self.plans.quota(domain, rule, plan)
+    }
+
+    /// The counters of a candidate for the limit of this name; the same before and after a reload. At most
+    /// [`candidates::MAX_CANDIDATES`] are counted by name.
+    pub fn candidate(&self, domain: &str, rule: &str) -> CandidateCounters {
+        self.candidates.counters(domain, rule)
     }
 
     /// A request for a domain without rules.

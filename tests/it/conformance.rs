@@ -138,6 +138,7 @@ async fn charge(store: &Store, limit: &Limit, touched: &[usize], amount: Amount)
         amount,
         role: Role::Enforced,
         ban: None,
+        candidates: Vec::new(),
         limits: smallvec::smallvec![Bound {
             limit,
             always: false

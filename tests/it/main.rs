@@ -5,6 +5,7 @@ mod api;
 mod bench;
 mod book;
 mod bounds;
+mod candidates;
 mod cli;
 mod compare;
 mod compat;

@@ -10,7 +10,7 @@ use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 use tollgate::telemetry::tracing::always::{Kept, Why};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 41] = [
+const FAMILIES: [(&str, &str); 42] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -24,6 +24,7 @@ const FAMILIES: [(&str, &str); 41] = [
     ("ratelimit_service_should_rate_limit_error", "counter"),
     ("ratelimit_service_total_requests", "counter"),
     ("tollgate_build_info", "gauge"),
+    ("tollgate_candidate_requests", "counter"),
     ("tollgate_decisions", "counter"),
     ("tollgate_directory_errors", "counter"),
     ("tollgate_directory_hits", "gauge"),
@@ -108,6 +109,7 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.directory_error("timeout");
     metrics.snapshot(None);
     metrics.plan("d", "free");
+    metrics.candidate("d", "user");
     metrics.config_loaded(1, "0af765191600", 1e9);
     metrics.quota("d", "user.month", "free");
     metrics.kept_trace((Why::Refused, Kept::Dropped));

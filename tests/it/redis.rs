@@ -95,6 +95,7 @@ async fn ask_within(
             amount,
             role: Role::Enforced,
             ban: None,
+            candidates: Vec::new(),
             limits: smallvec![Bound {
                 limit,
                 always: false

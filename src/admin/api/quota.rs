@@ -15,7 +15,7 @@ use super::{Answer, Api, MAX_NOTE, Problem, Query, answer, as_moment, moment, re
 use crate::directory::follow::LOOK_WITHIN;
 use crate::directory::standing::MAX_GRANTS;
 use crate::directory::{Grant, Standing};
-use crate::engine::quota::{Account, Used};
+use crate::engine::quota::{Account, OnTrial, Used};
 use crate::engine::{charges, key};
 use crate::limit::Tag;
 use crate::rules::{Domain, Entry, RuleSet};
@@ -88,16 +88,24 @@ pub(super) async fn quota(
             value["remaining"] = show::hits(used.left);
             value["reset_seconds"] = json!(used.reset.ceil_secs());
             value["reset_at"] = json!(as_moment((now + used.reset).whole_second().as_micros()));
+            if let Some(candidate) = &used.candidate {
+                value["candidate"] = on_trial(&used.label, candidate);
+            }
             value
         });
-        json!({
+        let mut shown = json!({
             "rule": account.rule,
             "path": account.path,
             "plan": account.plan,
             "unlimited": account.unlimited,
             "limits": limits.collect::<Vec<_>>(),
             "banned_seconds": account.banned_for.map(|wait| wait.ceil_secs()),
-        })
+        });
+        if let Some(candidate) = &account.candidate {
+            let label = candidate.limit.unit().name();
+            shown["candidate"] = on_trial(label, candidate);
+        }
+        shown
     });
     let lists = api.listed(&subject);
     // The one that is assigned, if a rule has it: others may have a default of their own.
@@ -118,6 +126,16 @@ pub(super) async fn quota(
         "rules": rules.collect::<Vec<_>>(),
         "lists": lists,
     }))
+}
+
+/// A candidate, and how the subject would stand with it.
+fn on_trial(label: &str, candidate: &OnTrial) -> Value {
+    let mut value = show::candidate(label, &candidate.limit, candidate.unlimited);
+    value["used"] = show::hits(candidate.used);
+    if !candidate.unlimited {
+        value["remaining"] = show::hits(candidate.left);
+    }
+    value
 }
 
 pub(super) async fn remaining(

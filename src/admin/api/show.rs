@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Answer, Api, OPENAPI, answer};
 use crate::limit::{Durability, Limit, Shape};
-use crate::rules::{Domain, PlanSource, Rule, RuleLimit, RuleSet};
+use crate::rules::{Domain, PlanSource, Rule, RuleCandidate, RuleLimit, RuleSet};
 
 pub(super) async fn openapi() -> Response {
     let kind = [(header::CONTENT_TYPE, "application/json")];
@@ -92,8 +92,11 @@ pub(super) async fn tiers(State(api): State<Api>) -> Answer {
     let tiers = api.admin.engine.with_rules(|rules| {
         let of_domain = |domain: &Domain| {
             let plans = domain.plans.iter().map(|(name, plan)| {
-                let limits: Vec<Value> = plan.limits.iter().map(rule_limit).collect();
-                json!({"name": name, "unlimited": plan.unlimited, "limits": limits})
+                let limits = limits(&plan.limits, &plan.candidates);
+                let mut shown =
+                    json!({"name": name, "unlimited": plan.unlimited, "limits": limits});
+                add_candidate(&mut shown, &plan.candidates);
+                shown
             });
             json!({"domain": domain.name, "plans": plans.collect::<Vec<_>>()})
         };
@@ -132,7 +135,7 @@ pub(super) fn rule(rule: &Rule) -> Value {
     });
     let levels = rule.levels.iter();
     let levels = levels.map(|level| json!({"key": level.key, "value": level.value}));
-    json!({
+    let mut shown = json!({
         "domain": *rule.domain,
         "name": rule.name,
         "file": rule.source.file,
@@ -142,14 +145,41 @@ pub(super) fn rule(rule: &Rule) -> Value {
         "unlimited": rule.unlimited,
         "shadow_mode": rule.shadow_mode,
         "quota_mode": rule.quota_mode,
-        "limits": rule.limits.iter().map(rule_limit).collect::<Vec<_>>(),
+        "limits": limits(&rule.limits, &rule.candidates),
         "plan": plan,
         "ban": ban,
-    })
+    });
+    add_candidate(&mut shown, &rule.candidates);
+    shown
 }
 
-fn rule_limit(limit: &RuleLimit) -> Value {
-    self::limit(limit.label(), &limit.limit)
+/// Limits, each with what is tried in its place.
+fn limits(limits: &[RuleLimit], candidates: &[RuleCandidate]) -> Vec<Value> {
+    let shown = |(place, live): (usize, &RuleLimit)| {
+        let mut shown = limit(live.label(), &live.limit);
+        let mut of = candidates.iter();
+        if let Some(one) = of.find(|one| one.instead_of == Some(place)) {
+            shown["candidate"] = candidate(live.label(), &one.limit, one.unlimited);
+        }
+        shown
+    };
+    limits.iter().enumerate().map(shown).collect()
+}
+
+/// Adds what is tried where nothing limits.
+fn add_candidate(shown: &mut Value, candidates: &[RuleCandidate]) {
+    if let Some(one) = candidates.iter().find(|one| one.instead_of.is_none()) {
+        let label = one.limit.unit().name();
+        shown["candidate"] = candidate(label, &one.limit, one.unlimited);
+    }
+}
+
+/// A limit on trial under the name of its live one.
+pub(super) fn candidate(label: &str, limit: &Limit, unlimited: bool) -> Value {
+    if unlimited {
+        return json!({"name": label, "unlimited": true});
+    }
+    self::limit(label, limit)
 }
 
 /// A limit and its name.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::file::{Step, Test};
+use crate::engine::trials::Tally;
 use crate::engine::{self, Answer, Code, Engine, Request};
 use crate::rules::compile::duration;
 use crate::rules::diagnostic::did_you_mean;
@@ -26,8 +27,9 @@ const MAX_TIMES: u32 = 1_000_000;
 const MAX_DIFFERENCES: usize = 20;
 
 /// What may be expected of an answer.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "body",
+    "candidate",
     "decision",
     "domain",
     "headers",
@@ -139,7 +141,8 @@ impl Player {
         let pairs: Vec<Pairs> = descriptors.iter().map(read).collect::<Result<_, _>>()?;
         let mut found = Vec::new();
         for time in 1..=times {
-            let answer = self.ask(&pairs, step.hits.unwrap_or(1)).await?;
+            let tried = expect.contains_key("candidate");
+            let answer = self.ask(&pairs, step.hits.unwrap_or(1), tried).await?;
             let mut place = String::new();
             if times > 1 {
                 // Writing to a String cannot fail.
@@ -157,8 +160,8 @@ impl Player {
         Ok(found)
     }
 
-    /// What is answered now.
-    async fn ask(&self, pairs: &[Pairs], hits: u32) -> Result<Value, String> {
+    /// What is answered now, and what would be under the candidates if that is to be told.
+    async fn ask(&self, pairs: &[Pairs], hits: u32, tried: bool) -> Result<Value, String> {
         let descriptors = pairs.iter().map(|pairs| Descriptor {
             entries: written::entries(pairs),
             ..Descriptor::default()
@@ -168,8 +171,25 @@ impl Player {
             hits_addend: hits,
             descriptors: descriptors.collect(),
         };
+        let before = if tried {
+            self.tallies().await
+        } else {
+            Vec::new()
+        };
         let told = self.engine.check(&request, Instant::now(), None, shown);
-        told.await.map_err(|rejection| rejection.to_string())
+        let mut told = told.await.map_err(|rejection| rejection.to_string())?;
+        if tried {
+            let passes = told["decision"] == "ok";
+            told["candidate"] = under(&before, &self.tallies().await, passes);
+        }
+        Ok(told)
+    }
+
+    /// Of each candidate: how many requests it was tried on, and how many of them would have gone the other way.
+    async fn tallies(&self) -> Vec<[u64; 2]> {
+        let tallies = self.engine.trials().await.candidates;
+        let tally = |one: &Tally| [one.requests, one.would_refuse + one.would_admit];
+        tallies.iter().map(tally).collect()
     }
 
     async fn assign(&self, subject: &str, plan: &str) -> Result<(), String> {
@@ -193,6 +213,19 @@ impl Player {
         let (directory, store) = (self.engine.directory(), self.engine.store());
         let change = directory.change(store, &place, Duration::from_secs(1), assigned);
         change.await.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// What candidates say of a request that `passes`, from what was counted before and after it: `refused` if any of them would
+/// refuse it, nothing if none was tried.
+fn under(before: &[[u64; 2]], after: &[[u64; 2]], passes: bool) -> Value {
+    let all = before.iter().zip(after);
+    let tried = all.filter(|(before, after)| before[0] != after[0]);
+    let mut passes = tried.map(|(before, after)| (before[1] == after[1]) == passes);
+    match passes.next() {
+        None => Value::Null,
+        Some(first) if first && passes.all(|passes| passes) => "ok".into(),
+        Some(_) => "refused".into(),
     }
 }
 

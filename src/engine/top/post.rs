@@ -1,37 +1,16 @@
 //! What instances tell each other of who asks most: each writes its own into the store, and whoever is asked adds up all.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 
 use super::{By, KEPT, MAX_RULES, MAX_SUBJECT, Name, SLICE, Summary, WINDOWS, slice_of};
-use crate::directory::follow::LOOK_WITHIN;
 use crate::engine::Engine;
+use crate::engine::bulletin::TELL_EVERY;
 use crate::store::StoreError;
-use crate::store::posts::{Board, MAX_POST};
-use crate::time::{Micros, Timestamp};
-
-/// How often an instance tells the others.
-const TELL_EVERY: Duration = Duration::from_secs(5);
-
-/// For how long it is believed.
-const KEEP: Micros = Micros::from_secs(15);
-
-/// For how long what the others tell is not asked again, however many look.
-const FRESH: Duration = Duration::from_secs(2);
-
-/// Where instances tell each other, and what the others have told last.
-#[derive(Debug)]
-pub(super) struct Posting {
-    board: Board,
-    heard: Mutex<Option<(Instant, Vec<Heard>)>>,
-}
-
-/// Another instance and what it has told.
-type Heard = (String, Post);
+use crate::store::posts::MAX_POST;
+use crate::time::Timestamp;
 
 /// Who asks most, over all instances that tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +40,7 @@ pub struct Instance {
 
 /// What an instance tells.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Post {
+pub(super) struct Post {
     version: String,
     decided: f64,
     refused: f64,
@@ -76,22 +55,16 @@ struct Told {
     windows: [[Summary; 2]; WINDOWS.len()],
 }
 
-impl Posting {
-    pub(super) fn new(prefix: &str) -> Self {
-        Self {
-            board: Board::new(prefix),
-            heard: Mutex::default(),
-        }
-    }
-}
-
 impl Engine {
-    /// Tells the other instances who asks most here, until the future is dropped.
+    /// Tells the other instances who asks most here, and what came of the candidates, until the future is dropped.
     pub async fn tell_top(&self) {
         loop {
             tokio::time::sleep(TELL_EVERY).await;
             if let Err(error) = self.post_top().await {
                 tracing::debug!("the others are not told who asks most: {error}");
+            }
+            if let Err(error) = self.post_trials().await {
+                tracing::debug!("the others are not told what came of the candidates: {error}");
             }
         }
     }
@@ -104,8 +77,7 @@ impl Engine {
     /// Tells them once.
     pub async fn post_top(&self) -> Result<(), StoreError> {
         let text = self.post_text();
-        let (board, own) = (&self.top.post.board, self.instances.own());
-        self.store.post(board, own, &text, KEEP, LOOK_WITHIN).await
+        self.top.bulletin.tell(self, &text).await
     }
 
     /// Who asks most, or is refused most, in the window of [`WINDOWS`] at this place: here and in all other instances.
@@ -113,7 +85,7 @@ impl Engine {
         let now = self.clock.now();
         let slices = WINDOWS.get(window).copied().unwrap_or_default();
         let here = self.top.here(now, by, slices);
-        let (others, is_whole) = self.others().await;
+        let (others, is_whole) = self.top.bulletin.others(self, read).await;
         let mut all: BTreeMap<(&str, &str), Vec<&Summary>> = BTreeMap::new();
         for ((domain, rule), summary) in &here {
             all.entry((domain, rule)).or_default().push(summary);
@@ -151,27 +123,6 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             decided,
             refused,
-        }
-    }
-
-    /// What the others have told, and whether they could be asked.
-    async fn others(&self) -> (Vec<Heard>, bool) {
-        let mut heard = self.top.post.heard.lock().await;
-        if let Some((at, others)) = &*heard
-            && at.elapsed() < FRESH
-        {
-            return (others.clone(), true);
-        }
-        match self.store.posts(&self.top.post.board, LOOK_WITHIN).await {
-            Ok(posts) => {
-                let own = self.instances.own();
-                let posts = posts.into_iter().filter(|(name, _)| name != own);
-                let others: Vec<Heard> =
-                    posts.filter_map(|(name, text)| read(name, &text)).collect();
-                *heard = Some((Instant::now(), others.clone()));
-                (others, true)
-            }
-            Err(_) => (Vec::new(), false),
         }
     }
 
@@ -227,10 +178,7 @@ const MAX_HEAD: usize = 512;
 const MAX_TEXT: usize = 4096;
 
 /// What an instance has written; none if no instance would have written it.
-fn read(name: String, text: &Bytes) -> Option<Heard> {
-    if text.len() > MAX_POST || name.len() > MAX_SUBJECT {
-        return None;
-    }
+fn read(text: &Bytes) -> Option<Post> {
     let post: Post = serde_json::from_slice(text).ok()?;
     let fits = |told: &Told| {
         let mut summaries = told.windows.iter().flatten();
@@ -241,7 +189,7 @@ fn read(name: String, text: &Bytes) -> Option<Heard> {
     let fits = post.version.len() <= MAX_SUBJECT
         && post.rules.len() <= MAX_RULES
         && post.rules.iter().all(fits);
-    fits.then_some((name, post))
+    fits.then_some(post)
 }
 
 /// When a window of so many slices began.
@@ -288,7 +236,7 @@ mod tests {
     fn what_is_told_is_bounded_and_has_the_busiest() {
         let text = crowded().post_text();
         assert!(text.len() <= MAX_POST && text.len() > MAX_POST / 2);
-        let (_, post) = read("one".to_owned(), &text).expect("it is what instances write");
+        let post = read(&text).expect("it is what instances write");
         let names: Vec<&str> = post.rules.iter().map(|told| &*told.rule).collect();
         let busiest = format!("rule{}", MAX_RULES - 1);
         assert_eq!(names[0], busiest);
@@ -324,14 +272,12 @@ mod tests {
             };
             Bytes::from(serde_json::to_vec(&post).expect("JSON"))
         };
-        let believed = |name: &str, text: &Bytes| read(name.to_owned(), text).is_some();
-        assert!(believed("one", &text(MAX_RULES, 1, 8)));
-        assert!(believed("one", &text(1, KEPT, MAX_TEXT)));
-        assert!(!believed("one", &text(MAX_RULES + 1, 1, 8)));
-        assert!(!believed("one", &text(1, KEPT + 1, 8)));
-        assert!(!believed("one", &text(1, 1, MAX_TEXT + 1)));
-        assert!(!believed("one", &Bytes::from_static(b"{}")));
-        assert!(!believed(&"x".repeat(MAX_SUBJECT + 1), &text(1, 1, 8)));
-        assert!(!believed("one", &Bytes::from(vec![b' '; MAX_POST + 1])));
+        let believed = |text: &Bytes| read(text).is_some();
+        assert!(believed(&text(MAX_RULES, 1, 8)));
+        assert!(believed(&text(1, KEPT, MAX_TEXT)));
+        assert!(!believed(&text(MAX_RULES + 1, 1, 8)));
+        assert!(!believed(&text(1, KEPT + 1, 8)));
+        assert!(!believed(&text(1, 1, MAX_TEXT + 1)));
+        assert!(!believed(&Bytes::from_static(b"{}")));
     }
 }

@@ -174,6 +174,7 @@ impl Reader<'_> {
             unlimited,
             mut limits,
             replaces,
+            candidates,
             ..
         } = found.or_else(none)?;
         for limit in &mut limits {
@@ -195,6 +196,7 @@ impl Reader<'_> {
             levels: self.levels.clone(),
             unlimited,
             limits,
+            candidates,
             first,
             plan,
             ban,
@@ -236,6 +238,7 @@ impl Reader<'_> {
             let list = fields.scope.field("rate_limits");
             limits.read(&list.item(index), node, self.domain);
         }
+        limits.check_room(fields.scope);
         let any = limits.unlimited || !limits.limits.is_empty();
         (any || single.is_some()).then_some(limits)
     }

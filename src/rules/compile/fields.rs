@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use super::MAX_DIAGNOSTICS;
-use super::table::{RESERVED, Table};
+use super::table::Table;
 use crate::rules::diagnostic::{Diagnostic, did_you_mean};
 use crate::rules::file::{Node, SourceFile, Span, Value};
 use crate::time::Micros;
@@ -12,6 +12,8 @@ use crate::time::Micros;
 /// Where the reader is: a file, and a path in its tree.
 pub(super) struct Scope<'f> {
     pub(super) file: &'f SourceFile,
+    /// What is right and yet unwise is warned of.
+    pub(super) lints: bool,
     place: Place<'f>,
     sink: &'f RefCell<Vec<Diagnostic>>,
 }
@@ -34,9 +36,14 @@ pub(super) struct Fields<'s, 'f> {
 }
 
 impl<'f> Scope<'f> {
-    pub(super) fn new(file: &'f SourceFile, sink: &'f RefCell<Vec<Diagnostic>>) -> Self {
+    pub(super) fn new(
+        file: &'f SourceFile,
+        lints: bool,
+        sink: &'f RefCell<Vec<Diagnostic>>,
+    ) -> Self {
         Self {
             file,
+            lints,
             place: Place::Root,
             sink,
         }
@@ -148,6 +155,11 @@ impl<'s, 'f> Fields<'s, 'f> {
         message: impl Into<String>,
     ) -> Diagnostic {
         self.scope.field(name).error(span, message)
+    }
+
+    /// Something below could not be read, and is reported there.
+    pub(super) fn fail_silently(&self) {
+        self.any_failed.set(true);
     }
 
     pub(super) fn fail(&self, name: &'static str, error: Diagnostic) {
@@ -329,12 +341,10 @@ impl<'s, 'f> Fields<'s, 'f> {
 
 /// What to say about a field that is not in its table.
 fn unknown(scope: &Scope<'_>, text: &str, span: Span, table: Table) -> Diagnostic {
-    if RESERVED.contains(&text) {
-        return scope.error(span, format!("`{text}` is not supported yet"));
-    }
+    // What a candidate may have, its limit has too.
     let elsewhere: Vec<&str> = Table::ALL
         .into_iter()
-        .filter(|other| other.has(text))
+        .filter(|other| *other != Table::Candidate && other.has(text))
         .map(Table::place)
         .collect();
     if !elsewhere.is_empty() {

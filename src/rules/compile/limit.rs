@@ -1,5 +1,6 @@
 //! One limit.
 
+use super::candidate::{self, Tried};
 use super::fields::{Fields, Scope};
 use super::table::Table;
 use crate::limit::lease::Lease;
@@ -26,10 +27,10 @@ pub(super) const DURABILITIES: [(&str, Durability); 2] = [
 
 /// A limit as read.
 pub(super) enum Found {
-    /// No limit, and what it replaces.
-    Unlimited(Vec<String>),
-    /// A limit, and where it stands.
-    Limit(Box<RuleLimit>, Span),
+    /// No limit, what it replaces, and a limit that is tried there.
+    Unlimited(Vec<String>, Option<Tried>),
+    /// A limit, where it stands, and what is tried in its place.
+    Limit(Box<RuleLimit>, Span, Option<Tried>),
 }
 
 /// The words of `algorithm`.
@@ -47,6 +48,25 @@ pub(super) enum Kind {
     SlidingWindow,
 }
 
+/// What a limit counts, as it is written: what a candidate has where it says nothing else.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers {
+    requests: u32,
+    unit: Unit,
+    multiplier: u32,
+    kind: Kind,
+    burst: Option<Burst>,
+    pub(super) charge_always: Option<bool>,
+}
+
+/// What a bucket holds, in thousandths.
+#[derive(Clone, Copy)]
+enum Burst {
+    Hits(u64),
+    /// Of `requests_per_unit`.
+    Times(u64),
+}
+
 /// Reads a limit; none if anything is wrong with it.
 pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Option<Found> {
     let fields = Fields::of(scope, node, Table::Limit)?;
@@ -56,43 +76,45 @@ pub(super) fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Optio
         .filter(|name| !name.is_empty());
     let replaces = replaces(&fields, name);
     if fields.flag("unlimited") {
-        return unlimited(&fields, replaces);
+        let candidate = candidate::read(&fields, candidate::Live::Unlimited, domain);
+        return unlimited(&fields, replaces, candidate);
     }
-    let unit = unit(&fields, "unit");
-    let requests = fields
-        .number("requests_per_unit")
-        .map_or(0, |(number, _)| number);
-    let multiplier = fields
-        .number("unit_multiplier")
-        .map_or(1, |(number, _)| number);
-    let algorithm = algorithm(&fields, requests);
-    let charge_always = fields.one_of("charge", &CHARGES);
+    let numbers = Numbers::read(&fields, None);
     let failure_mode = fields.one_of("failure_mode", &FAILURE_MODES);
-    let lease = lease(&fields, algorithm, charge_always);
+    let lease = lease(&fields, numbers);
     let durability = fields.one_of("durability", &DURABILITIES);
+    let live = match numbers {
+        Some(numbers) => candidate::Live::Limit(numbers),
+        None => candidate::Live::Unread,
+    };
+    let candidate = candidate::read(&fields, live, domain);
     if fields.any_failed() {
         return None;
     }
-    let limit = build(
-        &fields,
-        requests,
-        unit?,
-        multiplier,
-        algorithm?,
-        &domain.time_zone,
-    )?;
+    let numbers = numbers?;
+    let limit = numbers.build(&fields, &domain.time_zone)?;
     let limit = RuleLimit {
         limit: limit.leased(lease).durable(durability.unwrap_or_default()),
         name: name.map(Into::into),
         replaces,
-        charge_always,
+        charge_always: numbers.charge_always,
         failure_mode,
         policy: None,
     };
-    Some(Found::Limit(Box::new(limit), fields.own_span()))
+    Some(Found::Limit(Box::new(limit), fields.own_span(), candidate))
 }
 
-fn unlimited(fields: &Fields<'_, '_>, replaces: Vec<String>) -> Option<Found> {
+fn unlimited(
+    fields: &Fields<'_, '_>,
+    replaces: Vec<String>,
+    candidate: Option<Tried>,
+) -> Option<Found> {
+    no_numbers(fields, "rule");
+    (!fields.any_failed()).then_some(Found::Unlimited(replaces, candidate))
+}
+
+/// Reports what has no place beside `unlimited`.
+pub(super) fn no_numbers(fields: &Fields<'_, '_>, what: &str) {
     for name in [
         "unit",
         "requests_per_unit",
@@ -107,14 +129,75 @@ fn unlimited(fields: &Fields<'_, '_>, replaces: Vec<String>) -> Option<Found> {
         // The reference lets `requests_per_unit` pass beside `unlimited`, and so do its users' files.
         let harmless = name == "requests_per_unit";
         if let Some(span) = fields.span(name).filter(|_| !harmless) {
-            let error = fields.error_at(name, span, format!("an unlimited rule has no `{name}`"));
+            let message = format!("an unlimited {what} has no `{name}`");
+            let error = fields.error_at(name, span, message);
             fields.fail(
                 name,
                 error.with_help(format!("remove `{name}`, or `unlimited`")),
             );
         }
     }
-    (!fields.any_failed()).then_some(Found::Unlimited(replaces))
+}
+
+impl Numbers {
+    /// Reads what a limit counts; a candidate has what it does not say from its live limit.
+    pub(super) fn read(fields: &Fields<'_, '_>, live: Option<&Self>) -> Option<Self> {
+        let inherited = live.filter(|_| fields.get("unit").is_none());
+        let unit = match inherited {
+            Some(live) => Some(live.unit),
+            None => unit(fields, "unit"),
+        };
+        let or = |name: &'static str, otherwise: u32| {
+            fields.number(name).map_or(otherwise, |(number, _)| number)
+        };
+        let requests = or("requests_per_unit", live.map_or(0, |live| live.requests));
+        let multiplier = or("unit_multiplier", live.map_or(1, |live| live.multiplier));
+        let (kind, burst) = algorithm(fields, live);
+        let charge_always = fields.one_of("charge", &[("always", true), ("admitted", false)]);
+        (!fields.any_failed()).then_some(Self {
+            requests,
+            unit: unit?,
+            multiplier,
+            kind,
+            burst,
+            charge_always: charge_always.or(live.and_then(|live| live.charge_always)),
+        })
+    }
+
+    /// Whether both are one limit, however they are written.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let said = |of: &Self| (of.requests, of.unit, of.multiplier, of.charge_always);
+        said(self) == said(other) && self.algorithm() == other.algorithm()
+    }
+
+    /// The unit.
+    pub(super) fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        match self.kind {
+            Kind::FixedWindow => Algorithm::FixedWindow,
+            Kind::SlidingWindow => Algorithm::SlidingWindow,
+            Kind::TokenBucket => Algorithm::TokenBucket {
+                burst: match self.burst {
+                    Some(Burst::Hits(thousandths)) => Hits::from_thousandths(thousandths),
+                    Some(Burst::Times(thousandths)) => {
+                        let of_requests = u64::from(self.requests);
+                        Hits::from_thousandths(thousandths.saturating_mul(of_requests))
+                    }
+                    None => Hits::whole(self.requests),
+                },
+            },
+        }
+    }
+
+    /// The limit of these numbers; what they cannot be is reported at the fields.
+    pub(super) fn build(&self, fields: &Fields<'_, '_>, zone: &Zone) -> Option<Limit> {
+        let (requests, multiplier) = (self.requests, self.multiplier);
+        let built = Limit::new(requests, self.unit, multiplier, self.algorithm(), zone);
+        built.map_err(|error| impossible(fields, &error)).ok()
+    }
 }
 
 /// A unit of time under `name`, without which there is no limit.
@@ -146,10 +229,10 @@ fn units() -> String {
         .join(", ")
 }
 
-fn algorithm(fields: &Fields<'_, '_>, requests: u32) -> Option<Algorithm> {
+fn algorithm(fields: &Fields<'_, '_>, live: Option<&Numbers>) -> (Kind, Option<Burst>) {
     let kind = fields
         .one_of("algorithm", &KINDS)
-        .unwrap_or(Kind::FixedWindow);
+        .unwrap_or(live.map_or(Kind::FixedWindow, |live| live.kind));
     let burst = fields.thousandths("burst");
     let multiplier = fields.thousandths("burst_multiplier");
     for (name, span) in [
@@ -168,29 +251,18 @@ fn algorithm(fields: &Fields<'_, '_>, requests: u32) -> Option<Algorithm> {
             fields.error_at("burst_multiplier", span, message),
         );
     }
-    Some(match kind {
-        Kind::FixedWindow => Algorithm::FixedWindow,
-        Kind::SlidingWindow => Algorithm::SlidingWindow,
-        Kind::TokenBucket => {
-            let of_multiplier =
-                multiplier.map(|(thousandths, _)| thousandths.saturating_mul(u64::from(requests)));
-            let burst = burst.map(|(thousandths, _)| thousandths).or(of_multiplier);
-            let burst = burst.map_or(Hits::whole(requests), Hits::from_thousandths);
-            Algorithm::TokenBucket { burst }
-        }
-    })
+    let burst = burst.map(|(thousandths, _)| Burst::Hits(thousandths));
+    let burst = burst.or(multiplier.map(|(thousandths, _)| Burst::Times(thousandths)));
+    (kind, burst.or(live.and_then(|live| live.burst)))
 }
 
 /// The share that may be taken in advance, where that can be.
-fn lease(
-    fields: &Fields<'_, '_>,
-    algorithm: Option<Algorithm>,
-    charge_always: Option<bool>,
-) -> Option<Lease> {
+fn lease(fields: &Fields<'_, '_>, numbers: Option<Numbers>) -> Option<Lease> {
     let node = fields.get("lease")?;
     let span = fields.span("lease").unwrap_or(node.span);
-    let conflict = match algorithm {
-        Some(Algorithm::SlidingWindow) => Some((
+    let charge_always = numbers.and_then(|numbers| numbers.charge_always);
+    let conflict = match numbers.map(|numbers| numbers.kind) {
+        Some(Kind::SlidingWindow) => Some((
             "a sliding window has no `lease`",
             "hits that are taken in advance and admitted later would move within the window",
         )),
@@ -198,7 +270,7 @@ fn lease(
             "what is charged always has no `lease`",
             "refused requests are charged too, which only the store can do",
         )),
-        Some(Algorithm::FixedWindow | Algorithm::TokenBucket { .. }) | None => None,
+        Some(Kind::FixedWindow | Kind::TokenBucket) | None => None,
     };
     if let Some((message, help)) = conflict {
         fields.fail(
@@ -224,18 +296,8 @@ fn lease(
     found
 }
 
-fn build(
-    fields: &Fields<'_, '_>,
-    requests: u32,
-    unit: Unit,
-    multiplier: u32,
-    algorithm: Algorithm,
-    zone: &Zone,
-) -> Option<Limit> {
-    let error = match Limit::new(requests, unit, multiplier, algorithm, zone) {
-        Ok(limit) => return Some(limit),
-        Err(error) => error,
-    };
+/// Reports why there is no such limit.
+fn impossible(fields: &Fields<'_, '_>, error: &LimitError) {
     let (name, help) = match error {
         LimitError::Multiplier => ("unit_multiplier", None),
         LimitError::WindowTooLong => ("unit_multiplier", Some("use a smaller `unit_multiplier`")),
@@ -257,7 +319,6 @@ fn build(
             None => diagnostic,
         },
     );
-    None
 }
 
 fn replaces(fields: &Fields<'_, '_>, own: Option<&str>) -> Vec<String> {

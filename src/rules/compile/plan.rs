@@ -36,11 +36,15 @@ pub(super) fn read_all(fields: &Fields<'_, '_>, domain: &mut Domain) {
             let message = format!("the plan `{}` stands in two files", name.text);
             scope.report(scope.error(name.span, message));
         }
-        let first = domain.plans.values().map(|plan| plan.limits.len()).sum();
+        let before = domain.plans.values();
+        let first = before.clone().map(|plan| plan.limits.len()).sum();
+        let first_candidate = before.map(|plan| plan.candidates.len()).sum();
         let plan = Plan {
             unlimited: limits.unlimited,
             limits: limits.limits.into_vec(),
+            candidates: limits.candidates,
             first,
+            first_candidate,
         };
         domain.plans.insert(name.text.to_string(), plan);
     }
@@ -55,6 +59,7 @@ fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Limits {
             for (index, item) in items.iter().enumerate() {
                 limits.read(&scope.item(index), item, domain);
             }
+            limits.check_room(scope);
         }
         Value::Scalar { .. } | Value::List(_) | Value::Map(_) => {
             let error = scope.error(node.span, "a plan is a list of limits, or `unlimited`");

@@ -57,6 +57,7 @@ fn id(table: Table) -> &'static str {
         Table::Response => "response",
         Table::Descriptor => "descriptor",
         Table::Limit => "limit",
+        Table::Candidate => "candidate",
         Table::Replaces => "replaces",
         Table::Messages => "messages",
         Table::Cost => "cost",
@@ -90,6 +91,10 @@ fn mapping(table: Table) -> Value {
 /// What holds for several fields of a mapping.
 fn together(table: Table) -> Option<Value> {
     let there = there();
+    let number = json!({"type": "number"});
+    let unlimited = json!({"required": ["unlimited"], "properties": {"unlimited": {
+        "anyOf": [{"const": true}, {"type": "string", "pattern": one_of(&["true", "yes", "on", "y"])}],
+    }}});
     let both = |a: &str, b: &str, says: &Value| json!({"not": {"required": [a, b], "properties": {a: says, b: says}}});
     match table {
         Table::Descriptor => {
@@ -106,10 +111,6 @@ fn together(table: Table) -> Option<Value> {
             ]))
         }
         Table::Limit => {
-            let number = json!({"type": "number"});
-            let unlimited = json!({"required": ["unlimited"], "properties": {"unlimited": {
-                "anyOf": [{"const": true}, {"type": "string", "pattern": one_of(&["true", "yes", "on", "y"])}],
-            }}});
             let bucket = json!({"required": ["algorithm"], "properties": {
                 "algorithm": {"type": "string", "pattern": one_of(&["token_bucket"])},
             }});
@@ -125,8 +126,21 @@ fn together(table: Table) -> Option<Value> {
                 },
                 {"if": {"anyOf": [has_burst("burst"), has_burst("burst_multiplier")]}, "then": bucket},
                 both("burst", "burst_multiplier", &number),
+                {"not": {"required": ["lease", "candidate"], "properties": {
+                    "lease": there, "candidate": {"type": "object"},
+                }}},
             ]))
         }
+        Table::Candidate => Some(json!([
+            {
+                "if": unlimited,
+                "then": {"properties": {
+                    "unit": false, "unit_multiplier": false, "algorithm": false, "burst": false,
+                    "burst_multiplier": false, "charge": false,
+                }},
+            },
+            both("burst", "burst_multiplier", &number),
+        ])),
         Table::Domain
         | Table::Response
         | Table::Replaces

@@ -11,6 +11,7 @@ pub(super) enum Table {
     Response,
     Descriptor,
     Limit,
+    Candidate,
     Replaces,
     Messages,
     Cost,
@@ -54,9 +55,6 @@ pub(super) enum Holds {
     /// Any mapping.
     Anything,
 }
-
-/// Fields that will mean something, and do not yet.
-pub(super) const RESERVED: [&str; 1] = ["candidate"];
 
 /// The words alone of those that stand for something.
 const fn names<T: Copy, const N: usize>(words: &[(&'static str, T); N]) -> [&'static str; N] {
@@ -152,6 +150,19 @@ const LIMIT: &[Field] = &[
     field("failure_mode", FAILURE_MODE, "What decides while the store does not, if other than for the rest of the file."),
     field("lease", Holds::Share, "So much of the limit each instance takes in advance at most, and admits from memory; above 0% to 10%."),
     field("durability", Holds::Word(&names(&limit::DURABILITIES)), "`replicated`: a charge counts when a replica of Redis has it."),
+    field("candidate", Holds::One(Table::Candidate), "A limit that is tried in place of this one: charged and reported beside it, and refuses nobody."),
+];
+
+#[rustfmt::skip]
+const CANDIDATE: &[Field] = &[
+    field("requests_per_unit", Holds::Number(0, u32::MAX), "How many hits in a window; as the limit by default."),
+    field("unit", Holds::Word(&UNITS), "The unit of the window; as the limit by default."),
+    field("unit_multiplier", Holds::Number(1, MAX_MULTIPLIER), "How many units the window has; as the limit by default."),
+    field("unlimited", Holds::Flag, "Tries to have no limit; in place of all others."),
+    field("algorithm", Holds::Word(&names(&limit::KINDS)), "How hits are counted; as the limit by default."),
+    field("burst", Holds::Decimal(1), "How many hits a token bucket holds; as the limit by default."),
+    field("burst_multiplier", Holds::Decimal(1), "The burst as a multiple of `requests_per_unit`; as the limit by default."),
+    field("charge", Holds::Word(&names(&limit::CHARGES)), "`always`: charged even when the request is refused; as the limit by default."),
 ];
 
 #[rustfmt::skip]
@@ -189,11 +200,12 @@ const PLAN_CHOICE: &[Field] = &[
 ];
 
 impl Table {
-    pub(super) const ALL: [Table; 9] = [
+    pub(super) const ALL: [Table; 10] = [
         Table::Domain,
         Table::Response,
         Table::Descriptor,
         Table::Limit,
+        Table::Candidate,
         Table::Replaces,
         Table::Messages,
         Table::Cost,
@@ -207,6 +219,7 @@ impl Table {
             Table::Response => RESPONSE,
             Table::Descriptor => DESCRIPTOR,
             Table::Limit => LIMIT,
+            Table::Candidate => CANDIDATE,
             Table::Replaces => REPLACES,
             Table::Messages => MESSAGES,
             Table::Cost => COST,
@@ -230,6 +243,7 @@ impl Table {
             Table::Response => "into `response`",
             Table::Descriptor => "to the descriptor, beside `key`",
             Table::Limit => "into `rate_limit`",
+            Table::Candidate => "into `candidate`",
             Table::Replaces => "into `replaces`",
             Table::Messages => "into `response.messages`",
             Table::Cost => "into `costs`",
@@ -244,6 +258,7 @@ impl Table {
             Table::Response => "`response`",
             Table::Descriptor => "a descriptor",
             Table::Limit => "a rate limit",
+            Table::Candidate => "`candidate`",
             Table::Replaces => "an entry of `replaces`",
             Table::Messages => "`messages`",
             Table::Cost => "an entry of `costs`",

@@ -7,6 +7,7 @@
 //!   whole is judged here.
 //! - A refund cannot be taken back without risk, since others may have used the room that it made. In the parts it is held
 //!   back (a refund of nothing), and it is made once all have admitted.
+//! - A candidate is charged in its part if that would admit under it, and given back if the whole would not.
 //! - A return that fails is not repeated, since it may have been made; it is counted.
 
 use std::sync::Arc;
@@ -19,35 +20,40 @@ use tokio::time::Instant;
 use super::Link;
 use super::node::Call;
 use super::part::Part;
-use super::reply::{Decided, Reply};
+use super::reply::{Decided, ReadingAt, Reply};
 use super::request::{self, Asked, Charged};
 use super::script;
 use crate::limit::ban::Ban;
-use crate::limit::transaction::{Amount, Fold, Outcome, Readings, Role};
-use crate::limit::{Durability, Hits, Receipt, Verdict};
+use crate::limit::candidate::Trial;
+use crate::limit::transaction::{Amount, Demand, Fold, Outcome, Readings, Role};
+use crate::limit::{Durability, Hits, Receipt, Tag, Verdict};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
 
 /// Decides `parts`, at least two, as the one transaction they were cut from.
-pub(super) async fn transact(
+pub(super) async fn transact<'l>(
     link: &Arc<Link>,
-    parts: &[Part<'_, '_>],
-    transaction: &Transaction<'_, '_>,
+    parts: &[Part<'_, 'l>],
+    transaction: &Transaction<'_, 'l>,
 ) -> Result<Outcome, StoreError> {
     let deadline = Instant::now() + transaction.timeout;
     let now = transaction.now;
-    let held: Vec<Part<'_, '_>> = parts.iter().map(hold_refunds).collect();
-    let answers = join_all(held.iter().map(|part| {
+    let held: Vec<Part<'_, 'l>> = parts.iter().map(hold_refunds).collect();
+    let mut answers = join_all(held.iter().map(|part| {
         let quotas_decide = has_all_quotas(part, transaction);
         link.decide(part, quotas_decide, now, transaction.timeout)
     }))
     .await;
 
     let admitted = admits(&held, &answers);
+    let mut charged = try_whole(&held, &mut answers, transaction);
     if !matches!(admitted, Ok(true)) {
-        let refused = admitted.is_ok();
-        give_back(link, &held, &answers, refused, now, deadline).await;
+        for ((part, answer), charged) in held.iter().zip(&answers).zip(&mut charged) {
+            charged.extend(answer.iter().flat_map(|decided| charges(part, decided)));
+        }
     }
+    let refused = matches!(admitted, Ok(false));
+    give_back(link, &held, &answers, (refused, charged), now, deadline).await;
     let admitted = admitted?;
     let mut decided = answers.into_iter().collect::<Result<Vec<Decided>, _>>()?;
     if admitted {
@@ -56,7 +62,101 @@ pub(super) async fn transact(
     Ok(Outcome {
         admitted,
         readings: in_order(parts, &decided, transaction),
+        trials: trials_in_order(parts, decided, transaction),
     })
+}
+
+/// Judges the candidates of the parts by the whole, and finds what each part has charged of them and must not keep. A part
+/// knows only its own demands, and those of another may refuse.
+fn try_whole<'l>(
+    parts: &[Part<'_, 'l>],
+    answers: &mut [Result<Decided, StoreError>],
+    transaction: &Transaction<'_, 'l>,
+) -> Vec<Vec<Charged<'l>>> {
+    let none = || parts.iter().map(|_| Vec::new()).collect();
+    let has_candidates = |demand: &Demand<'_>| !demand.candidates.is_empty();
+    if !transaction.demands.iter().any(has_candidates) {
+        return none();
+    }
+    // Of each demand of each part, its role and whether it has room; none where there is no answer, under which nothing passes.
+    let live: Option<Vec<Vec<(Role, bool)>>> = parts
+        .iter()
+        .zip(&*answers)
+        .map(|(part, answer)| {
+            let by_demand = by_demand(part, answer.as_ref().ok()?);
+            let live = by_demand.map(|(asked, readings)| (asked.demand.role, fits(readings)));
+            Some(live.collect())
+        })
+        .collect();
+    let mut charged: Vec<Vec<Charged<'l>>> = none();
+    for (at, (part, answer)) in parts.iter().zip(answers).enumerate() {
+        let Ok(decided) = answer else { continue };
+        let quotas_decide = has_all_quotas(part, transaction);
+        let tried = part.demands.iter().enumerate().flat_map(|(place, asked)| {
+            let candidates = asked.demand.candidates.iter();
+            candidates.map(move |candidate| (place, asked, candidate))
+        });
+        let said = tried.clone().zip(&decided.trials);
+        let tries: Vec<Try> = said
+            .map(|((place, asked, candidate), (trial, _))| Try {
+                demand: place,
+                counter: (asked.key, candidate.limit.tag()),
+                stands: (candidate.role, trial.fits),
+            })
+            .collect();
+        for ((own, (_, asked, candidate)), (trial, time)) in
+            tries.iter().zip(tried).zip(&mut decided.trials)
+        {
+            let had_passed = std::mem::replace(&mut trial.passes, false);
+            if let Some(live) = live.as_deref().filter(|_| had_passed) {
+                let same = tries.iter().filter(|other| other.counter == own.counter);
+                let same: Vec<&Try> = same.collect();
+                trial.passes = others(live, at, &same, quotas_decide).admitted();
+            }
+            let gives_back = had_passed && !trial.passes && trial.fits && !candidate.always;
+            if let Amount::Charge(hits) = asked.amount
+                && gives_back
+            {
+                charged[at].push(Charged {
+                    key: asked.key,
+                    limit: candidate.limit,
+                    receipt: Receipt {
+                        at: *time,
+                        used_before: trial.reading.used,
+                        hits,
+                    },
+                });
+            }
+        }
+    }
+    charged
+}
+
+/// A candidate within a part.
+struct Try {
+    /// The place of its demand.
+    demand: usize,
+    /// The place of its key, and its name there.
+    counter: (usize, Tag),
+    /// What its demand would mean for the request, and whether it would have room.
+    stands: (Role, bool),
+}
+
+/// What the whole comes to under the candidates `tries` of the part `at`, which passes by itself: the demands of the other
+/// parts, and all quotas, if the part could not judge those.
+fn others(live: &[Vec<(Role, bool)>], at: usize, tries: &[&Try], quotas_decide: bool) -> Fold {
+    let mut fold = Fold::default();
+    for (part, demands) in live.iter().enumerate() {
+        for (place, demand) in demands.iter().enumerate() {
+            let is_own = part == at;
+            let tried = tries.iter().find(|one| is_own && one.demand == place);
+            let (role, fits) = tried.map_or(*demand, |tried| tried.stands);
+            if !is_own || (role == Role::Quota && !quotas_decide) {
+                fold.add(role, fits);
+            }
+        }
+    }
+    fold
 }
 
 /// The same part with every refund a refund of nothing.
@@ -104,19 +204,19 @@ fn admits(
     Ok(fold.admitted())
 }
 
-/// Gives back what the parts that admitted have charged, and counts the refusal there if it is one, in parallel, and waits for it no longer than until `deadline`.
+/// Gives back what the parts have charged and must not keep, and counts the refusal for bans there if it is one, in parallel, and
+/// waits for it no longer than until `deadline`.
 async fn give_back(
     link: &Arc<Link>,
     parts: &[Part<'_, '_>],
     answers: &[Result<Decided, StoreError>],
-    refused: bool,
+    (refused, charged): (bool, Vec<Vec<Charged<'_>>>),
     now: Option<Timestamp>,
     deadline: Instant,
 ) {
     let mut returns = Vec::new();
-    for (part, answer) in parts.iter().zip(answers) {
+    for ((part, answer), charges) in parts.iter().zip(answers).zip(charged) {
         let Ok(decided) = answer else { continue };
-        let charges = charges(part, decided);
         let bans = if refused {
             bans(part, decided)
         } else {
@@ -252,6 +352,25 @@ fn in_order(
     sorted.into_iter().flatten().collect()
 }
 
+/// The same of the candidates.
+fn trials_in_order(
+    parts: &[Part<'_, '_>],
+    decided: Vec<Decided>,
+    transaction: &Transaction<'_, '_>,
+) -> Vec<Trial> {
+    let mut sorted: Vec<Vec<Trial>> = vec![Vec::new(); transaction.demands.len()];
+    for (part, decided) in parts.iter().zip(decided) {
+        let mut trials = decided.trials.into_iter().map(|(trial, _)| trial);
+        for (asked, place) in part.demands.iter().zip(&part.places) {
+            let own = trials.by_ref().take(asked.demand.candidates.len());
+            if let Some(of_demand) = sorted.get_mut(*place) {
+                of_demand.extend(own);
+            }
+        }
+    }
+    sorted.into_iter().flatten().collect()
+}
+
 /// Each demand of a part with its readings.
 fn by_demand<'p, 'a, 'l>(
     part: &'p Part<'a, 'l>,
@@ -264,8 +383,6 @@ fn by_demand<'p, 'a, 'l>(
         (asked, of_demand)
     })
 }
-
-type ReadingAt = (crate::limit::transaction::Reading, Timestamp);
 
 fn fits(readings: &[ReadingAt]) -> bool {
     let allowed = |(reading, _): &ReadingAt| reading.verdict == Verdict::Allowed;

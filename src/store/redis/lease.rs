@@ -141,6 +141,7 @@ impl Terms {
             role: Role::Enforced,
             limits: self.limits.iter().map(bound).collect(),
             ban: None,
+            candidates: Vec::new(),
         };
         let read = transact(&mut [(record, false)], &[demand], at).readings;
         let used: SmallVec<[Hits; 1]> = read.iter().map(|reading| reading.used).collect();

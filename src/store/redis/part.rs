@@ -79,7 +79,7 @@ pub(super) fn split<'a, 'l>(
 }
 
 /// Whether all that the key remembers is of limits per second. A ban lasts longer, and other limits of the descriptor are
-/// charged with it in one step.
+/// charged with it in one step. Candidates move no key.
 fn is_per_second(transaction: &Transaction<'_, '_>, key: usize) -> bool {
     let mut has_any = false;
     let mut demands = transaction
@@ -131,6 +131,12 @@ impl<'a, 'l> Part<'a, 'l> {
         limits.sum()
     }
 
+    /// How many candidates they have in all.
+    pub(super) fn candidates(&self) -> usize {
+        let candidates = self.demands.iter();
+        candidates.map(|asked| asked.demand.candidates.len()).sum()
+    }
+
     /// What stood under the keys.
     pub(super) fn records(
         &self,
@@ -158,6 +164,8 @@ impl<'a, 'l> Part<'a, 'l> {
         Decided {
             admitted: outcome.admitted,
             readings: outcome.readings.into_iter().zip(times).collect(),
+            // Whoever has candidates asks the script.
+            trials: Vec::new(),
         }
     }
 
@@ -265,6 +273,7 @@ mod tests {
                 role: Role::Enforced,
                 limits: limits.iter().map(bound).collect(),
                 ban: None,
+                candidates: Vec::new(),
             };
             let hits = |random: &mut SmallRng| match random.random_range(0..3) {
                 0 => Hits::from_thousandths(random.random_range(1..4000)),

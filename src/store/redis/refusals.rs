@@ -256,6 +256,7 @@ mod tests {
             role: Role::Enforced,
             limits: std::iter::once(bound).collect(),
             ban: None,
+            candidates: Vec::new(),
         }];
         let keys = [Key::new("", "subject", "")];
         let transaction = Transaction {

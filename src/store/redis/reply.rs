@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
+use crate::limit::candidate::Trial;
 use crate::limit::transaction::Reading;
 use crate::limit::{Hits, Verdict};
 use crate::time::{Micros, Timestamp};
@@ -26,12 +27,22 @@ pub(super) struct Decided {
     /// Whether these demands do not refuse the request.
     pub(super) admitted: bool,
     /// What each limit said, and the time it said it at.
-    pub(super) readings: SmallVec<[(Reading, Timestamp); 2]>,
+    pub(super) readings: SmallVec<[ReadingAt; 2]>,
+    /// What came of each candidate, and the time of that.
+    pub(super) trials: Vec<(Trial, Timestamp)>,
 }
+
+/// What a limit said, and when.
+pub(super) type ReadingAt = (Reading, Timestamp);
 
 /// The bytes of one reading.
 const READING: usize = 1 + 4 * NUMBER;
 const NUMBER: usize = 7;
+
+/// What stands in the first byte of a reading beside the verdict: it is a candidate's, and what came of that.
+const FITS: u8 = 4;
+const PASSES: u8 = 8;
+const TRIAL: u8 = 16;
 
 impl Reply {
     /// Reads an answer; none if it is not one of the script's.
@@ -62,17 +73,35 @@ impl Reply {
 
 impl Decided {
     fn parse(mut answer: Bytes) -> Option<Self> {
-        let admitted = take_u8(&mut answer)? == 1;
-        let mut readings = SmallVec::new();
+        let mut decided = Self {
+            admitted: take_u8(&mut answer)? == 1,
+            readings: SmallVec::new(),
+            trials: Vec::new(),
+        };
         while answer.remaining() >= READING {
-            readings.push(reading(&mut answer)?);
+            let said = take_u8(&mut answer)?;
+            let (reading, at) = reading(said % FITS, &mut answer)?;
+            if said & TRIAL == 0 {
+                decided.readings.push((reading, at));
+                continue;
+            }
+            let trial = Trial {
+                reading,
+                fits: said & FITS != 0,
+                passes: said & PASSES != 0,
+            };
+            decided.trials.push((trial, at));
         }
-        (answer.remaining() == 0).then_some(Self { admitted, readings })
+        (answer.remaining() == 0).then_some(decided)
+    }
+
+    /// Whether it is of so many limits and candidates.
+    pub(super) fn is_of(&self, limits: usize, candidates: usize) -> bool {
+        self.readings.len() == limits && self.trials.len() == candidates
     }
 }
 
-fn reading(answer: &mut Bytes) -> Option<(Reading, Timestamp)> {
-    let verdict = take_u8(answer)?;
+fn reading(verdict: u8, answer: &mut Bytes) -> Option<ReadingAt> {
     let wait = Micros::new(take(answer)?);
     let reading = Reading {
         verdict: match verdict {

@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::limit::ban::Ban;
+use crate::limit::candidate::Candidate;
 use crate::limit::fixed_window::Windows;
 use crate::limit::transaction::{Amount, Bound, Demand, Role};
 use crate::limit::{Hits, Limit, Receipt, Shape, Tag};
@@ -106,6 +107,7 @@ pub(super) fn is_usual(demands: &[Asked<'_, '_>]) -> bool {
         asked.key == place
             && !matches!(asked.amount, Amount::Refund(_))
             && asked.demand.ban.is_none()
+            && asked.demand.candidates.is_empty()
             && asked.demand.limits.iter().all(plain)
     })
 }
@@ -120,20 +122,40 @@ fn put_demands(body: &mut BytesMut, demands: &[Asked<'_, '_>], around: Timestamp
             Amount::Refund(hits) => (2, hits),
         };
         body.put_u8(kind);
-        body.put_u8(match asked.demand.role {
-            Role::Enforced => 0,
-            Role::Quota => 1,
-            Role::Shadow => 2,
-        });
+        body.put_u8(role(asked.demand.role));
         put_hits(body, hits);
         put(body, asked.demand.limits.len() as u64, 1);
-        body.put_u8(u8::from(asked.demand.ban.is_some()));
+        let candidates = &asked.demand.candidates;
+        let has_candidates = !candidates.is_empty();
+        body.put_u8(u8::from(asked.demand.ban.is_some()) + 2 * u8::from(has_candidates));
         if let Some(ban) = asked.demand.ban {
             put_ban(body, ban);
         }
         for bound in &asked.demand.limits {
             put_limit(body, bound.limit, bound.always, around);
         }
+        if has_candidates {
+            put(body, candidates.len() as u64, 1);
+            candidates
+                .iter()
+                .for_each(|candidate| put_candidate(body, candidate, around));
+        }
+    }
+}
+
+fn put_candidate(body: &mut BytesMut, candidate: &Candidate<'_>, around: Timestamp) {
+    // Lua counts from 1, so that 0 is none.
+    let instead_of = candidate.instead_of.map_or(0, |place| place as u64 + 1);
+    put(body, instead_of, 1);
+    body.put_u8(role(candidate.role));
+    put_limit(body, candidate.limit, candidate.always, around);
+}
+
+fn role(role: Role) -> u8 {
+    match role {
+        Role::Enforced => 0,
+        Role::Quota => 1,
+        Role::Shadow => 2,
     }
 }
 

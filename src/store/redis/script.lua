@@ -26,9 +26,9 @@ local function usual()
   -- What is to be written, if the request passes: keys and values; and when they expire.
   local writes, expiries = nil, nil
   for place = 1, count do
-    local key, kind, role, hits, limits, has_ban
-    key, kind, role, hits, limits, has_ban, cursor = unpack('<I2BBI7BB', request, cursor)
-    if key ~= place or kind > 1 or has_ban == 1 then
+    local key, kind, role, hits, limits, more
+    key, kind, role, hits, limits, more, cursor = unpack('<I2BBI7BB', request, cursor)
+    if key ~= place or kind > 1 or more > 0 then
       return nil
     end
     local value, at, size, seen = redis.pcall('GET', KEYS[place]), 9, 0, now

@@ -42,6 +42,7 @@ const DECIDE_SOURCE: &str = concat!(
     include_str!("../../limit/token_bucket.lua"),
     include_str!("../../limit/sliding_window.lua"),
     include_str!("../../limit/ban.lua"),
+    include_str!("../../limit/candidate.lua"),
     include_str!("../../limit/transaction.lua"),
 );
 

@@ -212,6 +212,7 @@ fn step<'l>(key: &Key, limit: &'l Limit, always: bool, hits: Hits, now: Timestam
             role: Role::Enforced,
             limits: std::iter::once(bound).collect(),
             ban: None,
+            candidates: Vec::new(),
         }],
         now,
     }

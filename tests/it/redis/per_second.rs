@@ -116,6 +116,7 @@ async fn take(store: &Redis, places: &[usize], limits: &[Limit; 2]) -> bool {
         amount: Amount::Charge(Hits::ONE),
         role: Role::Enforced,
         ban: None,
+        candidates: Vec::new(),
         limits: smallvec![Bound {
             limit: &limits[place % 2],
             always: false,

@@ -160,6 +160,7 @@ async fn all_of_a_request_is_confirmed_if_one_of_its_limits_asks() {
             role: Role::Enforced,
             limits: both.into_iter().collect(),
             ban: None,
+            candidates: Vec::new(),
         };
         let transaction = Transaction {
             keys: std::slice::from_ref(&key),

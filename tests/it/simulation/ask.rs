@@ -6,6 +6,7 @@ use std::fmt;
 use smallvec::SmallVec;
 use tollgate::engine::Request;
 use tollgate::limit::ban::Ban;
+use tollgate::limit::candidate::Candidate;
 use tollgate::limit::period::Zone;
 use tollgate::limit::transaction::{Amount, Bound, Demand, Role};
 use tollgate::limit::{Algorithm, Hits, Limit, Unit};
@@ -76,6 +77,8 @@ pub(super) struct Term {
     pub(super) spec: Spec,
     pub(super) limit: Limit,
     pub(super) mode: FailureMode,
+    /// What is tried in its place.
+    candidate: Option<Limit>,
 }
 
 impl Ask {
@@ -288,6 +291,7 @@ impl Spec {
             algorithm: Algorithm::FixedWindow,
             always: false,
             mode: None,
+            candidate: None,
         }
     }
 }
@@ -311,7 +315,22 @@ impl Item {
             role: self.role,
             limits: bounds,
             ban: self.ban.as_ref(),
+            candidates: Vec::new(),
         }
+    }
+
+    /// What is tried, each in the place of its limit.
+    pub(super) fn candidates(&self) -> Vec<Candidate<'_>> {
+        let terms = self.terms.iter().enumerate();
+        let tried = terms.filter_map(|(place, term)| {
+            Some(Candidate {
+                limit: term.candidate.as_ref()?,
+                instead_of: Some(place),
+                role: self.role,
+                always: term.spec.always,
+            })
+        });
+        tried.collect()
     }
 
     pub(super) fn bounds(&self) -> SmallVec<[Bound<'_>; 2]> {
@@ -322,7 +341,14 @@ impl Item {
 impl Term {
     fn new(rules: &Rules, spec: Spec, mode: FailureMode) -> Self {
         let limit = spec.limit(&rules.place);
-        Self { spec, limit, mode }
+        let candidate = spec.candidate.as_ref();
+        let candidate = candidate.map(|candidate| candidate.limit(&rules.place).on_trial());
+        Self {
+            spec,
+            limit,
+            mode,
+            candidate,
+        }
     }
 
     fn bound(&self) -> Bound<'_> {
@@ -336,6 +362,11 @@ impl Term {
 impl Reading {
     pub(super) fn demands(&self) -> Vec<Demand<'_>> {
         let items = self.items.iter().flatten();
-        items.map(|item| item.demand(item.bounds())).collect()
+        items
+            .map(|item| Demand {
+                candidates: item.candidates(),
+                ..item.demand(item.bounds())
+            })
+            .collect()
     }
 }

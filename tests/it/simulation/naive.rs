@@ -1,6 +1,6 @@
 //! What the service should say, foreseen without it: the rules read by hand, and the naive model in place of every store.
 
-use tollgate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading as Said};
+use tollgate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading as Said, Role};
 use tollgate::limit::{Hits, Limit, Verdict};
 use tollgate::rules::FailureMode;
 use tollgate::store::Transaction;
@@ -24,6 +24,8 @@ pub(super) struct Foreseen {
     pub(super) by_store: bool,
     /// One for each descriptor; none for one without limits.
     pub(super) items: Vec<Option<Judged>>,
+    /// What candidates count of it: requests, those that would be refused, those that would be admitted.
+    pub(super) tallies: [u64; 3],
 }
 
 /// What should come of a descriptor with limits.
@@ -32,6 +34,8 @@ pub(super) struct Judged {
     pub(super) fits: bool,
     /// What each limit of the store says; empty when the instance decides alone.
     pub(super) said: Vec<Said>,
+    /// A candidate of it is charged.
+    pub(super) tried: bool,
 }
 
 impl Naive {
@@ -50,17 +54,34 @@ impl Naive {
         }
         let outcome = transact(&mut self.store, reading, &demands, now);
         let mut said = outcome.readings.into_iter();
+        let mut trials = outcome.trials.into_iter();
+        let mut tallies = [0; 3];
         let judge = |item: &Item| {
             let said: Vec<Said> = said.by_ref().take(item.terms.len()).collect();
             let fits = said.iter().all(|said| said.verdict == Verdict::Allowed);
-            Judged { fits, said }
+            let mut tried = false;
+            for (candidate, trial) in item.candidates().iter().zip(trials.by_ref()) {
+                let is_peek = matches!(item.amount, Amount::Peek(_));
+                tried |= !is_peek && (candidate.always || trial.fits && trial.passes);
+                let shadow = item.role == Role::Shadow;
+                let live = outcome.admitted && (fits || !shadow);
+                let would = trial.passes && (trial.fits || !shadow);
+                if matches!(item.amount, Amount::Charge(_)) {
+                    tallies[0] += 1;
+                    tallies[1] += u64::from(live && !would);
+                    tallies[2] += u64::from(would && !live);
+                }
+            }
+            Judged { fits, said, tried }
         };
         let mut judge = judge;
         let items = reading.items.iter();
+        let items = items.map(|item| item.as_ref().map(&mut judge)).collect();
         Foreseen {
             admitted: outcome.admitted,
             by_store: true,
-            items: items.map(|item| item.as_ref().map(&mut judge)).collect(),
+            items,
+            tallies,
         }
     }
 
@@ -137,6 +158,7 @@ impl Naive {
         let judge = |_: &Item| Judged {
             fits: fits.next().expect("one for each"),
             said: Vec::new(),
+            tried: false,
         };
         let mut judge = judge;
         Foreseen {
@@ -147,6 +169,7 @@ impl Naive {
                 .iter()
                 .map(|item| item.as_ref().map(&mut judge))
                 .collect(),
+            tallies: [0; 3],
         }
     }
 }
@@ -158,6 +181,7 @@ impl Foreseen {
             admitted: true,
             by_store: true,
             items: reading.items.iter().map(|_| None).collect(),
+            tallies: [0; 3],
         }
     }
 }

@@ -146,11 +146,18 @@ impl<'t> Play<'t> {
             let fault = fault.map_or(String::new(), |fault| format!(" ({fault:?})"));
             format!("{instance} is asked for {ask}{fault}")
         });
+        let tallied = self.world.instances[instance].tallies().await;
         let answer = self.world.instances[instance].ask(ask).await;
+        let tallies = self.world.instances[instance].tallies().await;
         self.set_fault(instance, cut);
         self.say_answer(&answer);
         let now = self.world.now;
         let foreseen = self.decide(instance, &reading, now, fault, &answer)?;
+        let counted = [0, 1, 2].map(|which| tallies[which] - tallied[which]);
+        ensure(counted == foreseen.tallies, "candidates", || {
+            let wanted = foreseen.tallies;
+            format!("{counted:?} are counted, {wanted:?} are wanted: requests, refused, admitted")
+        })?;
         let reached = matches!(fault, None | Some(Fault::LostAnswer));
         self.check_sums(&reading, now, fault, &foreseen, &before)
             .await?;
@@ -214,6 +221,7 @@ impl<'t> Play<'t> {
             let bans = item.ban.is_some() && !made.admitted;
             let charged = made.admitted && judged.fits;
             let always = item.terms.iter().any(|term| term.spec.always);
+            let always = always || judged.tried;
             if matches!(item.amount, Amount::Peek(_)) || !(charged || bans || always) {
                 continue;
             }

@@ -67,6 +67,8 @@ pub(super) struct Spec {
     pub(super) algorithm: Algorithm,
     pub(super) always: bool,
     pub(super) mode: Option<FailureMode>,
+    /// Other numbers that are tried in its place.
+    pub(super) candidate: Option<Box<Spec>>,
 }
 
 impl Rules {
@@ -218,8 +220,14 @@ impl Spec {
             algorithm,
             always: charge_always && random.random_bool(0.15),
             mode: random.random_bool(0.3).then(|| mode(random)),
+            candidate: None,
         };
         spec.renumber(random);
+        if random.random_bool(0.25) {
+            let mut candidate = spec.clone();
+            candidate.renumber(random);
+            spec.candidate = Some(Box::new(candidate));
+        }
         spec
     }
 
@@ -263,6 +271,14 @@ impl Spec {
         if let Some(mode) = self.mode {
             let _ = write!(text, ", failure_mode: {}", word(mode));
         }
+        if let Some(candidate) = &self.candidate {
+            let requests = candidate.requests;
+            let _ = write!(text, ", candidate: {{requests_per_unit: {requests}");
+            if let Algorithm::TokenBucket { burst } = candidate.algorithm {
+                let _ = write!(text, ", burst: {burst}");
+            }
+            text.push('}');
+        }
         text + "}"
     }
 
@@ -276,9 +292,10 @@ impl Spec {
         format!("{algorithm}{}{}", self.multiplier, self.unit.name())
     }
 
-    /// The same with a number of a subject's own: a burst grows and shrinks with it.
+    /// The same with a number of a subject's own, beside which nothing is tried: a burst grows and shrinks with it.
     pub(super) fn with_requests(&self, requests: u32) -> Self {
         let mut spec = self.clone();
+        spec.candidate = None;
         spec.requests = requests;
         if let Algorithm::TokenBucket { burst } = &mut spec.algorithm {
             let scaled = burst.thousandths() * u64::from(requests) / u64::from(self.requests);
@@ -290,6 +307,7 @@ impl Spec {
     /// The same with room for more; a bucket refills no faster for it.
     pub(super) fn with_extra(&self, extra: u32) -> Self {
         let mut spec = self.clone();
+        spec.candidate = None;
         match &mut spec.algorithm {
             Algorithm::TokenBucket { burst } => *burst = burst.plus(Hits::whole(extra)),
             Algorithm::FixedWindow | Algorithm::SlidingWindow => spec.requests += extra,

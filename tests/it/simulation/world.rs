@@ -178,7 +178,10 @@ impl World {
             let brought = [Unit::Second, Unit::Minute].map(|unit| Spec::brought(1, unit));
             let specs = rules.plans.iter().flatten().chain(&rule.limits);
             let specs = specs.chain(&brought);
-            let tags = specs.map(|spec| spec.limit(&rules.place).tag());
+            let tags = specs.flat_map(|spec| {
+                let tag = spec.limit(&rules.place).tag();
+                [tag, tag.on_trial()]
+            });
             let tags = tags.chain(rule.ban().map(|ban| ban.tag())).collect();
             forgotten.push((super::ask::key(*shape, values), tags));
         }
@@ -285,6 +288,7 @@ impl Look {
                 role: Role::Enforced,
                 limits: limits.iter().map(bound).collect(),
                 ban: None,
+                candidates: Vec::new(),
             })
             .collect()
     }
@@ -326,6 +330,14 @@ impl Instance {
     pub(super) async fn catch_up(&self) {
         let (directory, store) = (self.engine.directory(), self.engine.store());
         directory.catch_up(store, TIMEOUT).await.expect("it looks");
+    }
+
+    /// What its candidates have counted: requests, those that would be refused, those that would be admitted.
+    pub(super) async fn tallies(&self) -> [u64; 3] {
+        let all = self.engine.trials().await.candidates;
+        all.iter().fold([0; 3], |[a, b, c], one| {
+            [a + one.requests, b + one.would_refuse, c + one.would_admit]
+        })
     }
 
     pub(super) async fn ask(&self, ask: &Ask) -> Answer<'static> {

@@ -9,8 +9,9 @@ use std::collections::{HashMap, HashSet};
 use jiff::civil::{Date, date};
 use jiff::tz::TimeZone;
 use jiff::{Span, ToSpan};
+use tollgate::limit::candidate::Trial;
 use tollgate::limit::fixed_window::Windows;
-use tollgate::limit::transaction::{Amount, Demand, Outcome, Reading, Role};
+use tollgate::limit::transaction::{Amount, Bound, Demand, Outcome, Reading, Role};
 use tollgate::limit::{Hits, Limit, Shape, Unit, Verdict};
 use tollgate::store::Transaction;
 use tollgate::time::Micros;
@@ -71,6 +72,71 @@ impl Model {
 
     /// What a store must answer.
     pub(crate) fn transact(&mut self, transaction: &Transaction<'_, '_>) -> Outcome {
+        let before = self.clone();
+        let mut outcome = self.decide(transaction);
+        outcome.trials = self.try_candidates(&before, transaction);
+        outcome
+    }
+
+    /// Each candidate in a world of its own, in which it is the limit: what it is charged there is what it is charged.
+    fn try_candidates(&mut self, before: &Model, transaction: &Transaction<'_, '_>) -> Vec<Trial> {
+        let mut trials = Vec::new();
+        for (place, demand) in transaction.demands.iter().enumerate() {
+            for candidate in &demand.candidates {
+                let key = transaction.keys[demand.key].as_str();
+                let name = candidate.limit.tag();
+                let (mut demands, mut own, mut first) = (Vec::new(), 0..0, 0);
+                let mut reading = 0;
+                for (other, asked) in transaction.demands.iter().enumerate() {
+                    let mut world = asked.clone();
+                    let tried = std::mem::take(&mut world.candidates);
+                    let mut same = tried.iter();
+                    let same = same.find(|one| asked.key == demand.key && one.limit.tag() == name);
+                    if let Some(one) = same {
+                        let bound = Bound {
+                            limit: one.limit,
+                            always: one.always,
+                        };
+                        world.role = one.role;
+                        let at = one.instead_of.unwrap_or(world.limits.len());
+                        world.limits.truncate(at);
+                        world.limits.push(bound);
+                        let rest = asked.limits.iter().skip(at + 1);
+                        world.limits.extend(rest.copied());
+                        if other == place {
+                            own = first..first + world.limits.len();
+                            reading = first + at;
+                        }
+                    }
+                    first += world.limits.len();
+                    demands.push(world);
+                }
+                let mut world = before.clone();
+                let outcome = world.decide(&Transaction {
+                    demands: &demands,
+                    ..*transaction
+                });
+                let mut all = outcome.readings[own].iter();
+                let trial = Trial {
+                    reading: outcome.readings[reading],
+                    fits: all.all(|reading| reading.verdict == Verdict::Allowed),
+                    passes: outcome.admitted,
+                };
+                trials.push(trial);
+                let counter = (key.to_owned(), name.get());
+                let is_peek = matches!(demand.amount, Amount::Peek(_));
+                if (candidate.always || trial.fits && trial.passes) && !is_peek {
+                    self.counters.extend(world.counters.remove_entry(&counter));
+                    let seen = world.seen.get(key).copied();
+                    let seen = seen.max(self.seen.get(key).copied());
+                    self.seen.extend(seen.map(|seen| (key.to_owned(), seen)));
+                }
+            }
+        }
+        trials
+    }
+
+    fn decide(&mut self, transaction: &Transaction<'_, '_>) -> Outcome {
         let now = transaction.now.expect("the model has no clock").as_micros();
         self.charged.clear();
         let mut tentative = self.clone();
@@ -103,7 +169,11 @@ impl Model {
             }
         }
         let readings = readings.into_iter().collect();
-        Outcome { admitted, readings }
+        Outcome {
+            admitted,
+            readings,
+            trials: Vec::new(),
+        }
     }
 
     fn read(&mut self, key: &str, demand: &Demand<'_>, now: i64, to: &mut Vec<Reading>) -> bool {

@@ -4,6 +4,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use smallvec::SmallVec;
 use tollgate::limit::ban::Ban;
+use tollgate::limit::candidate::Candidate;
 use tollgate::limit::period::Zone;
 use tollgate::limit::transaction::{Amount, Bound, Demand, Outcome, Role};
 use tollgate::limit::{Algorithm, Hits, Limit, Unit, Verdict};
@@ -30,6 +31,8 @@ pub(crate) struct Workload {
 struct Rule {
     limits: Vec<(Limit, bool)>,
     ban: Option<Ban>,
+    /// What is tried, and in the place of which limit.
+    tried: Vec<(Limit, bool, Option<usize>)>,
 }
 
 /// One transaction of a workload, in a form that can be printed and repeated.
@@ -166,10 +169,14 @@ impl<'l> Step<'l> {
                 format!("{limit:?}\n  wanted {wanted:?}\n  found  {found:?}")
             })
             .collect();
+        let trials = format!(
+            "trials: wanted {:?}, found {:?}",
+            wanted.trials, found.trials
+        );
         let (wanted, found) = (wanted.admitted, found.admitted);
         let keys = &self.keys;
         format!(
-            "admitted: wanted {wanted}, found {found}; at {:?} {keys:?}\n{}",
+            "admitted: wanted {wanted}, found {found}; at {:?} {keys:?}\n{trials}\n{}",
             self.now,
             differing.join("\n")
         )
@@ -186,7 +193,16 @@ impl Rule {
             }
         }
         let ban = random.random_bool(0.4).then(|| ban(random));
-        Self { limits, ban }
+        let mut tried: Vec<(Limit, bool, Option<usize>)> = Vec::new();
+        for place in 0..limits.len() {
+            let one = limit(random).on_trial();
+            let is_new = tried.iter().all(|(other, ..)| other.tag() != one.tag());
+            if is_new && random.random_bool(0.3) {
+                let instead_of = random.random_bool(0.9).then_some(place);
+                tried.push((one, random.random_bool(0.2), instead_of));
+            }
+        }
+        Self { limits, ban, tried }
     }
 
     /// Other numbers for the same windows and algorithms.
@@ -260,6 +276,19 @@ fn demand<'a>(random: &mut SmallRng, rule: &'a Rule, key: usize) -> Demand<'a> {
             always: *always,
         })
         .collect();
+    let role = match random.random_range(0..10) {
+        0..7 => Role::Enforced,
+        7..9 => Role::Quota,
+        _ => Role::Shadow,
+    };
+    let candidates = rule.tried.iter();
+    let candidates = candidates.map(|(limit, always, instead_of)| Candidate {
+        limit,
+        instead_of: *instead_of,
+        role,
+        always: *always,
+    });
+    let candidates = candidates.collect();
     Demand {
         key,
         amount: match random.random_range(0..10) {
@@ -267,12 +296,9 @@ fn demand<'a>(random: &mut SmallRng, rule: &'a Rule, key: usize) -> Demand<'a> {
             7 => Amount::Peek(hits),
             _ => Amount::Refund(hits),
         },
-        role: match random.random_range(0..10) {
-            0..7 => Role::Enforced,
-            7..9 => Role::Quota,
-            _ => Role::Shadow,
-        },
+        role,
         limits,
         ban: rule.ban.as_ref(),
+        candidates,
     }
 }

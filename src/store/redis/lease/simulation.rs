@@ -219,6 +219,7 @@ impl World {
                 })
                 .collect(),
             ban: None,
+            candidates: Vec::new(),
         };
         let mut records = [(self.record.clone(), false)];
         let admitted = transact(&mut records, &[demand], self.now).admitted;
