@@ -27,8 +27,11 @@ const MAX_INSTANCE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Bulletin<P> {
     board: Board,
-    heard: Mutex<Option<(Instant, Vec<(String, P)>)>>,
+    heard: Mutex<Option<(Instant, Vec<Heard<P>>)>>,
 }
+
+/// An instance, and what it has told.
+type Heard<P> = (String, P);
 
 impl<P: Clone> Bulletin<P> {
     pub(super) fn new(board: Board) -> Self {
@@ -51,7 +54,7 @@ impl<P: Clone> Bulletin<P> {
         &self,
         engine: &Engine,
         read: impl Fn(&Bytes) -> Option<P>,
-    ) -> (Vec<(String, P)>, bool) {
+    ) -> (Vec<Heard<P>>, bool) {
         let mut heard = self.heard.lock().await;
         if let Some((at, others)) = &*heard
             && at.elapsed() < FRESH
@@ -62,7 +65,7 @@ impl<P: Clone> Bulletin<P> {
             Ok(posts) => {
                 let own = engine.instances.own();
                 let posts = posts.into_iter().filter(|(name, _)| name != own);
-                let others: Vec<(String, P)> = posts
+                let others: Vec<Heard<P>> = posts
                     .filter(|(name, text)| name.len() <= MAX_INSTANCE && text.len() <= MAX_POST)
                     .filter_map(|(name, text)| Some((name, read(&text)?)))
                     .collect();

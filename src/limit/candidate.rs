@@ -7,7 +7,9 @@
 
 use smallvec::SmallVec;
 
-use super::transaction::{Amount, Bound, Demand, MAX_SLOTS, Reading, Record, Role, transact};
+use super::transaction::{
+    Amount, Bound, Demand, MAX_SLOTS, Outcome, Reading, Record, Role, decide,
+};
 use super::{Limit, Tag, Verdict};
 use crate::time::Timestamp;
 
@@ -35,10 +37,22 @@ pub struct Trial {
     pub passes: bool,
 }
 
+/// Decides demands of which some have candidates, charges them, and tries the candidates.
+#[inline(never)]
+pub(super) fn transact(
+    records: &mut [(Record, bool)],
+    demands: &[Demand<'_>],
+    now: Timestamp,
+) -> Outcome {
+    let before: SmallVec<[Record; 2]> = records.iter().map(|(record, _)| record.clone()).collect();
+    let outcome = decide(records, demands, now);
+    let trials = try_all(records, &before, demands, now);
+    Outcome { trials, ..outcome }
+}
+
 /// Tries the candidates of `demands`, in their order, and charges them on `records`, which are as the request leaves them;
 /// `before` is how they were. Candidates that share a counter are tried together.
-#[inline(never)]
-pub(super) fn try_all(
+fn try_all(
     records: &mut [(Record, bool)],
     before: &[Record],
     demands: &[Demand<'_>],
@@ -103,7 +117,7 @@ fn world(
     }
     let mut copies: SmallVec<[(Record, bool); 2]> =
         before.iter().map(|copy| (copy.clone(), false)).collect();
-    let outcome = transact(&mut copies, &tried, now);
+    let outcome = decide(&mut copies, &tried, now);
     let allowed = |reading: &Reading| reading.verdict == Verdict::Allowed;
     let mut trials = SmallVec::new();
     let mut is_charged = false;
@@ -160,7 +174,8 @@ fn stand_in<'l>(demand: &mut Demand<'l>, candidate: &Candidate<'l>) -> usize {
     }
 }
 
-/// Keeps the state of a candidate. No live limit makes way for it, and one that the request has only read stays unread.
+/// Keeps the state of a candidate. No live limit makes way for it, and one that the request has only read, or that a refusal
+/// has undone, stays as it was.
 fn keep((record, changed): &mut (Record, bool), before: &Record, copy: &Record, tag: Tag) {
     let Some(slot) = copy.slots.iter().find(|slot| slot.tag == tag) else {
         return;

@@ -113,10 +113,22 @@ pub struct Outcome {
 /// Takes copies of the records: `true` in the second place of a pair tells that this one must be written back; else it may
 /// hold what a refusal undoes, and is to be dropped.
 pub fn transact(records: &mut [(Record, bool)], demands: &[Demand<'_>], now: Timestamp) -> Outcome {
+    if demands.iter().all(|demand| demand.candidates.is_empty()) {
+        return decide(records, demands, now);
+    }
+    candidate::transact(records, demands, now)
+}
+
+/// The same without candidates.
+#[inline]
+pub(super) fn decide(
+    records: &mut [(Record, bool)],
+    demands: &[Demand<'_>],
+    now: Timestamp,
+) -> Outcome {
     // Most refusals write nothing, and need no records as they were.
     let refusal_writes = demands.iter().any(Demand::is_written_when_refused);
-    let before: Option<SmallVec<[Record; 2]>> =
-        refusal_writes.then(|| records.iter().map(|(record, _)| record.clone()).collect());
+    let before = refusal_writes.then(|| records.iter().map(|(record, _)| record.clone()).collect());
     let mut readings = Readings::new();
     let mut fold = Fold::default();
     for demand in demands {
@@ -126,19 +138,16 @@ pub fn transact(records: &mut [(Record, bool)], demands: &[Demand<'_>], now: Tim
         *changed |= wrote;
     }
     let admitted = fold.admitted();
-    let has_candidates = || demands.iter().any(|demand| !demand.candidates.is_empty());
-    let untried = before.as_ref().filter(|_| has_candidates()).cloned();
     if !admitted {
         records.iter_mut().for_each(|(_, changed)| *changed = false);
         if let Some(before) = before {
             refuse(records, before, demands, now, &mut readings);
         }
     }
-    let trials = untried.map(|before| candidate::try_all(records, &before, demands, now));
     Outcome {
         admitted,
         readings,
-        trials: trials.unwrap_or_default(),
+        trials: Vec::new(),
     }
 }
 
@@ -202,9 +211,7 @@ impl<'a> Demand<'a> {
 
     /// Whether a refusal of the request may leave something under the demand's key.
     fn is_written_when_refused(&self) -> bool {
-        self.counted_ban().is_some()
-            || self.limits.iter().any(|bound| bound.always)
-            || !self.candidates.is_empty()
+        self.counted_ban().is_some() || self.limits.iter().any(|bound| bound.always)
     }
 }
 

@@ -198,6 +198,30 @@ fn the_tests_of_the_sample_rules_pass() {
     }
 }
 
+/// What a candidate would have said is expected like the answer itself.
+#[test]
+fn tests_of_rules_may_expect_what_a_candidate_would_have_said() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let rules = "domain: d\ndescriptors:\n  - key: a\n    rate_limit: {requests_per_unit: 2, unit: day, candidate: {requests_per_unit: 1}}\n  - key: b\n";
+    std::fs::write(place("d.yaml"), rules).expect("a file");
+    let test = "- name: t
+  steps:
+  - {request: a=x, expect: {decision: ok, candidate: ok}}
+  - {request: a=x, expect: {decision: ok, candidate: refused}}
+  - {request: a=x, expect: {decision: over_limit, candidate: refused}}
+  - {request: b=x, expect: {candidate: null}}
+  - {request: a=x, expect: {candidate: ok}}
+";
+    std::fs::write(place("d.test.yaml"), test).expect("a file");
+    let output = run(&["test", &place("")], &[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let wanted = "step 5, a=x: candidate is \"refused\", not \"ok\"";
+    assert!(said.contains(wanted), "{said}");
+    assert_eq!(said.matches(" is ").count(), 1, "{said}");
+}
+
 /// What is other than expected is told, to people and to machines; what is wrong with a test is no failure of the rules.
 #[test]
 fn tests_of_rules_fail_where_the_rules_do_something_else() {

@@ -29,7 +29,7 @@ descriptors:
     descriptors:
       - key: remote_address
         shadow_mode: true
-        rate_limit: {name: shadowed, requests_per_unit: 1, unit: hour}
+        rate_limit: {name: shadowed, requests_per_unit: 1, unit: hour, candidate: {requests_per_unit: 2}}
 ";
 
 #[track_caller]

@@ -43,13 +43,9 @@ pub(super) fn read(live: &Fields<'_, '_>, of: Live, domain: &Domain) -> Option<T
     let fields = Fields::of(&scope, node, Table::Candidate)?;
     let found = match of {
         Live::Unread => None,
-        Live::Unlimited => unlike(&fields, &scope, None, domain),
-        Live::Limit(numbers) => unlike(&fields, &scope, Some(&numbers), domain),
+        Live::Unlimited => counted(&fields, &scope, None, domain),
+        Live::Limit(numbers) => counted(&fields, &scope, Some(&numbers), domain),
     };
-    if fields.any_failed() {
-        // Its own error stands already.
-        live.fail_silently();
-    }
     found.map(|(limit, unlimited, charge_always)| Tried {
         limit: limit.on_trial(),
         unlimited,
@@ -59,7 +55,7 @@ pub(super) fn read(live: &Fields<'_, '_>, of: Live, domain: &Domain) -> Option<T
 }
 
 /// The limit, whether it refuses nothing, and whether it is charged always; a lint if it is the live one again.
-fn unlike(
+fn counted(
     fields: &Fields<'_, '_>,
     scope: &Scope<'_>,
     live: Option<&Numbers>,
@@ -79,8 +75,8 @@ fn unlike(
             same("say which limit to try, such as `{requests_per_unit: 100, unit: minute}`");
             return None;
         };
-        let counted = Limit::meter(live.unit(), &domain.time_zone);
-        return Some((counted, true, live.charge_always));
+        let meter = Limit::meter(live.unit(), &domain.time_zone);
+        return Some((meter, true, live.charge_always));
     }
     let numbers = Numbers::read(fields, live)?;
     let limit = numbers.build(fields, &domain.time_zone)?;

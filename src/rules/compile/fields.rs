@@ -157,11 +157,6 @@ impl<'s, 'f> Fields<'s, 'f> {
         self.scope.field(name).error(span, message)
     }
 
-    /// Something below could not be read, and is reported there.
-    pub(super) fn fail_silently(&self) {
-        self.any_failed.set(true);
-    }
-
     pub(super) fn fail(&self, name: &'static str, error: Diagnostic) {
         self.failed.borrow_mut().push(name);
         self.any_failed.set(true);

@@ -47,13 +47,16 @@ pub(super) async fn transact<'l>(
 
     let admitted = admits(&held, &answers);
     let mut charged = try_whole(&held, &mut answers, transaction);
-    if !matches!(admitted, Ok(true)) {
-        for ((part, answer), charged) in held.iter().zip(&answers).zip(&mut charged) {
+    let keeps = matches!(admitted, Ok(true));
+    if !keeps || !charged.is_empty() {
+        charged.resize_with(held.len(), Vec::new);
+        let returned = held.iter().zip(&answers).zip(&mut charged);
+        for ((part, answer), charged) in returned.filter(|_| !keeps) {
             charged.extend(answer.iter().flat_map(|decided| charges(part, decided)));
         }
+        let refused = matches!(admitted, Ok(false));
+        give_back(link, &held, &answers, (refused, charged), now, deadline).await;
     }
-    let refused = matches!(admitted, Ok(false));
-    give_back(link, &held, &answers, (refused, charged), now, deadline).await;
     let admitted = admitted?;
     let mut decided = answers.into_iter().collect::<Result<Vec<Decided>, _>>()?;
     if admitted {
@@ -66,17 +69,16 @@ pub(super) async fn transact<'l>(
     })
 }
 
-/// Judges the candidates of the parts by the whole, and finds what each part has charged of them and must not keep. A part
-/// knows only its own demands, and those of another may refuse.
+/// Judges the candidates of the parts by the whole, and finds what each part has charged of them and must not keep; nothing
+/// at all if there are no candidates. A part knows only its own demands, and those of another may refuse.
 fn try_whole<'l>(
     parts: &[Part<'_, 'l>],
     answers: &mut [Result<Decided, StoreError>],
     transaction: &Transaction<'_, 'l>,
 ) -> Vec<Vec<Charged<'l>>> {
-    let none = || parts.iter().map(|_| Vec::new()).collect();
     let has_candidates = |demand: &Demand<'_>| !demand.candidates.is_empty();
     if !transaction.demands.iter().any(has_candidates) {
-        return none();
+        return Vec::new();
     }
     // Of each demand of each part, its role and whether it has room; none where there is no answer, under which nothing passes.
     let live: Option<Vec<Vec<(Role, bool)>>> = parts
@@ -88,7 +90,7 @@ fn try_whole<'l>(
             Some(live.collect())
         })
         .collect();
-    let mut charged: Vec<Vec<Charged<'l>>> = none();
+    let mut charged: Vec<Vec<Charged<'l>>> = parts.iter().map(|_| Vec::new()).collect();
     for (at, (part, answer)) in parts.iter().zip(answers).enumerate() {
         let Ok(decided) = answer else { continue };
         let quotas_decide = has_all_quotas(part, transaction);
