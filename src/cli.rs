@@ -2,12 +2,14 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
+//! - [`explain`]: says what would become of a request, and why
 //! - [`mod@test`]: tests of rules, in files beside them
 //! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
 //! - [`compare`]: asks two services the same, and reports where they disagree
 //! - [`config_check`], [`client`]: the other programs of envoyproxy/ratelimit, also by their names
 //! - [`dial`]: a connection to a service
+//! - `engine`: one in this process, on a clock of its own
 //! - [`names`]: the names and flags that the process may be called with
 
 use std::process::ExitCode;
@@ -22,6 +24,8 @@ pub mod client;
 pub mod compare;
 pub mod config_check;
 pub mod dial;
+mod engine;
+pub mod explain;
 pub mod health;
 pub mod names;
 pub mod serve;
@@ -45,6 +49,8 @@ enum Command {
     Serve(Box<crate::settings::Settings>),
     /// Say what is wrong with rule files
     Check(check::Args),
+    /// Say what would become of a request, entry by entry, and charge nothing
+    Explain(Box<explain::Args>),
     /// Run the tests that stand beside rule files
     Test(test::Args),
     /// Ask the service on this machine whether it is ready
@@ -71,6 +77,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),

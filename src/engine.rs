@@ -10,6 +10,7 @@
 //! - [`fold`]: outcome to ruling
 //! - [`fallback`]: what to answer when the store does not
 //! - [`answer`]: ruling to statuses, headers, body and metadata
+//! - [`supposed`]: what would be charged, for people
 //! - [`account`]: what is counted; `told`: what a trace says
 //! - [`quota`]: what a subject has used and has left
 //! - [`usage`]: what subjects use, for billing
@@ -54,6 +55,7 @@ pub mod owed;
 pub mod quota;
 pub mod readiness;
 pub mod subjects;
+pub mod supposed;
 mod told;
 pub mod top;
 pub mod usage;

@@ -8,6 +8,7 @@
 //! - [`request`]: a request, and what is seen of it
 //! - [`send`]: a request to what Tollgate is asked
 //! - [`shapes`]: every descriptor that there can be
+//! - [`against`]: rules held against them
 //! - [`tree`]: looks into the YAML
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::rules::diagnostic::Report;
 use crate::rules::file::SourceFile;
 
 mod actions;
+mod against;
 mod filters;
 mod format;
 mod jwt;
@@ -31,12 +33,15 @@ mod send;
 mod shapes;
 mod tree;
 
+pub use against::{Rules, unfed};
 pub use request::{Client, HttpRequest, Known, Unknown};
 pub use shapes::{Part, Shape, Shapes};
 
 /// An Envoy configuration.
 #[derive(Debug)]
 pub struct Configuration {
+    /// The file's.
+    pub name: String,
     /// What is in it that Envoy takes and that does not do what it says.
     pub warnings: Report,
     managers: Vec<read::Manager>,

@@ -30,7 +30,7 @@ use access::Access;
 
 pub mod access;
 mod check;
-mod explain;
+pub mod explain;
 mod lists;
 mod overview;
 mod quota;
@@ -45,7 +45,7 @@ pub const PREFIX: &str = "/api/v1/rate-limit";
 pub const MAX_NOTE: usize = 1024;
 
 /// Every route: its method, and its path after [`PREFIX`].
-pub const ROUTES: [(&str, &str); 27] = [
+pub const ROUTES: [(&str, &str); 28] = [
     ("GET", "/openapi.json"),
     ("GET", "/status"),
     ("GET", "/health"),
@@ -71,6 +71,7 @@ pub const ROUTES: [(&str, &str); 27] = [
     ("GET", "/usage"),
     ("POST", "/check"),
     ("GET", "/explain"),
+    ("POST", "/explain"),
     ("GET", "/top"),
     ("GET", "/overview"),
 ];
@@ -125,7 +126,10 @@ pub(super) fn routes(admin: Admin, access: Arc<Access>) -> Router {
         .route("/bans/{entry}", ban)
         .route("/usage", get(usage::usage))
         .route("/check", post(check::check))
-        .route("/explain", get(explain::explain))
+        .route(
+            "/explain",
+            get(explain::explain).post(explain::explain_message),
+        )
         .route("/top", get(top::top))
         .route("/overview", get(overview::overview))
         .method_not_allowed_fallback(async || {

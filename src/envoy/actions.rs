@@ -133,7 +133,7 @@ impl Action {
         let value = match self.of.value(seen)? {
             Ok(value) => value,
             Err(_) if self.skip => return Ok(Made::Skipped),
-            Err(why) => return Ok(Made::Dropped(format!("line {}: {why}", self.line))),
+            Err(why) => return Ok(Made::Dropped(format!("no `{}`: {why}", self.key))),
         };
         Ok(Made::Entry(self.key.clone(), value))
     }
@@ -260,7 +260,7 @@ impl Of {
             {
                 true => value.of(seen),
                 false if expected => Ok(Err(format!("{what} do not match"))),
-                false => Ok(Err(format!("{what} match, and must not"))),
+                false => Ok(Err(format!("{what} match, and are not to"))),
             };
         match self {
             Of::SourceCluster(Some(name)) => Ok(Ok(name.clone())),

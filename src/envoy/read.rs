@@ -122,6 +122,7 @@ pub(super) fn read(source: &SourceFile) -> Result<Configuration, Report> {
     match report.has_errors() {
         true => Err(report),
         false => Ok(Configuration {
+            name: source.name.clone(),
             warnings: report,
             ..configuration
         }),
@@ -161,6 +162,7 @@ fn of_root(tree: &mut Tree<'_>, root: &Node<'_>) -> Configuration {
         listener(tree, node, setting, &mut tables, &mut managers);
     }
     Configuration {
+        name: String::new(),
         warnings: Report::default(),
         managers,
         tables,

@@ -219,7 +219,7 @@ impl fmt::Display for Report {
 }
 
 /// At most `most` characters of a text, none of which moves a terminal's cursor or changes its colour.
-fn printable(text: &str, most: usize) -> String {
+pub fn printable(text: &str, most: usize) -> String {
     let shown = |c: char| match c {
         '\t' | '\n' => ' ',
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
