@@ -45,6 +45,7 @@ pub struct Configuration {
     /// What is in it that Envoy takes and that does not do what it says.
     pub warnings: Report,
     managers: Vec<read::Manager>,
+    networks: Vec<read::Network>,
     tables: Vec<routes::Table>,
     runtime: Runtime,
 }

@@ -92,6 +92,12 @@ impl Configuration {
                 found.push(unknown_domain(file, name, *line, &known));
             }
         }
+        for line in &shapes.unseen {
+            let message = "no ratelimit filter looks at this";
+            let help = "a filter with `rate_limits` of its own, or a RateLimitPerRoute with them, looks at no others; and `stage` is to be the filter's";
+            let unseen = Diagnostic::error(file, whole_line(file, *line), "", message);
+            found.push(unseen.as_warning().with_help(help));
+        }
         for shape in &shapes.shapes {
             let domains = of(&shape.domain);
             if shape.has_limit || shape.parts.is_empty() || domains.is_empty() {

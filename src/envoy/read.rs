@@ -19,6 +19,7 @@ const LISTENER: &str = "envoy.config.listener.v3.Listener";
 const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
 const MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const NETWORK: &str = "envoy.extensions.filters.network.ratelimit.v3.RateLimit";
 const EARLY: &str = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
 
 /// An HTTP connection manager.
@@ -38,6 +39,18 @@ pub(super) struct Manager {
     /// Of headers with an underscore in their names.
     pub(super) underscores: Underscores,
 }
+
+/// `envoy.filters.network.ratelimit`: asked once for each connection.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) domain: String,
+    pub(super) line: usize,
+    /// The line of each descriptor, and its entries.
+    pub(super) descriptors: Vec<(usize, Vec<Written>)>,
+}
+
+/// A key and its value; none for a format.
+pub(super) type Written = (String, Option<String>);
 
 /// Where a manager's routes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +164,7 @@ fn of_root(tree: &mut Tree<'_>, root: &Node<'_>) -> Configuration {
         }
     }
     let mut managers: Vec<Manager> = Vec::new();
+    let mut networks = Vec::new();
     let mut names = Vec::new();
     for node in &all.listeners {
         // A dump has static listeners twice: in the bootstrap, and in its list.
@@ -159,12 +173,19 @@ fn of_root(tree: &mut Tree<'_>, root: &Node<'_>) -> Configuration {
             continue;
         }
         names.push(name);
-        listener(tree, node, setting, &mut tables, &mut managers);
+        listener(
+            tree,
+            node,
+            setting,
+            &mut tables,
+            (&mut managers, &mut networks),
+        );
     }
     Configuration {
         name: String::new(),
         warnings: Report::default(),
         managers,
+        networks,
         tables,
         runtime,
     }
@@ -241,7 +262,7 @@ fn listener(
     node: &Node<'_>,
     setting: Setting<'_>,
     tables: &mut Vec<Table>,
-    managers: &mut Vec<Manager>,
+    (managers, networks): (&mut Vec<Manager>, &mut Vec<Network>),
 ) {
     let name = tree.text(node, "name").unwrap_or_default();
     let port = at(node, &["address", "socket_address", "port_value"]).and_then(scalar);
@@ -253,6 +274,9 @@ fn listener(
             let Some(body) = field(filter, "typed_config") else {
                 continue;
             };
+            if is_type(body, NETWORK) {
+                networks.push(Network::read(tree, body));
+            }
             if is_type(body, MANAGER) {
                 let manager = Manager::read(tree, body, setting, tables);
                 managers.push(Manager {
@@ -325,6 +349,27 @@ impl Manager {
                 Some("REJECT_REQUEST") => Underscores::Reject,
                 Some(_) | None => Underscores::Stay,
             },
+        }
+    }
+}
+
+impl Network {
+    fn read(tree: &mut Tree<'_>, node: &Node<'_>) -> Self {
+        let mut descriptors = Vec::new();
+        for descriptor in tree.list(node, "descriptors") {
+            let mut entries = Vec::new();
+            for entry in tree.list(descriptor, "entries") {
+                let value = tree
+                    .text(entry, "value")
+                    .filter(|value| !value.contains('%'));
+                entries.push((tree.text(entry, "key").unwrap_or_default(), value));
+            }
+            descriptors.push((descriptor.span.line, entries));
+        }
+        Self {
+            domain: tree.text(node, "domain").unwrap_or_default(),
+            line: node.span.line,
+            descriptors,
         }
     }
 }

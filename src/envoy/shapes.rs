@@ -8,7 +8,7 @@ use super::Configuration;
 use super::actions::{Action, Of, Source};
 use super::filters::{Filter, Kind, RateLimitFilter};
 use super::limits::RateLimit;
-use super::read::{Manager, Routes};
+use super::read::{Manager, Network, Routes, Written};
 use super::routes::{Cluster, Entry};
 use super::send::Way;
 
@@ -19,6 +19,8 @@ pub struct Shapes {
     pub shapes: Vec<Shape>,
     /// The domains that filters and routes name, with the line of the first.
     pub domains: Vec<(String, usize)>,
+    /// The lines of the `RateLimit`s that no filter looks at.
+    pub unseen: Vec<usize>,
     /// Why there may be others that are not among these.
     pub open: Vec<String>,
 }
@@ -60,7 +62,16 @@ impl Configuration {
                 }
             }
         }
-        all.found
+        for network in &self.networks {
+            all.network(network);
+        }
+        all.written.sort_unstable();
+        all.written.dedup();
+        all.written.retain(|line| !all.used.contains(line));
+        Shapes {
+            unseen: all.written,
+            ..all.found
+        }
     }
 
     fn of_filter(
@@ -100,6 +111,8 @@ impl Configuration {
                     virtual_host,
                     entry,
                 };
+                let classic = entry.rate_limits.iter().chain(&virtual_host.rate_limits);
+                all.written.extend(classic.map(|limit| limit.line));
                 let said = filter.said(&way.levels());
                 if !filter.is_on(&said) {
                     continue;
@@ -122,6 +135,9 @@ impl Configuration {
 struct Gathered {
     found: Shapes,
     known: HashSet<Shape>,
+    /// The lines of all `RateLimit`s of routes and virtual hosts that requests can come to, and of those that a filter looks at.
+    written: Vec<usize>,
+    used: HashSet<usize>,
 }
 
 impl Gathered {
@@ -138,7 +154,29 @@ impl Gathered {
         }
     }
 
+    fn network(&mut self, network: &Network) {
+        self.domain(&network.domain, network.line);
+        for (line, entries) in &network.descriptors {
+            let part = |(key, value): &Written| Part {
+                key: Some(key.clone()),
+                value: value.clone(),
+                is_optional: false,
+                line: *line,
+            };
+            let shape = Shape {
+                domain: network.domain.clone(),
+                parts: entries.iter().map(part).collect(),
+                line: *line,
+                has_limit: false,
+            };
+            if self.known.insert(shape.clone()) {
+                self.found.shapes.push(shape);
+            }
+        }
+    }
+
     fn add(&mut self, domain: &str, limit: &RateLimit, entry: Option<&Entry>) {
+        self.used.insert(limit.line);
         let parts = limit
             .actions
             .iter()

@@ -119,7 +119,12 @@ fn way(domain: Option<&Domain>, descriptor: &Descriptor<'_>) -> Value {
     let entry = |(place, entry): (usize, &Entry<'_>)| {
         let level = levels.get(place).map_or(&[][..], Vec::as_slice);
         let taken = level.iter().find(|one| one.is_taken);
-        let others: Vec<&Beside> = level.iter().filter(|one| !one.is_taken).collect();
+        // Another value of the same key is more likely to be meant than another key.
+        let same = level.iter().any(|one| one.key == entry.key);
+        let others = level
+            .iter()
+            .filter(|one| !one.is_taken && (!same || one.key == entry.key));
+        let others: Vec<&Beside> = others.collect();
         let left_out = others.len().saturating_sub(MAX_BESIDE);
         let others = others.into_iter().take(MAX_BESIDE);
         let others: Vec<Value> = others.map(|one| other(one, entry, taken)).collect();
@@ -138,6 +143,7 @@ fn way(domain: Option<&Domain>, descriptor: &Descriptor<'_>) -> Value {
     json!({
         "entries": shown,
         "rule": rule.map(|rule| show::rule(rule)),
+        "brought": descriptor.limit.is_some(),
         "ends": ends.name(),
         "hint": hint,
         "limits": [],

@@ -32,9 +32,7 @@ impl Offline {
                 dir: dir.clone(),
                 ignore_dotfiles: false,
             };
-            let read = source
-                .read()
-                .map_err(|error| format!("{}: {error}", dir.display()))?;
+            let read = source.read().map_err(|error| error.to_string())?;
             // Where a rule stands is told from here, and two directories may have files of one name.
             files.extend(read.files.into_iter().map(|mut file| {
                 file.name = dir.join(&file.name).display().to_string();

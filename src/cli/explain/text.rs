@@ -217,6 +217,13 @@ fn way(text: &mut String, descriptor: &Value, paint: Paint) {
         line(text, &format!("    {name:width$}  {said}"));
         others(text, entry, found, width);
     }
+    if descriptor["brought"] == Value::Bool(true) {
+        line(
+            text,
+            "    the request brings a limit of its own, in place of any rule",
+        );
+        return;
+    }
     match ends.as_str() {
         "rule" => rule(text, &descriptor["rule"]),
         "no_limit" => line(
@@ -392,15 +399,25 @@ fn status(text: &mut String, status: &Value, descriptor: &Value, paint: Paint) {
     }
     let said = match status["admitted"] == Value::Bool(true) {
         true => paint.of(GOOD, &format!("ok, {} left", status["remaining"])),
+        false if never_fits(descriptor) => paint.of(
+            BAD,
+            "refuses: it has more hits than the limit can ever hold",
+        ),
         false => {
             let wait = status["reset_seconds"].as_u64();
-            let wait = wait
-                .map(|secs| format!(", room in {secs} s"))
-                .unwrap_or_default();
-            paint.of(BAD, &format!("refuses{wait}"))
+            let wait = wait.map(|secs| format!(", room in {secs} s"));
+            paint.of(BAD, &format!("refuses{}", wait.unwrap_or_default()))
         }
     };
     line(text, &format!("    {said}"));
+}
+
+/// Whether one of the limits has never room for it.
+fn never_fits(descriptor: &Value) -> bool {
+    let hits = descriptor["hits"]["number"].as_f64().unwrap_or(0.0);
+    let limits = list(&descriptor["limits"]).iter();
+    let mut capacities = limits.filter_map(|limit| limit["capacity"].as_f64());
+    capacities.any(|capacity| hits > capacity)
 }
 
 /// What the client would get.

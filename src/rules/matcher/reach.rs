@@ -1,5 +1,6 @@
 //! How far a descriptor comes, and what stands beside its way, for people.
 
+use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use super::{Cidrs, Key, Level, Node, Patterns, Tree};
@@ -65,10 +66,12 @@ impl Tree {
         entry: Option<&Entry<'_>>,
         taken: Option<&Node>,
     ) -> Vec<Beside> {
-        let name = |wanted: Key| {
-            let found = self.keys.iter().find(|(_, key)| **key == wanted);
-            found.map_or("", |(name, _)| name.as_str())
-        };
+        let names: HashMap<Key, &str> = self
+            .keys
+            .iter()
+            .map(|(name, key)| (*key, name.as_str()))
+            .collect();
+        let name = |key: Key| names.get(&key).copied().unwrap_or_default();
         let value = entry.map_or("", |entry| entry.value);
         let is_key = |key: &str| entry.is_none_or(|entry| entry.key == key);
         let is_taken = |node: &Node| taken.is_some_and(|taken| std::ptr::eq(taken, node));
