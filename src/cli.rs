@@ -2,6 +2,7 @@
 //!
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
+//! - [`explain`]: says what would become of a request, and why
 //! - [`mod@test`]: tests of rules, in files beside them
 //! - [`diff`]: what a change of rules changes, and for whom
 //! - [`schema`]: the rule language, for editors
@@ -10,6 +11,7 @@
 //! - [`compare`]: asks two services the same, and reports where they disagree
 //! - [`config_check`], [`client`]: the other programs of envoyproxy/ratelimit, also by their names
 //! - [`dial`]: a connection to a service
+//! - `engine`: one in this process, on a clock of its own
 //! - [`names`]: the names and flags that the process may be called with
 
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ pub mod compare;
 pub mod config_check;
 pub mod dial;
 pub mod diff;
+mod engine;
+pub mod explain;
 pub mod health;
 pub mod names;
 pub mod schema;
@@ -49,6 +53,8 @@ enum Command {
     Serve(Box<crate::settings::Settings>),
     /// Say what is wrong with rule files
     Check(check::Args),
+    /// Say what would become of a request, entry by entry, and charge nothing
+    Explain(Box<explain::Args>),
     /// Run the tests that stand beside rule files
     Test(test::Args),
     /// Say what a change of rules changes, and for whom
@@ -79,6 +85,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Schema(args) => schema::run(args),

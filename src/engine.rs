@@ -11,6 +11,7 @@
 //! - [`compare`]: candidates against live limits; [`trials`]: what came of them
 //! - [`fallback`]: what to answer when the store does not
 //! - [`answer`]: ruling to statuses, headers, body and metadata
+//! - [`supposed`]: what would be charged, for people
 //! - [`account`]: what is counted; `told`: what a trace says
 //! - [`quota`]: what a subject has used and has left
 //! - [`usage`]: what subjects use, for billing
@@ -58,6 +59,7 @@ pub mod owed;
 pub mod quota;
 pub mod readiness;
 pub mod subjects;
+pub mod supposed;
 mod told;
 pub mod top;
 pub mod trials;

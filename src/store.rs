@@ -26,6 +26,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fred::util::redis_keyslot;
+
 use crate::limit::transaction::{Demand, Outcome};
 use crate::time::Timestamp;
 
@@ -130,6 +132,11 @@ impl Key {
         &self.text
     }
 
+    /// The hash slot of a cluster that it lies in.
+    pub fn slot(&self) -> u16 {
+        redis_keyslot(self.text.as_bytes())
+    }
+
     /// The text up to the end of the hash tag: keys for which it is equal lie in one slot.
     pub fn tag(&self) -> &str {
         &self.text[..self.tag_end]
@@ -174,6 +181,14 @@ impl Store {
             Store::Embedded(_) => Ok(()),
             Store::Redis(store) => store.ping().await,
             Store::Faulty(link) => link.send(Box::pin(link.store().ping())).await,
+        }
+    }
+
+    /// What the server that has a slot is called, where there are servers and it is known.
+    pub fn server_of(&self, slot: u16) -> Option<String> {
+        match self {
+            Store::Redis(store) => store.server_of(slot),
+            Store::Embedded(_) | Store::Faulty(_) => None,
         }
     }
 

@@ -32,7 +32,7 @@ use access::Access;
 pub mod access;
 mod candidates;
 mod check;
-mod explain;
+pub mod explain;
 mod lists;
 mod overview;
 mod quota;
@@ -47,7 +47,7 @@ pub const PREFIX: &str = "/api/v1/rate-limit";
 pub const MAX_NOTE: usize = 1024;
 
 /// Every route: its method, and its path after [`PREFIX`].
-pub const ROUTES: [(&str, &str); 28] = [
+pub const ROUTES: [(&str, &str); 29] = [
     ("GET", "/openapi.json"),
     ("GET", "/status"),
     ("GET", "/health"),
@@ -73,6 +73,7 @@ pub const ROUTES: [(&str, &str); 28] = [
     ("GET", "/usage"),
     ("POST", "/check"),
     ("GET", "/explain"),
+    ("POST", "/explain"),
     ("GET", "/top"),
     ("GET", "/candidates"),
     ("GET", "/overview"),
@@ -128,7 +129,10 @@ pub(super) fn routes(admin: Admin, access: Arc<Access>) -> Router {
         .route("/bans/{entry}", ban)
         .route("/usage", get(usage::usage))
         .route("/check", post(check::check))
-        .route("/explain", get(explain::explain))
+        .route(
+            "/explain",
+            get(explain::explain).post(explain::explain_message),
+        )
         .route("/top", get(top::top))
         .route("/candidates", get(candidates::candidates))
         .route("/overview", get(overview::overview))

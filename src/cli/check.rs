@@ -10,6 +10,7 @@ use crate::rules::diagnostic::{Report, Severity};
 
 use super::say;
 
+mod envoy;
 mod machine;
 
 /// What to check.
@@ -21,6 +22,10 @@ pub struct Args {
     /// Let several files have the same domain, as MERGE_DOMAIN_CONFIG=true does
     #[arg(long)]
     merge_domain_config: bool,
+    /// Hold the rules against what an Envoy of this configuration can ask: its bootstrap, or what /config_dump says; again
+    /// for each that there is
+    #[arg(long, value_name = "FILE")]
+    envoy: Vec<PathBuf>,
     /// How to say it: for people, as JSON, or as SARIF for code scanning
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -36,26 +41,35 @@ enum Format {
     Sarif,
 }
 
-/// What became of a directory.
+/// What became of a directory, or of an Envoy configuration.
 struct Checked {
-    /// As given.
+    /// What the names of its files are relative to.
     dir: PathBuf,
+    /// As given.
+    shown: PathBuf,
     report: Report,
     /// How much there is; none if it cannot be used.
-    rules: Option<(usize, usize)>,
+    what: Option<String>,
 }
 
 /// Exit code 0 if all is well, 1 if rules have errors, 2 if they cannot be read.
 pub fn run(args: &Args) -> ExitCode {
-    let mut all = Vec::new();
+    let (mut all, mut sets) = (Vec::new(), Vec::new());
     for dir in &args.dirs {
         match check(dir, args.merge_domain_config) {
-            Ok(checked) => all.push(checked),
+            Ok((checked, set)) => {
+                all.push(checked);
+                sets.push(set);
+            }
             Err(error) => {
                 say(&format!("error: {}: {error}", dir.display()));
                 return ExitCode::from(2);
             }
         }
+    }
+    if let Err(error) = envoy::hold(&args.envoy, &mut all, &sets) {
+        say(&format!("error: {error}"));
+        return ExitCode::from(2);
     }
     print(&match args.format {
         Format::Text => all.iter().map(text).collect(),
@@ -74,7 +88,7 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn check(dir: &Path, merge_domains: bool) -> Result<Checked, SourceError> {
+fn check(dir: &Path, merge_domains: bool) -> Result<(Checked, Option<envoy::Set>), SourceError> {
     let source = Source {
         dir: dir.to_owned(),
         ignore_dotfiles: false,
@@ -90,36 +104,44 @@ fn check(dir: &Path, merge_domains: bool) -> Result<Checked, SourceError> {
             path.display()
         ));
     }
-    let (report, rules) = match compile(&read.files, options) {
-        Ok(rules) => {
-            let counts = (rules.domains.len(), rules.rules.len());
-            (rules.warnings, Some(counts))
-        }
+    let (report, set) = match compile(&read.files, options) {
+        Ok(mut rules) => (
+            std::mem::take(&mut rules.warnings),
+            Some((rules, read.files)),
+        ),
         Err(report) => (report, None),
     };
-    let dir = dir.to_owned();
-    Ok(Checked { dir, report, rules })
+    let what = set.as_ref().map(|(rules, _)| {
+        let (domains, rules) = (rules.domains.len(), rules.rules.len());
+        format!("{}, {}", count(domains, "domain"), count(rules, "rule"))
+    });
+    let checked = Checked {
+        dir: dir.to_owned(),
+        shown: dir.to_owned(),
+        report,
+        what,
+    };
+    Ok((checked, set))
 }
 
 /// The report if there is something in it, and a line about the directory.
 fn text(checked: &Checked) -> String {
-    let Checked { dir, report, rules } = checked;
     let mut text = String::new();
+    let report = &checked.report;
     if !report.diagnostics.is_empty() {
         text = report.render(io::stdout().is_terminal()) + "\n";
     }
-    let summary = match rules {
-        Some((domains, rules)) => {
+    let summary = match &checked.what {
+        Some(what) => {
             let doubts = match report.count(Severity::Warning) {
                 0 => "no errors".to_owned(),
                 some => count(some, "warning"),
             };
-            let (domains, rules) = (count(*domains, "domain"), count(*rules, "rule"));
-            format!("{domains}, {rules}, {doubts}")
+            format!("{what}, {doubts}")
         }
         None => count(report.count(Severity::Error), "error"),
     };
-    text + &format!("{}: {summary}\n", dir.display())
+    text + &format!("{}: {summary}\n", checked.shown.display())
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -58,7 +58,7 @@ fn config(tls: &Tls) -> Result<ClientTlsConfig, String> {
 }
 
 /// An error with its causes, for the first says little.
-fn whole(error: &dyn std::error::Error) -> String {
+pub(super) fn whole(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -537,6 +537,18 @@ fn limits<'a>(
     limits
 }
 
+/// The hits of the descriptor at `place`; none if there is none there.
+pub(super) fn amount_of(
+    request: &Request<'_>,
+    place: usize,
+    cost: Hits,
+) -> Result<Amount, Rejection> {
+    match request.descriptors.get(place) {
+        Some(descriptor) => amount(request, descriptor, cost),
+        None => Ok(Amount::Peek(cost)),
+    }
+}
+
 /// The hits of a descriptor: its own, else the request's, else 1; each at `cost`, rounded up to a thousandth.
 fn amount(
     request: &Request<'_>,

@@ -10,6 +10,7 @@
 //!
 //! - [`cidrs`]: networks, by where they begin
 //! - [`patterns`]: patterns, by the texts that they begin and end with
+//! - [`reach`]: how far a descriptor comes, for people
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::{Domain, Entry, Rule};
 
 pub mod cidrs;
 pub mod patterns;
-mod reach;
+pub mod reach;
 
 pub use cidrs::Cidrs;
 pub use patterns::Patterns;

@@ -193,6 +193,12 @@ impl Redis {
         states
     }
 
+    /// What the server that has a slot is called; none if it is not known, or if limits per second have servers of their own.
+    pub fn server_of(&self, slot: u16) -> Option<String> {
+        let one = self.link.per_second.is_none();
+        self.link.servers.name_of(slot).filter(|_| one)
+    }
+
     /// How often another server took over: a master of a cluster that was none, the one that sentinels or a name lead to.
     pub fn failovers(&self) -> u64 {
         self.link.all().map(Connected::failovers).sum()

@@ -1,6 +1,7 @@
 //! All integration tests, one binary: one link step.
 
 mod admin;
+mod against;
 mod api;
 mod bench;
 mod book;
@@ -17,6 +18,8 @@ mod diff;
 mod docs;
 mod dropin;
 mod envoy;
+mod envoy_model;
+mod explain;
 mod fallback;
 mod faults;
 mod fuzz;

@@ -90,7 +90,7 @@ impl Access {
         let reader = self.readers.as_deref().is_some_and(|file| has(file, token));
         let changes = request.method() != Method::GET
             && request.method() != Method::HEAD
-            && request.uri().path().trim_start_matches(PREFIX) != "/check";
+            && !["/check", "/explain"].contains(&request.uri().path().trim_start_matches(PREFIX));
         match (reader, changes) {
             (true, false) => Ok(()),
             (true, true) => Err(Problem::new(

@@ -1,24 +1,19 @@
 //! A test run: its own engine on the embedded store, and a clock that moves when the test says so.
 
 use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+use super::super::engine::{assign, moment, start};
 use super::file::{Step, Test};
 use crate::engine::trials::Tally;
 use crate::engine::{self, Answer, Code, Engine, Request};
 use crate::rules::compile::duration;
 use crate::rules::diagnostic::did_you_mean;
 use crate::rules::written::{self, Pairs};
-use crate::rules::{Descriptor, Entry, RuleSet};
-use crate::store::Store;
-use crate::store::embedded::Embedded;
-use crate::telemetry::metrics::Metrics;
-use crate::time::{Clock, ManualClock, Timestamp};
-
-/// The most keys that a test may use.
-const MAX_KEYS: usize = 1 << 20;
+use crate::rules::{Descriptor, RuleSet};
+use crate::time::ManualClock;
 
 /// The most requests of one step.
 const MAX_TIMES: u32 = 1_000_000;
@@ -45,16 +40,8 @@ const FIELDS: [&str; 12] = [
 /// Runs a test; what was other than expected. The error is what is wrong with the test itself.
 pub(super) async fn play(test: &Test, rules: RuleSet) -> Result<Vec<String>, String> {
     let domain = domain(test, &rules)?;
-    let begin: jiff::Timestamp = test.at.parse().map_err(|_| {
-        format!(
-            "`at: {}` is no moment, such as 2026-01-31T12:00:00Z",
-            test.at
-        )
-    })?;
-    let (clock, hand) = Clock::manual(Timestamp::from_micros(begin.as_microsecond()));
-    let store = Store::Embedded(Embedded::new(MAX_KEYS, clock.clone()));
-    let engine = Engine::new(store, engine::Settings::default(), clock, Metrics::new());
-    engine.install(rules);
+    let begin = moment(&test.at).map_err(|error| format!("at: {error}"))?;
+    let (engine, hand) = start(rules, begin);
     let player = Player {
         engine,
         hand,
@@ -111,7 +98,7 @@ impl Player {
             }
             (None, None, Some(plans)) => {
                 for (subject, plan) in plans {
-                    self.assign(subject, plan).await?;
+                    assign(&self.engine, &self.domain, subject, plan).await?;
                 }
                 Ok(Vec::new())
             }
@@ -190,29 +177,6 @@ impl Player {
         let tallies = self.engine.trials().await.candidates;
         let tally = |one: &Tally| [one.requests, one.would_refuse + one.would_admit];
         tallies.iter().map(tally).collect()
-    }
-
-    async fn assign(&self, subject: &str, plan: &str) -> Result<(), String> {
-        let pairs = written::pairs(subject).unwrap_or_default();
-        let [(key, value)] = pairs.as_slice() else {
-            return Err(format!("`{subject}` is not written like key=value"));
-        };
-        let known = self.engine.with_rules(|rules| {
-            let domain = rules.domains.get(&self.domain)?;
-            let entry = Entry { key, value };
-            let place = engine::key::standing("", domain, entry);
-            Some((domain.plans.contains_key(plan), place))
-        });
-        let Some((true, place)) = known.flatten() else {
-            return Err(format!("there is no plan `{plan}`"));
-        };
-        let assigned = |standing| crate::directory::Standing {
-            plan: Some(plan.to_owned()),
-            ..standing
-        };
-        let (directory, store) = (self.engine.directory(), self.engine.store());
-        let change = directory.change(store, &place, Duration::from_secs(1), assigned);
-        change.await.map(drop).map_err(|error| error.to_string())
     }
 }
 

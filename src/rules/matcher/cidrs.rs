@@ -35,6 +35,7 @@ struct Piece<A> {
 
 #[derive(Debug)]
 struct Net<T> {
+    net: IpNet,
     value: T,
     /// The place of the longest network that holds this one, or [`OUTSIDE`].
     outer: u32,
@@ -55,8 +56,9 @@ impl<T> Cidrs<T> {
     /// Of these networks; one that is there twice holds itself.
     pub fn new(nets: impl IntoIterator<Item = (IpNet, T)>) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (net, value) in nets {
-            match net {
+        for (whole, value) in nets {
+            let value = (whole, value);
+            match whole {
                 IpNet::V4(net) => {
                     v4.push((net.network().to_bits(), net.broadcast().to_bits(), value));
                 }
@@ -82,6 +84,13 @@ impl<T> Cidrs<T> {
         v4.into_iter().flatten().chain(v6.into_iter().flatten())
     }
 
+    /// All of them, each with what it stands for.
+    pub fn nets(&self) -> impl Iterator<Item = (IpNet, &T)> {
+        let (v4, v6) = (self.v4.nets.iter(), self.v6.nets.iter());
+        let v4 = v4.map(|one| (one.net, &one.value));
+        v4.chain(v6.map(|one| (one.net, &one.value)))
+    }
+
     /// Of the longest network that holds the address `value`, if it is one.
     pub fn find(&self, value: &str) -> Option<&T> {
         self.all(value).next()
@@ -96,7 +105,7 @@ impl<T> Default for Cidrs<T> {
 
 impl<A: Address, T> Family<A, T> {
     /// Of networks given as their first and last address.
-    fn new(mut nets: Vec<(A, A, T)>) -> Self {
+    fn new(mut nets: Vec<(A, A, (IpNet, T))>) -> Self {
         // Of networks that begin together the one that holds the others comes first.
         nets.sort_by_key(|(first, last, _)| (*first, std::cmp::Reverse(*last)));
         let mut family = Self {
@@ -107,13 +116,13 @@ impl<A: Address, T> Family<A, T> {
         };
         // The networks that hold the address which has been reached, the longest last: where each ends, and its place.
         let mut open: Vec<(A, u32)> = Vec::new();
-        for (first, last, value) in nets {
+        for (first, last, (net, value)) in nets {
             while let Some((end, _)) = open.pop_if(|(end, _)| *end < first) {
                 family.cut(end.next(), &open);
             }
             let outer = open.last().map_or(OUTSIDE, |(_, outer)| *outer);
             let place = u32::try_from(family.nets.len()).unwrap_or(OUTSIDE);
-            family.nets.push(Net { value, outer });
+            family.nets.push(Net { net, value, outer });
             open.push((last, place));
             family.cut(Some(first), &open);
         }

@@ -73,6 +73,14 @@ impl<T> Patterns<T> {
         self.starts.things.values().flat_map(Start::nodes)
     }
 
+    /// All of them as written, each with what it stands for.
+    pub fn written(&self) -> impl Iterator<Item = (&str, &T)> {
+        let wildcards = self.starts.things.values().flat_map(Start::wildcards);
+        let by_order: HashMap<usize, &T> = wildcards.map(|one| (one.order, &one.node)).collect();
+        let known = self.known.iter();
+        known.filter_map(move |(text, order)| Some((&**text, *by_order.get(order)?)))
+    }
+
     /// The first in file order that matches.
     pub fn find(&self, value: &str) -> Option<&Wildcard<T>> {
         let value = value.as_bytes();
@@ -118,9 +126,12 @@ impl<T> Default for ByText<T> {
 
 impl<T> Start<T> {
     fn nodes(&self) -> impl Iterator<Item = &T> {
+        self.wildcards().map(|wildcard| &wildcard.node)
+    }
+
+    fn wildcards(&self) -> impl Iterator<Item = &Wildcard<T>> {
         let ends = self.ends.iter().flat_map(|ends| ends.things.values());
-        let all = self.alone.iter().chain(ends.flatten());
-        all.map(|wildcard| &wildcard.node)
+        self.alone.iter().chain(ends.flatten())
     }
 }
 

@@ -131,6 +131,12 @@ impl Cluster {
         self.shared.map.load().masters()
     }
 
+    /// What the master of a slot is called, if it is known.
+    pub(super) fn name_of(&self, slot: u16) -> Option<String> {
+        let node = self.shared.map.load().master(slot)?;
+        Some(node.name().to_owned())
+    }
+
     /// See [`Node::prepare`].
     pub(super) fn prepare(&self) {
         self.shared

@@ -101,6 +101,14 @@ impl Connected {
         }
     }
 
+    /// What the server of a slot is called, if it is known.
+    pub(super) fn name_of(&self, slot: u16) -> Option<String> {
+        match self {
+            Connected::One(node) => Some(node.name().to_owned()),
+            Connected::Cluster(cluster) => cluster.name_of(slot),
+        }
+    }
+
     /// How often another server took over.
     pub(super) fn failovers(&self) -> u64 {
         match self {
