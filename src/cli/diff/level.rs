@@ -162,17 +162,24 @@ impl<'n> Level<'n> {
         all
     }
 
-    /// What addresses that no network holds may find.
-    fn of_addresses(&self, key: &str) -> Vec<Option<&'n Node>> {
-        let may_match = |wild: &&Wild<'n>| {
-            let value = wild.text.get(key.len() + 1..).unwrap_or("*");
-            let is_of_address = |b: u8| b.is_ascii_hexdigit() || b".:*".contains(&b);
-            wild.node.key.contains('*') || value.bytes().all(is_of_address)
+    /// What addresses that no network holds may find: patterns of values, and what these find.
+    fn of_addresses(&self, key: &str) -> Vec<(String, Option<&'n Node>)> {
+        let any = || "*".to_owned();
+        let value = |wild: &Wild<'n>| match wild.node.key.contains('*') {
+            true => any(),
+            false => wild
+                .text
+                .get(key.len() + 1..)
+                .map_or_else(any, str::to_owned),
         };
+        let is_of_address = |b: u8| b.is_ascii_hexdigit() || b".:*".contains(&b);
         let patterns = self.patterns(key);
-        let patterns = patterns.iter().filter(may_match).take(MOST_OF_ADDRESSES);
-        let patterns = patterns.map(|wild| Some(wild.node));
-        patterns.chain([self.rest(key)]).collect()
+        let patterns = patterns.iter().map(|wild| (value(wild), Some(wild.node)));
+        let patterns = patterns.filter(|(value, _)| value.bytes().all(is_of_address));
+        patterns
+            .take(MOST_OF_ADDRESSES)
+            .chain([(any(), self.rest(key))])
+            .collect()
     }
 
     fn rest(&self, key: &str) -> Option<&'n Node> {
@@ -289,7 +296,8 @@ impl<'n> Both<'n> {
             if one_sided.is_some_and(|node| matches!(node.matches, Matches::Network(_))) {
                 continue;
             }
-            for other in others.iter().filter(|other| !same(**other, one_sided)) {
+            let others = others.iter().filter(|(pattern, _)| may_hold(net, pattern));
+            for (_, other) in others.filter(|(_, other)| !same(*other, one_sided)) {
                 let (old, new) = match found.0 {
                     Some(_) => (found.0, *other),
                     None => (*other, found.1),
@@ -325,6 +333,26 @@ const UNUSUAL: &str = "any";
 
 fn same(a: Option<&Node>, b: Option<&Node>) -> bool {
     a.map(std::ptr::from_ref) == b.map(std::ptr::from_ref)
+}
+
+/// Whether some address in the network may be written so.
+fn may_hold(net: IpNet, pattern: &str) -> bool {
+    let addresses = match net {
+        // One of IPv4 may be written as one of IPv6.
+        IpNet::V4(_) if pattern.contains(':') => return true,
+        IpNet::V4(net) => {
+            let octets = net.network().octets().into_iter();
+            let known = octets.take(usize::from(net.prefix_len() / 8));
+            known.map(|octet| format!("{octet}.")).collect::<String>() + "*"
+        }
+        IpNet::V6(_) => "*:*".to_owned(),
+    };
+    // Of a whole address nothing follows.
+    let addresses = match net.prefix_len() {
+        32 if addresses.ends_with(".*") => addresses.trim_end_matches(".*").to_owned(),
+        _ => addresses,
+    };
+    common(&[&addresses, pattern]) != Common::Nothing
 }
 
 /// For each network an address in it that no smaller one holds; none for a network that smaller ones fill.
@@ -376,5 +404,55 @@ fn after(address: IpAddr) -> Option<IpAddr> {
             .to_bits()
             .checked_add(1)
             .map(|bits| IpAddr::V6(bits.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_meets_the_patterns_that_its_addresses_may_match() {
+        for (net, pattern, wanted) in [
+            ("10.0.0.0/8", "10.1.*", true),
+            ("192.168.0.0/16", "10.1.*", false),
+            ("192.168.0.0/12", "192.1*", true),
+            ("10.1.2.3/32", "10.1.2.3*", true),
+            ("10.1.2.3/32", "*.4", false),
+            ("10.0.0.0/8", "::ffff:*", true),
+            ("2001:db8::/32", "10.*", true),
+            ("2001:db8::/32", "10.1.2.3", false),
+        ] {
+            let net: IpNet = net.parse().expect(net);
+            assert_eq!(may_hold(net, pattern), wanted, "{net} {pattern}");
+        }
+    }
+
+    #[test]
+    fn the_free_address_of_a_network_is_in_no_smaller_one() {
+        let nets = [
+            "10.0.0.0/8",
+            "10.0.0.0/9",
+            "10.128.0.0/16",
+            "10.129.0.0/16",
+            "::/0",
+            "::/1",
+            "8000::/1",
+        ];
+        let nets: Vec<IpNet> = nets
+            .iter()
+            .map(|net| net.parse().expect("a network"))
+            .collect();
+        let found = free_addresses(nets.iter().copied());
+        // The last two fill the one that holds them.
+        assert_eq!(found.len(), nets.len() - 1);
+        for (net, address) in found {
+            let holding = nets.iter().filter(|other| other.contains(&address));
+            assert_eq!(
+                holding.max_by_key(|other| other.prefix_len()),
+                Some(&net),
+                "{address}"
+            );
+        }
     }
 }
