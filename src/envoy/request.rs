@@ -210,24 +210,16 @@ impl Headers {
     }
 
     pub(super) fn set(&mut self, name: &str, value: Known<String>) {
-        self.remove(|other| other == name);
+        self.0.retain(|(other, _)| other != name);
         self.add(name, value);
     }
 
+    /// Takes off those of which this holds; a request cannot be without its path, method and host.
     pub(super) fn remove(&mut self, is: impl Fn(&str) -> bool) {
-        // The request cannot be without these.
-        let stays = |name: &str| name.starts_with(':') || !is(name);
-        if [":path", ":method", ":authority", ":scheme"]
-            .iter()
-            .any(|name| is(name))
-        {
-            self.0.retain(|(name, _)| !is(name));
-        } else {
-            self.0.retain(|(name, _)| stays(name));
-        }
+        self.0
+            .retain(|(name, _)| name.starts_with(':') || !is(name));
     }
 
-    /// How many there are of clients' own.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
     }

@@ -4,7 +4,9 @@
 
 use std::fs;
 
-use tollgate::envoy::{Configuration, HttpRequest};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tollgate::envoy::{Client, Configuration, HttpRequest};
 
 use crate::support::gateway::edited;
 use crate::support::server::binary;
@@ -183,5 +185,67 @@ fn a_dump_is_read_with_the_routes_that_envoy_was_sent() {
     assert_eq!(
         sent.calls[0].descriptors[0].entries,
         [("generic_key".to_owned(), "x".to_owned())]
+    );
+}
+
+/// Whatever is in a file, reading it ends, and so does asking.
+#[test]
+fn mutated_configurations_never_panic() {
+    let mut random = SmallRng::seed_from_u64(8);
+    let names = [
+        "envoy/envoy.yaml",
+        "envoy/product.yaml",
+        "tests/it/envoy_model/actions.yaml",
+    ];
+    let texts = names.map(|name| edited(name, &[]));
+    let words = [
+        "null",
+        "[]",
+        "{}",
+        "\"\"",
+        "%",
+        "%REQ(",
+        "-1",
+        "99999999999999999999",
+        "*",
+        "..",
+        "\u{e9}",
+    ];
+    let (mut read, mut asked) = (0, 0);
+    for round in 0..300 {
+        let text = &texts[round % texts.len()];
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for _ in 0..random.random_range(1..4) {
+            let place = random.random_range(0..lines.len());
+            let line = lines[place].clone();
+            let word = words[random.random_range(0..words.len())];
+            lines[place] = match (random.random_range(0..3), line.split_once(": ")) {
+                (0, _) => String::new(),
+                (_, Some((name, _))) => format!("{name}: {word}"),
+                (_, None) => line.replace('/', word),
+            };
+        }
+        let Ok(configuration) = Configuration::read("mutated.yaml", &lines.join("\n")) else {
+            continue;
+        };
+        read += 1;
+        let shapes = configuration.shapes();
+        for path in ["/", "/generic?key=%zz&=%", "/batch", "*", "/%2e%2e%/\u{e9}"] {
+            let request = HttpRequest {
+                client: Client::Connection([192, 0, 2, 1].into()),
+                headers: vec![
+                    ("authorization".to_owned(), "Bearer a.b.c".to_owned()),
+                    ("host".to_owned(), ":".to_owned()),
+                ],
+                path: path.to_owned(),
+                ..request("https://gateway:99999/")
+            };
+            asked += usize::from(configuration.requests(&request).is_ok());
+        }
+        drop(shapes);
+    }
+    assert!(
+        read > 50 && asked > 200,
+        "{read} {asked}: hardly anything is left"
     );
 }

@@ -60,6 +60,17 @@ pub(super) fn asked(
     let sent = configuration
         .requests(&request)
         .map_err(|why| format!("what Envoy asks is not known: {why}"))?;
+    let mut notes = sent.notes.clone();
+    let unknown = sent.calls.iter().flat_map(|call| &call.unknown);
+    let unknown: Vec<&str> = unknown.map(|one| one.why.as_str()).collect();
+    let is_unknown = |what: &str| unknown.iter().any(|why| why.contains(what));
+    if is_unknown("where the request comes from") {
+        notes.push("--remote-address says where the request comes from".to_owned());
+    }
+    if is_unknown("may set the metadata") {
+        notes.push("--metadata says what filters have set".to_owned());
+    }
+    let sent = Sent { notes, ..sent };
     let calls = sent
         .calls
         .iter()

@@ -24,9 +24,21 @@ pub(super) fn of(explained: &Value, colour: bool) -> String {
     let mut text = String::new();
     envoy(&mut text, &explained["envoy"], paint);
     let requests = list(&explained["requests"]);
+    // Of calls with nothing to ask there is no request.
+    let calls = list(&explained["envoy"]["calls"]).iter();
+    let mut calls = calls.filter(|call| call["descriptors"] != 0);
     for (place, one) in requests.iter().enumerate() {
         if place > 0 {
             text.push('\n');
+        }
+        if calls
+            .next()
+            .is_some_and(|call| call["on_stream_done"] == Value::Bool(true))
+        {
+            line(
+                &mut text,
+                "After the response, and its answer is not looked at:",
+            );
         }
         request(&mut text, one, paint);
     }
@@ -398,7 +410,7 @@ fn status(text: &mut String, status: &Value, descriptor: &Value, paint: Paint) {
         return;
     }
     let said = match status["admitted"] == Value::Bool(true) {
-        true => paint.of(GOOD, &format!("ok, {} left", status["remaining"])),
+        true => paint.of(GOOD, &format!("ok: {} left now", status["remaining"])),
         false if never_fits(descriptor) => paint.of(
             BAD,
             "refuses: it has more hits than the limit can ever hold",
