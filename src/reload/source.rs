@@ -103,7 +103,9 @@ impl Source {
             if total > MAX_TOTAL {
                 return Err(SourceError::TooMuch(self.dir.clone()));
             }
-            let text = fs::read_to_string(&path).map_err(|error| SourceError::io(&path, error))?;
+            let bytes = fs::read(&path).map_err(|error| SourceError::io(&path, error))?;
+            // What is not UTF-8 is refused where the text is read, with its place and beside whatever else is wrong.
+            let text = String::from_utf8_lossy(&bytes).into_owned();
             let name = path.strip_prefix(&self.dir).unwrap_or(&path);
             read.files.push(SourceFile {
                 name: name.display().to_string(),

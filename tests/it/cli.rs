@@ -154,7 +154,7 @@ fn check_warns_of_what_is_unwise() {
     let (code, text) = check(&[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("warning: this limit refuses every request"),
+        text.contains("warning[always-refuses]: this limit refuses every request"),
         "{text}"
     );
     assert!(text.ends_with("1 domain, 1 rule, 1 warning\n"), "{text}");

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tollgate::rules::Entry;
 use tollgate::rules::compile::{self, Options};
+use tollgate::rules::diagnostic::Code;
 use tollgate::rules::file::SourceFile;
 use tollgate::settings::Settings;
 
@@ -171,7 +172,14 @@ fn every_example_of_rules_compiles_without_a_warning() {
                 lints: true,
             };
             match compile::compile(&[SourceFile { name, text: whole }], options) {
-                Ok(rules) => assert_eq!(rules.warnings.to_string(), ""),
+                Ok(rules) => {
+                    let mut report = rules.warnings;
+                    // A part of a file need not have rules.
+                    report
+                        .diagnostics
+                        .retain(|found| found.code != Code::EmptyDomain || said("descriptors"));
+                    assert_eq!(report.to_string(), "");
+                }
                 Err(report) => panic!("{report}"),
             }
             examples += 1;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Checked;
-use crate::rules::diagnostic::{Diagnostic, Severity};
+use crate::rules::diagnostic::{Code, Diagnostic, Severity};
 
 /// A list of all diagnostics.
 pub(super) fn json(all: &[Checked]) -> String {
@@ -20,20 +20,32 @@ pub(super) fn sarif(all: &[Checked]) -> String {
         .iter()
         .flat_map(|checked| each(checked, result))
         .collect();
+    let rules: Vec<Value> = Code::ALL.into_iter().map(rule).collect();
     let driver = json!({
         "name": "tollgate check",
         "version": env!("CARGO_PKG_VERSION"),
-        "rules": [
-            {"id": "error", "shortDescription": {"text": "The rules cannot be used"}},
-            {"id": "warning", "shortDescription": {"text": "The rules can be used, and are unwise"}},
-        ],
+        "rules": rules,
     });
     let log = json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "results": results}],
+        "runs": [{
+            "tool": {"driver": driver},
+            "columnKind": "unicodeCodePoints",
+            "results": results,
+        }],
     });
     format!("{log:#}\n")
+}
+
+/// What a kind of diagnostics is.
+fn rule(code: Code) -> Value {
+    json!({
+        "id": code.name(),
+        "shortDescription": {"text": code.about()},
+        "help": {"text": format!("docs/lints.md#{}", code.name())},
+        "defaultConfiguration": {"level": word(code.severity())},
+    })
 }
 
 /// Each diagnostic, with its file's path as the caller would write it.
@@ -50,6 +62,7 @@ fn each<'c>(
 fn plain(found: &Diagnostic, file: String) -> Value {
     json!({
         "severity": word(found.severity),
+        "code": found.code.name(),
         "file": file,
         "line": found.span.line,
         "column": found.span.column,
@@ -65,7 +78,7 @@ fn result(found: &Diagnostic, file: String) -> Value {
         Some(help) => format!("{}\n{help}", found.message),
         None => found.message.clone(),
     };
-    let mut place = json!({"artifactLocation": {"uri": file}});
+    let mut place = json!({"artifactLocation": {"uri": uri(&file)}});
     if found.span.line > 0 {
         place["region"] = json!({
             "startLine": found.span.line,
@@ -73,18 +86,28 @@ fn result(found: &Diagnostic, file: String) -> Value {
             "endColumn": found.span.column + found.span.length,
         });
     }
-    let word = word(found.severity);
     json!({
-        "ruleId": word,
-        "level": word,
+        "ruleId": found.code.name(),
+        "level": word(found.severity),
         "message": {"text": text},
         "locations": [{"physicalLocation": place}],
     })
+}
+
+/// A path as a relative reference of a URI: what cannot stand in one is percent-encoded.
+fn uri(path: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=@".contains(byte);
+    let encoded = path.bytes().map(|byte| match byte {
+        byte if plain(&byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    encoded.collect()
 }
 
 fn word(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
+        Severity::Note => "note",
     }
 }

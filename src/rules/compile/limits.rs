@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::fields::Scope;
 use super::limit::{self, Found};
+use crate::rules::diagnostic::Code;
 use crate::rules::file::{Node as Yaml, Span};
 use crate::rules::{Domain, RuleLimit};
 
@@ -38,7 +39,9 @@ impl Limits {
                 self.spans.push(span);
             }
             Some(Found::Unlimited(_) | Found::Limit(..)) => {
-                scope.report(scope.error(node.span, "an unlimited descriptor has no other limits"));
+                let error = scope.error(node.span, "an unlimited descriptor has no other limits");
+                let error = error.coded(Code::Conflict);
+                scope.report(error.with_help("remove the limits, or the one with `unlimited`"));
             }
             None => {}
         }
@@ -59,7 +62,8 @@ impl Limits {
                 "what is taken in advance is taken of all of them; the first stands in {}",
                 at.place()
             );
-            scope.report(scope.error(span, message).with_help(help));
+            let error = scope.error(span, message).coded(Code::Conflict);
+            scope.report(error.with_help(help));
         }
     }
 
@@ -73,7 +77,8 @@ impl Limits {
                 "they would share a counter and only the lower could bind; the other stands in {}",
                 first.place()
             );
-            scope.report(scope.error(span, message).with_help(help));
+            let error = scope.error(span, message).coded(Code::Duplicate);
+            scope.report(error.with_help(help));
         }
     }
 }
