@@ -4,18 +4,21 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::reload::{Source, SourceError};
+use crate::reload::{Read, Source, SourceError};
 use crate::rules::compile::{Options, compile};
 use crate::rules::diagnostic::{Report, Severity};
 
 use super::say;
 
+mod estimate;
 mod machine;
+
+use estimate::OfDomain;
 
 /// What to check.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Directories of rules
+    /// Directories of rules, or single files
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
     /// Let several files have the same domain, as MERGE_DOMAIN_CONFIG=true does
@@ -41,8 +44,8 @@ struct Checked {
     /// As given.
     dir: PathBuf,
     report: Report,
-    /// How much there is; none if it cannot be used.
-    rules: Option<(usize, usize)>,
+    /// How much there is, and what it takes; none if it cannot be used.
+    rules: Option<(usize, usize, Vec<OfDomain>)>,
 }
 
 /// Exit code 0 if all is well, 1 if rules have errors, 2 if they cannot be read.
@@ -52,7 +55,7 @@ pub fn run(args: &Args) -> ExitCode {
         match check(dir, args.merge_domain_config) {
             Ok(checked) => all.push(checked),
             Err(error) => {
-                say(&format!("error: {}: {error}", dir.display()));
+                say(&format!("error: {error}"));
                 return ExitCode::from(2);
             }
         }
@@ -75,15 +78,14 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn check(dir: &Path, merge_domains: bool) -> Result<Checked, SourceError> {
-    let source = Source {
-        dir: dir.to_owned(),
-        ignore_dotfiles: false,
-    };
     let options = Options {
         merge_domains,
         lints: true,
     };
-    let read = source.read()?;
+    let read = read(dir)?;
+    if read.files.is_empty() {
+        return Err(SourceError::Empty(dir.to_owned()));
+    }
     for path in &read.ignored {
         say(&format!(
             "{} is no rule file: their names end in .yaml or .yml",
@@ -92,8 +94,8 @@ fn check(dir: &Path, merge_domains: bool) -> Result<Checked, SourceError> {
     }
     let (report, rules) = match compile(&read.files, options) {
         Ok(rules) => {
-            let counts = (rules.domains.len(), rules.rules.len());
-            (rules.warnings, Some(counts))
+            let found = (rules.domains.len(), rules.rules.len(), estimate::of(&rules));
+            (rules.warnings, Some(found))
         }
         Err(report) => (report, None),
     };
@@ -101,15 +103,28 @@ fn check(dir: &Path, merge_domains: bool) -> Result<Checked, SourceError> {
     Ok(Checked { dir, report, rules })
 }
 
+/// The files of a directory, or the one file that is given in place of it.
+fn read(path: &Path) -> Result<Read, SourceError> {
+    let source = Source {
+        dir: path.to_owned(),
+        ignore_dotfiles: false,
+    };
+    if path.is_file() {
+        source.read_file()
+    } else {
+        source.read()
+    }
+}
+
 /// The report if there is something in it, and a line about the directory.
 fn text(checked: &Checked) -> String {
     let Checked { dir, report, rules } = checked;
     let mut text = String::new();
     if !report.diagnostics.is_empty() {
-        text = report.render(io::stdout().is_terminal()) + "\n";
+        text = report.render(is_colourful()) + "\n";
     }
     let summary = match rules {
-        Some((domains, rules)) => {
+        Some((domains, rules, _)) => {
             let doubts = match report.count(Severity::Warning) {
                 0 => "no errors".to_owned(),
                 some => count(some, "warning"),
@@ -119,7 +134,18 @@ fn text(checked: &Checked) -> String {
         }
         None => count(report.count(Severity::Error), "error"),
     };
-    text + &format!("{}: {summary}\n", dir.display())
+    let estimates = rules
+        .iter()
+        .map(|(_, _, estimates)| estimate::text(estimates));
+    let estimates: String = estimates.collect();
+    // The verdict comes last, where one looks for it.
+    text + &format!("{estimates}{}: {summary}\n", dir.display())
+}
+
+/// Colour is for a terminal whose user has not refused it: <https://no-color.org>.
+fn is_colourful() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !refused
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -17,6 +17,7 @@ mod dropin;
 mod envoy;
 mod fallback;
 mod faults;
+mod footprint;
 mod fuzz;
 mod gateway;
 mod golden;

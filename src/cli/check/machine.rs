@@ -2,16 +2,28 @@
 
 use serde_json::{Value, json};
 
-use super::Checked;
+use super::{Checked, estimate};
 use crate::rules::diagnostic::{Code, Diagnostic, Severity};
 
-/// A list of all diagnostics.
+/// A list of all diagnostics, and what the rules of each directory take.
 pub(super) fn json(all: &[Checked]) -> String {
     let diagnostics: Vec<Value> = all
         .iter()
         .flat_map(|checked| each(checked, plain))
         .collect();
-    format!("{:#}\n", json!({ "diagnostics": diagnostics }))
+    let directories: Vec<Value> = all.iter().map(directory).collect();
+    let all = json!({ "diagnostics": diagnostics, "directories": directories });
+    format!("{all:#}\n")
+}
+
+fn directory(checked: &Checked) -> Value {
+    let rules = checked.rules.as_ref();
+    json!({
+        "directory": checked.dir.display().to_string(),
+        "domains": rules.map(|(domains, ..)| domains),
+        "rules": rules.map(|(_, rules, _)| rules),
+        "memory_per_subject": rules.map(|(_, _, estimates)| estimate::json(estimates)),
+    })
 }
 
 /// Static Analysis Results Interchange Format 2.1.0, as code scanning of repositories takes it.
@@ -54,7 +66,11 @@ fn each<'c>(
     say: impl Fn(&Diagnostic, String) -> Value + 'c,
 ) -> impl Iterator<Item = Value> + 'c {
     checked.report.diagnostics.iter().map(move |found| {
-        let file = checked.dir.join(&found.file);
+        let file = if checked.dir.is_file() {
+            checked.dir.clone()
+        } else {
+            checked.dir.join(&found.file)
+        };
         say(found, file.display().to_string())
     })
 }

@@ -36,6 +36,11 @@ struct Entry<V> {
     value: V,
 }
 
+/// What each value takes, its fingerprint and its place in the index included.
+pub(super) const fn bytes_each<V>() -> usize {
+    size_of::<Chunk<V>>() / CHUNK
+}
+
 /// What points to a value.
 #[derive(Clone, Copy, Debug)]
 enum Link {
