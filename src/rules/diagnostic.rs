@@ -93,6 +93,13 @@ impl Diagnostic {
         self
     }
 
+    /// The same, where it may well be meant.
+    #[must_use]
+    pub fn as_note(mut self) -> Self {
+        self.severity = Severity::Note;
+        self
+    }
+
     /// The same with a hint.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
@@ -263,13 +270,18 @@ pub fn did_you_mean<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) ->
     if text.len() > MAX_WORD {
         return None;
     }
+    let plain = |text: &str| text.replace(['_', '-', ' '], "");
     let text = text.to_lowercase();
-    let near = known.into_iter().map(|candidate| {
-        let plain = |text: &str| text.replace(['_', '-', ' '], "");
-        (distance(&plain(&text), &plain(candidate)), candidate)
-    });
+    let short = plain(&text);
+    let most = 1 + text.len() / 4;
+    // Each letter more or less is a change.
+    let alike = known
+        .into_iter()
+        .map(|candidate| (plain(candidate), candidate));
+    let alike = alike.filter(|(candidate, _)| candidate.len().abs_diff(short.len()) <= 4 * most);
+    let near = alike.map(|(plain, candidate)| (distance(&short, &plain), candidate));
     let (distance, candidate) = near.min_by_key(|(distance, _)| *distance)?;
-    (distance <= 1 + text.len() / 4).then_some(candidate)
+    (distance <= most).then_some(candidate)
 }
 
 /// The number of letters to add, remove, change or swap (optimal string alignment).

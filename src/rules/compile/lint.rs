@@ -8,6 +8,7 @@
 //! - `domain`: what stands beside the descriptors
 //! - `slots`: where the counters lie
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -85,7 +86,12 @@ struct Names {
     plans: HashSet<String>,
     /// The first rule by its counters, of those whose plan is an entry.
     counters: HashMap<String, (Arc<str>, usize)>,
+    /// How many names may still be compared with others, to guess which was meant.
+    guesses: Cell<usize>,
 }
+
+/// How many names are compared in all.
+const MOST_GUESSES: usize = 200_000;
 
 impl Names {
     fn of(domain: &Domain, rules: &[&Rule]) -> Self {
@@ -126,7 +132,15 @@ impl Names {
             replaced,
             plans,
             counters,
+            guesses: Cell::new(MOST_GUESSES),
         }
+    }
+
+    /// Whether a name may be compared with so many others.
+    fn may_guess(&self, among: usize) -> bool {
+        let left = self.guesses.get().checked_sub(among);
+        self.guesses.set(left.unwrap_or(0));
+        left.is_some()
     }
 }
 
@@ -147,6 +161,9 @@ impl File<'_> {
         let items: Vec<Item<'_>> = list.iter().enumerate().filter_map(Item::of).collect();
         let level = Level::of(&items);
         for item in &items {
+            if scope.is_full() {
+                return;
+            }
             let scope = scope.item(item.index);
             texts::look(&scope, item);
             self.rule(&scope, item);
@@ -178,7 +195,8 @@ impl File<'_> {
             return;
         };
         let nodes: Vec<&Node<'_>> = single.into_iter().chain(several).collect();
-        limits::look(self, scope, &rule.limits, &nodes);
+        let of_one_value = !matches!(item.matches, Matches::Rest);
+        limits::look(self, scope, &rule.limits, &nodes, of_one_value);
         plans::unknown(self, scope, item.node, rule);
         self.shares(scope, item, rule);
         idle_ban(scope, item.node, rule);
@@ -196,7 +214,9 @@ impl File<'_> {
             let scope = scope.field("replaces");
             if !known.contains(written) {
                 let message = format!("no limit of this domain is named `{written}`");
-                let near = did_you_mean(written, known.iter().map(String::as_str));
+                let may_guess = self.names.may_guess(known.len());
+                let known = known.iter().filter(|_| may_guess).map(String::as_str);
+                let near = did_you_mean(written, known);
                 let help = match near {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "so it replaces nothing: give that limit this `name`".to_owned(),
@@ -226,8 +246,13 @@ impl File<'_> {
         if (file, *line) == (&rule.source.file, rule.source.line) {
             return;
         }
+        let place = if *file == rule.source.file {
+            format!("line {line}")
+        } else {
+            format!("{file}:{line}")
+        };
         let message = format!(
-            "`{}` has the counters of the rule in line {line}",
+            "`{}` has the counters of the rule in {place}",
             item.written()
         );
         let help = "the value of the entry that names the plan is no part of the key, so that who moves keeps what was used: one descriptor without that value says the same";
@@ -236,9 +261,9 @@ impl File<'_> {
 }
 
 fn idle_ban(scope: &Scope<'_>, node: &Node<'_>, rule: &Rule) {
-    let Some(ban) = get(node, "ban").filter(|_| rule.ban.is_some()) else {
+    if rule.ban.is_none() {
         return;
-    };
+    }
     let (what, why) = if rule.shadow_mode {
         (
             "shadow_mode",
@@ -263,7 +288,6 @@ fn idle_ban(scope: &Scope<'_>, node: &Node<'_>, rule: &Rule) {
         &message,
         &help,
     );
-    let _ = ban;
 }
 
 fn never_matches(scope: &Scope<'_>, item: &Item<'_>, before: &Item<'_>) {

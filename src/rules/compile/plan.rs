@@ -163,7 +163,8 @@ fn default(fields: &Fields<'_, '_>, domain: &Domain) -> Option<String> {
     }
     let error = fields.error_at("default", span, format!("no plan `{name}`"));
     let error = error.coded(Code::UnknownName);
-    let help = match did_you_mean(name, domain.plans.keys().map(String::as_str)) {
+    let plans = domain.plans.keys().map(String::as_str);
+    let help = match did_you_mean(name, plans.filter(|_| !fields.scope.is_full())) {
         Some(near) => format!("did you mean `{near}`?"),
         None if domain.plans.is_empty() => "define it under `plans`, beside `domain`".to_owned(),
         None => {

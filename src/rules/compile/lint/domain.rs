@@ -1,6 +1,6 @@
 //! What a file says beside its descriptors: keys that no descriptor has, costs that nothing has, no rules at all.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::items::covers;
 use super::{File, advise, at, get, list, text, texts};
@@ -25,65 +25,62 @@ pub(super) fn look(file: &File<'_>, scope: &Scope<'_>, root: &Node<'_>) {
             return;
         }
     }
-    let keys: HashSet<&str> = file
-        .rules
-        .iter()
-        .flat_map(|rule| &rule.levels)
-        .map(|level| &*level.key)
-        .collect();
+    let levels = file.rules.iter().flat_map(|rule| &rule.levels);
+    let keys: BTreeSet<&str> = levels.map(|level| &*level.key).collect();
     // A key with `*` stands for others.
     if !keys.iter().any(|key| key.contains('*')) {
-        keys_of(scope, root, "partition_by", &keys);
-        keys_of(scope, root, "sensitive", &keys);
+        keys_of(file, scope, root, "partition_by", &keys);
+        keys_of(file, scope, root, "sensitive", &keys);
     }
-    costs(scope, root, &keys);
+    costs(file, scope, root, &keys);
 }
 
-fn keys_of(scope: &Scope<'_>, root: &Node<'_>, name: &str, keys: &HashSet<&str>) {
+fn keys_of(file: &File<'_>, scope: &Scope<'_>, root: &Node<'_>, name: &str, keys: &BTreeSet<&str>) {
     let items = get(root, name).and_then(list).unwrap_or_default();
     for (index, item) in items.iter().enumerate() {
         let Some(key) = text(item).filter(|key| !keys.contains(key)) else {
             continue;
         };
         let scope = scope.field(name);
-        let near = near(key, keys);
+        let near = near(file, key, keys);
         // Descriptors without a rule are seen too, and their values may be secret.
         if near.is_none() && name == "sensitive" {
             continue;
         }
         let message = format!("no descriptor of this domain has the key `{key}`");
-        let help = match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "it places no counter: remove it".to_owned(),
-        };
-        advise(
-            &scope.item(index),
-            Code::UnknownKey,
-            item.span,
-            &message,
-            &help,
-        );
+        let found = scope.item(index).error(item.span, message);
+        let found = found.coded(Code::UnknownKey);
+        scope.report(match near {
+            Some(near) => found.with_help(format!("did you mean `{near}`?")),
+            None => found
+                .with_help("it places no counter: remove it, unless rules with it are to come")
+                .as_note(),
+        });
     }
 }
 
 /// A key that differs so little that it is most likely meant.
-fn near<'k>(key: &str, keys: &HashSet<&'k str>) -> Option<&'k str> {
+fn near<'k>(file: &File<'_>, key: &str, keys: &BTreeSet<&'k str>) -> Option<&'k str> {
+    if key.len() > LONGEST_KEY || !file.names.may_guess(keys.len()) {
+        return None;
+    }
     let plain = |text: &str| text.to_lowercase().replace(['_', '-'], "");
     let most = if key.len() < 8 { 1 } else { 2 };
-    let same = |known: &&&str| plain(known) == plain(key) || known.strip_suffix("_id") == Some(key);
-    let near = |known: &&&str| key.len() > 2 && key.len() <= 64 && distance(known, key) <= most;
-    let mut sorted: Vec<&&str> = keys.iter().collect();
-    sorted.sort();
-    let found = sorted
-        .iter()
-        .copied()
-        .find(same)
-        .or_else(|| sorted.iter().copied().find(near));
-    found.copied()
+    let own = plain(key);
+    let same = |known: &&str| plain(known) == own || known.strip_suffix("_id") == Some(key);
+    let near = |known: &&str| {
+        let is_long = key.len() > 2 && known.len().abs_diff(key.len()) <= 4 * most;
+        is_long && distance(known, key) <= most
+    };
+    let all = || keys.iter().copied();
+    all().find(same).or_else(|| all().find(near))
 }
 
+/// The longest key of which another spelling is sought.
+const LONGEST_KEY: usize = 64;
+
 /// Costs behind others that match all that they do, and costs of keys that are misspelled.
-fn costs(scope: &Scope<'_>, root: &Node<'_>, keys: &HashSet<&str>) {
+fn costs(file: &File<'_>, scope: &Scope<'_>, root: &Node<'_>, keys: &BTreeSet<&str>) {
     let mut before: HashMap<&str, Vec<(&str, Span)>> = HashMap::new();
     let items = get(root, "costs").and_then(list).unwrap_or_default();
     for (index, item) in items.iter().enumerate() {
@@ -105,7 +102,9 @@ fn costs(scope: &Scope<'_>, root: &Node<'_>, keys: &HashSet<&str>) {
                 first.line
             );
             advise(&scope, Code::UnusedCost, span, &message, &help);
-        } else if let Some(near) = near(key, keys).filter(|_| !keys.contains(key)) {
+        } else if !keys.contains(key)
+            && let Some(near) = near(file, key, keys)
+        {
             let message = format!("no descriptor of this domain has the key `{key}`");
             let help = format!("did you mean `{near}`?");
             advise(

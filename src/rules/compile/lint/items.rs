@@ -184,7 +184,10 @@ impl<'i, 'n> Level<'i, 'n> {
     pub(super) fn hidden_by(&self, item: &Item<'n>) -> Vec<&'i Item<'n>> {
         let mut hidden = match item.matches {
             Matches::Rest | Matches::Flat(_) => return Vec::new(),
-            Matches::Value(value) => self.alike(item.key, value),
+            Matches::Value(value) => {
+                let network = self.around(item.key, value).into_iter();
+                network.chain(self.alike(item.key, value)).collect()
+            }
             Matches::Pattern(narrow) => {
                 let mut wide = self.alike(item.key, narrow);
                 wide.retain(|other| other.index > item.index);

@@ -8,8 +8,14 @@ use crate::rules::compile::hints;
 use crate::rules::diagnostic::Code;
 use crate::rules::file::{Node, Span};
 
-/// Looks at the limits of a descriptor or a plan; `nodes` is where they stand.
-pub(super) fn look(file: &File<'_>, scope: &Scope<'_>, limits: &[RuleLimit], nodes: &[&Node<'_>]) {
+/// Looks at the limits of a descriptor, maybe of one value alone, or of a plan; `nodes` is where they stand.
+pub(super) fn look(
+    file: &File<'_>,
+    scope: &Scope<'_>,
+    limits: &[RuleLimit],
+    nodes: &[&Node<'_>],
+    of_one_value: bool,
+) {
     let spans: Vec<Span> = nodes.iter().map(|limit| at(limit, &REQUESTS)).collect();
     nodes.iter().for_each(|node| numbers(scope, node));
     let all = || {
@@ -21,14 +27,7 @@ pub(super) fn look(file: &File<'_>, scope: &Scope<'_>, limits: &[RuleLimit], nod
         let dear = file.domain.costs.dearest();
         let dear = dear.unwrap_or(Hits::ONE);
         if holds == Hits::ZERO {
-            let help = "`requests_per_unit` is 0, as it is where it is left out; for no limit at all write `unlimited: true`";
-            advise(
-                scope,
-                Code::AlwaysRefuses,
-                *span,
-                "this limit refuses every request",
-                help,
-            );
+            refuses(scope, *span, nodes.get(place).copied(), of_one_value);
         } else if dear > holds {
             let message =
                 format!("a request that costs {dear} never fits: this limit holds {holds}");
@@ -51,6 +50,23 @@ pub(super) fn look(file: &File<'_>, scope: &Scope<'_>, limits: &[RuleLimit], nod
             advise(scope, Code::NeverRefuses, *span, &message, &help);
         }
     }
+}
+
+/// A limit of 0. That of one value is how one is blocked, if the 0 is written.
+fn refuses(scope: &Scope<'_>, span: Span, node: Option<&Node<'_>>, of_one_value: bool) {
+    let is_written = node.is_some_and(|node| get(node, "requests_per_unit").is_some());
+    let help = if is_written {
+        "0 blocks whoever matches; for no limit at all write `unlimited: true`"
+    } else {
+        "`requests_per_unit` is left out, and so 0"
+    };
+    let found = scope.error(span, "this limit refuses every request");
+    let found = found.coded(Code::AlwaysRefuses).with_help(help);
+    scope.report(if is_written && of_one_value {
+        found.as_note()
+    } else {
+        found
+    });
 }
 
 /// Numbers that are read, as the reference reads them, and are easily misread.

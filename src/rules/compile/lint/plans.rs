@@ -41,7 +41,7 @@ pub(super) fn look(file: &File<'_>, scope: &Scope<'_>, root: &Node<'_>) {
         }
         if let Some(items) = list(node) {
             let items: Vec<&Node<'_>> = items.iter().collect();
-            limits::look(file, &scope, &plan.limits, &items);
+            limits::look(file, &scope, &plan.limits, &items, false);
         }
     }
 }
@@ -105,7 +105,9 @@ pub(super) fn unknown(file: &File<'_>, scope: &Scope<'_>, node: &Node<'_>, rule:
         "`{}` is `{}` here, and no plan is called so: all have the default `{}`",
         level.key, level.value, choice.default
     );
-    let help = match did_you_mean(&level.value, plans.keys().map(String::as_str)) {
+    let may_guess = file.names.may_guess(plans.len());
+    let known = plans.keys().filter(|_| may_guess).map(String::as_str);
+    let help = match did_you_mean(&level.value, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("add `{}` under `plans`", level.value),
     };

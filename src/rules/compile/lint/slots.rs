@@ -38,7 +38,17 @@ pub(super) fn look(file: &File<'_>, scope: &Scope<'_>, root: &Node<'_>) {
         "a request that finds rules of {}{more} is charged in {all} slots of Redis, and in one if `{key}` placed them",
         shown.join(" and "),
     );
-    let mut keys = file.domain.partition_by.clone();
+    let known = |by: &&String| {
+        let levels = file.rules.iter().flat_map(|rule| &rule.levels);
+        levels.into_iter().any(|level| *level.key == ***by)
+    };
+    let mut keys: Vec<String> = file
+        .domain
+        .partition_by
+        .iter()
+        .filter(known)
+        .cloned()
+        .collect();
     keys.push((*key).to_owned());
     let help = format!(
         "`partition_by: [{}]` makes it 1 call in place of {all} at the same time, and spares the round trip that gives back what one took when another refuses; the counters begin anew",

@@ -128,9 +128,10 @@ fn regex(value: &str) -> Option<&str> {
     if let Some(sign) = signs.into_iter().find(|sign| value.contains(sign)) {
         return Some(sign);
     }
-    let is_path = value.starts_with('^') || (value.ends_with('$') && value.len() > 1);
-    let sign = if value.starts_with('^') { "^" } else { "$" };
-    is_path.then_some(sign)
+    if value.starts_with('^') {
+        return Some("^");
+    }
+    (value.starts_with('/') && value.ends_with('$')).then_some("$")
 }
 
 /// `{id}`, or `:id` at the beginning of a part of a path.
