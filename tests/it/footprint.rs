@@ -1,5 +1,6 @@
 //! What a key is said to take in memory is what it takes: in the embedded store of a process of its own, and in a real Redis.
 
+use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
@@ -66,7 +67,6 @@ fn demand(limits: &[Limit]) -> Demand<'_> {
 
 fn holds(kind: &str, said: usize, measured: f64) {
     let off = (measured - said as f64).abs() / measured;
-    println!("{kind}: said {said}, measured {measured:.0}");
     assert!(
         off < TOLERANCE,
         "{kind}: said {said} bytes, measured {measured:.0}"
@@ -115,7 +115,8 @@ fn fill(kind: &str) {
             timeout: Duration::ZERO,
         });
     }
-    println!("bytes={};", (resident() - before) as f64 / KEYS as f64);
+    let each = (resident() - before) as f64 / KEYS as f64;
+    writeln!(std::io::stdout(), "bytes={each};").expect("a reader");
 }
 
 /// The bytes of the resident set of this process.

@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::fields::Scope;
+use crate::limit::Hits;
 use crate::rules::diagnostic::{Code, did_you_mean};
 use crate::rules::file::{Node, Span, Value};
 use crate::rules::{Domain, PlanSource, Rule, RuleSet};
@@ -86,6 +87,8 @@ struct Names {
     plans: HashSet<String>,
     /// The first rule by its counters, of those whose plan is an entry.
     counters: HashMap<String, (Arc<str>, usize)>,
+    /// The most that a hit of a request can cost.
+    dearest: Hits,
     /// How many names may still be compared with others, to guess which was meant.
     guesses: Cell<usize>,
 }
@@ -132,6 +135,7 @@ impl Names {
             replaced,
             plans,
             counters,
+            dearest: domain.costs.dearest().unwrap_or(Hits::ONE),
             guesses: Cell::new(MOST_GUESSES),
         }
     }
@@ -169,7 +173,7 @@ impl File<'_> {
             self.rule(&scope, item);
             if let Some(before) = level.takes_all(item) {
                 never_matches(&scope, item, before);
-            } else if !item.unlimited && !(item.limits && item.below.is_some()) {
+            } else if !(item.unlimited || item.limits && item.below.is_some()) {
                 hides(&scope, item, &level.hidden_by(item));
             }
             if let Some(below) = item.below {

@@ -24,8 +24,7 @@ pub(super) fn look(
     };
     for (place, (limit, span)) in all() {
         let holds = limit.capacity();
-        let dear = file.domain.costs.dearest();
-        let dear = dear.unwrap_or(Hits::ONE);
+        let dear = file.names.dearest;
         if holds == Hits::ZERO {
             refuses(scope, *span, nodes.get(place).copied(), of_one_value);
         } else if dear > holds {

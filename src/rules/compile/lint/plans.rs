@@ -49,12 +49,13 @@ pub(super) fn look(file: &File<'_>, scope: &Scope<'_>, root: &Node<'_>) {
 /// A free plan of the same domain with more of anything than the paid plan `name`, and what that is.
 fn worth_less<'r>(file: &File<'r>, name: &str, plan: &Plan) -> Option<(&'r str, String)> {
     let (kind, rest) = class(name)?;
-    if kind == &FREE || plan.unlimited {
+    if kind == FREE || plan.unlimited {
         return None;
     }
-    let others = file.domain.plans.iter().filter(|(other, _)| {
-        class(other).is_some_and(|(kind, same)| kind == &FREE && same == rest)
-    });
+    let others =
+        file.domain.plans.iter().filter(|(other, _)| {
+            class(other).is_some_and(|(kind, same)| kind == FREE && same == rest)
+        });
     others.into_iter().find_map(|(name, other)| {
         if other.unlimited {
             return Some((name.as_str(), "that is `unlimited`".to_owned()));
