@@ -21,6 +21,7 @@
 //! - [`usage`]: what was used, for billing
 //! - [`posts`]: what instances tell each other
 //! - [`redis`]: Redis, Sentinel or Redis Cluster, through scripts
+//! - [`footprint`]: what a key takes in memory
 //! - [`faulty`]: any of them behind a link that fails when told to, for simulations
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::time::Timestamp;
 pub mod book;
 pub mod embedded;
 pub mod faulty;
+pub mod footprint;
 pub mod posts;
 pub mod redis;
 pub mod usage;

@@ -4,19 +4,22 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::reload::{Source, SourceError};
+use crate::reload::{Read, Source, SourceError};
 use crate::rules::compile::{Options, compile};
 use crate::rules::diagnostic::{Report, Severity};
 
 use super::say;
 
 mod envoy;
+mod estimate;
 mod machine;
+
+use estimate::OfDomain;
 
 /// What to check.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Directories of rules
+    /// Directories of rules, or single files
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
     /// Let several files have the same domain, as MERGE_DOMAIN_CONFIG=true does
@@ -50,6 +53,8 @@ struct Checked {
     report: Report,
     /// How much there is; none if it cannot be used.
     what: Option<String>,
+    /// Of rules that can be used: how many domains and rules, and what they take.
+    rules: Option<(usize, usize, Vec<OfDomain>)>,
 }
 
 /// Exit code 0 if all is well, 1 if rules have errors, 2 if they cannot be read.
@@ -62,7 +67,7 @@ pub fn run(args: &Args) -> ExitCode {
                 sets.push(set);
             }
             Err(error) => {
-                say(&format!("error: {}: {error}", dir.display()));
+                say(&format!("error: {error}"));
                 return ExitCode::from(2);
             }
         }
@@ -89,15 +94,14 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn check(dir: &Path, merge_domains: bool) -> Result<(Checked, Option<envoy::Set>), SourceError> {
-    let source = Source {
-        dir: dir.to_owned(),
-        ignore_dotfiles: false,
-    };
     let options = Options {
         merge_domains,
         lints: true,
     };
-    let read = source.read()?;
+    let read = read(dir)?;
+    if read.files.is_empty() {
+        return Err(SourceError::Empty(dir.to_owned()));
+    }
     for path in &read.ignored {
         say(&format!(
             "{} is no rule file: their names end in .yaml or .yml",
@@ -111,17 +115,35 @@ fn check(dir: &Path, merge_domains: bool) -> Result<(Checked, Option<envoy::Set>
         ),
         Err(report) => (report, None),
     };
-    let what = set.as_ref().map(|(rules, _)| {
-        let (domains, rules) = (rules.domains.len(), rules.rules.len());
-        format!("{}, {}", count(domains, "domain"), count(rules, "rule"))
+    let rules = set.as_ref().map(|(rules, _)| {
+        let (domains, count) = (rules.domains.len(), rules.rules.len());
+        (domains, count, estimate::of(rules))
+    });
+    let what = rules.as_ref().map(|(domains, rules, _)| {
+        let (domains, rules) = (count(*domains, "domain"), count(*rules, "rule"));
+        format!("{domains}, {rules}")
     });
     let checked = Checked {
         dir: dir.to_owned(),
         shown: dir.to_owned(),
         report,
         what,
+        rules,
     };
     Ok((checked, set))
+}
+
+/// The files of a directory, or the one file that is given in place of it.
+fn read(path: &Path) -> Result<Read, SourceError> {
+    let source = Source {
+        dir: path.to_owned(),
+        ignore_dotfiles: false,
+    };
+    if path.is_file() {
+        source.read_file()
+    } else {
+        source.read()
+    }
 }
 
 /// The report if there is something in it, and a line about the directory.
@@ -129,7 +151,7 @@ fn text(checked: &Checked) -> String {
     let mut text = String::new();
     let report = &checked.report;
     if !report.diagnostics.is_empty() {
-        text = report.render(io::stdout().is_terminal()) + "\n";
+        text = report.render(is_colourful()) + "\n";
     }
     let summary = match &checked.what {
         Some(what) => {
@@ -141,7 +163,19 @@ fn text(checked: &Checked) -> String {
         }
         None => count(report.count(Severity::Error), "error"),
     };
-    text + &format!("{}: {summary}\n", checked.shown.display())
+    let estimates = checked
+        .rules
+        .iter()
+        .map(|(_, _, estimates)| estimate::text(estimates));
+    let estimates: String = estimates.collect();
+    // The verdict comes last, where one looks for it.
+    text + &format!("{estimates}{}: {summary}\n", checked.shown.display())
+}
+
+/// Colour is for a terminal whose user has not refused it: <https://no-color.org>.
+fn is_colourful() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !refused
 }
 
 fn count(number: usize, what: &str) -> String {

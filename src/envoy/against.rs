@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Configuration, Part, Shape, Shapes};
-use crate::rules::diagnostic::{Diagnostic, did_you_mean};
+use crate::rules::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::rules::file::{SourceFile, Span};
 use crate::rules::matcher::Patterns;
 use crate::rules::{Domain, Entries, Entry, Rule, RuleSet, Segment};
@@ -96,7 +96,7 @@ impl Configuration {
             let message = "no ratelimit filter looks at this";
             let help = "a filter with `rate_limits` of its own, or a RateLimitPerRoute with them, looks at no others; and `stage` is to be the filter's";
             let unseen = Diagnostic::error(file, whole_line(file, *line), "", message);
-            found.push(unseen.as_warning().with_help(help));
+            found.push(unseen.coded(Code::UnusedAction).with_help(help));
         }
         for shape in &shapes.shapes {
             let domains = of(&shape.domain);
@@ -202,7 +202,7 @@ fn unasked(file: &SourceFile, name: &str, named: &[&str]) -> Diagnostic {
         .position(|line| line.trim_start().starts_with("domain:"));
     let span = place.map_or(Span::default(), |place| whole_line(file, place + 1));
     Diagnostic::error(file, span, "domain", message)
-        .as_warning()
+        .coded(Code::UnaskedDomain)
         .with_help(help)
 }
 
@@ -256,7 +256,7 @@ fn never_fed(file: &SourceFile, rule: &Rule, shapes: &[Placed<'_>]) -> Diagnosti
     };
     let span = whole_line(file, rule.source.line);
     Diagnostic::error(file, span, &rule.path, message)
-        .as_warning()
+        .coded(Code::UnfedRule)
         .with_help(help)
 }
 
@@ -268,7 +268,7 @@ fn unknown_domain(file: &SourceFile, name: &str, line: usize, known: &[&str]) ->
     };
     let span = whole_line(file, line);
     Diagnostic::error(file, span, "", message)
-        .as_warning()
+        .coded(Code::UnknownDomain)
         .with_help(help)
 }
 
@@ -304,7 +304,7 @@ fn never_answered(
     };
     let span = whole_line(file, shape.line);
     Diagnostic::error(file, span, "", message)
-        .as_warning()
+        .coded(Code::UnansweredDescriptor)
         .with_help(help)
 }
 

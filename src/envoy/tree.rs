@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use crate::rules::diagnostic::Diagnostic;
+use crate::rules::diagnostic::{Code, Diagnostic};
 use crate::rules::file::{Node, SourceFile, Value};
 
 /// The most that is said to be wrong with one file.
@@ -33,7 +33,8 @@ impl<'f> Tree<'f> {
     /// Something that Envoy takes, and that does not do what it says.
     pub(super) fn warn(&mut self, node: &Node<'_>, message: &str, help: &str) {
         if self.found.len() < MAX_ERRORS {
-            let warning = Diagnostic::error(self.file, node.span, "", message).as_warning();
+            let warning =
+                Diagnostic::error(self.file, node.span, "", message).coded(Code::IgnoredByEnvoy);
             self.found.push(warning.with_help(help));
         }
     }

@@ -71,6 +71,9 @@ pub enum SourceError {
         /// Why.
         error: io::Error,
     },
+    /// No rule file.
+    #[error("{} has no rule files: their names end in .yaml or .yml", .0.display())]
+    Empty(PathBuf),
     /// More than [`MAX_FILES`].
     #[error("{} has more than {MAX_FILES} files", .0.display())]
     TooMany(PathBuf),
@@ -103,14 +106,26 @@ impl Source {
             if total > MAX_TOTAL {
                 return Err(SourceError::TooMuch(self.dir.clone()));
             }
-            let text = fs::read_to_string(&path).map_err(|error| SourceError::io(&path, error))?;
             let name = path.strip_prefix(&self.dir).unwrap_or(&path);
-            read.files.push(SourceFile {
-                name: name.display().to_string(),
-                text,
-            });
+            read.files.push(file(&path, name)?);
         }
         Ok(read)
+    }
+
+    /// Reads the one file that stands in place of a directory, whatever its name is.
+    pub fn read_file(&self) -> Result<Read, SourceError> {
+        let size = fs::metadata(&self.dir)
+            .map_err(|error| SourceError::io(&self.dir, error))?
+            .len();
+        if size > MAX_BYTES as u64 {
+            return Err(SourceError::TooLarge(self.dir.clone()));
+        }
+        let name = self.dir.file_name().unwrap_or_default();
+        let file = file(&self.dir, Path::new(name))?;
+        Ok(Read {
+            files: vec![file],
+            ..Read::default()
+        })
     }
 
     /// Looks at the directory.
@@ -129,9 +144,12 @@ impl Source {
                     .collect(),
             ),
             Err(SourceError::Io { error, .. }) => Look::Unreadable(error.kind()),
-            Err(SourceError::TooMany(_) | SourceError::TooLarge(_) | SourceError::TooMuch(_)) => {
-                Look::Unreadable(io::ErrorKind::Other)
-            }
+            Err(
+                SourceError::Empty(_)
+                | SourceError::TooMany(_)
+                | SourceError::TooLarge(_)
+                | SourceError::TooMuch(_),
+            ) => Look::Unreadable(io::ErrorKind::Other),
         }
     }
 
@@ -175,6 +193,15 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// What is not UTF-8 in a file is refused where its text is parsed, with its place and beside whatever else is wrong.
+fn file(path: &Path, name: &Path) -> Result<SourceFile, SourceError> {
+    let bytes = fs::read(path).map_err(|error| SourceError::io(path, error))?;
+    Ok(SourceFile {
+        name: name.display().to_string(),
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+    })
 }
 
 impl Read {

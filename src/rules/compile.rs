@@ -7,12 +7,14 @@
 //! - `limits`: the limits of a descriptor or a plan
 //! - `descriptor`: the tree of descriptors
 //! - `limit`: one limit; `candidate`: one that is tried beside it
+//! - `hints`: what was most likely meant
+//! - `unknown`: fields and files that are not known
 //! - `lint`: what is right and yet unwise
 
 use std::cell::RefCell;
 
 use super::RuleSet;
-use super::diagnostic::{Diagnostic, Report, Severity};
+use super::diagnostic::{Code, Diagnostic, Report, Severity};
 use super::file::{self, Node, Parsed, SourceFile, Span};
 use super::outline::Outline;
 
@@ -20,12 +22,14 @@ mod candidate;
 mod descriptor;
 mod domain;
 mod fields;
+mod hints;
 mod limit;
 mod limits;
 mod lint;
 mod plan;
 pub mod schema;
 mod table;
+mod unknown;
 
 use domain::Drafts;
 pub use fields::duration;
@@ -139,7 +143,7 @@ fn build<'f>(
 fn tree<'f>(scope: Scope<'f>, (root, errors): Parsed<'f>) -> Option<(Scope<'f>, Node<'f>)> {
     let unreadable = root.is_none() && !errors.is_empty();
     for error in errors {
-        let diagnostic = scope.error(error.span, error.message);
+        let diagnostic = scope.error(error.span, error.message).coded(error.code);
         scope.report(match error.help {
             Some(help) => diagnostic.with_help(help),
             None => diagnostic,
@@ -151,7 +155,14 @@ fn tree<'f>(scope: Scope<'f>, (root, errors): Parsed<'f>) -> Option<(Scope<'f>, 
     let root = root.filter(|root| !root.is_null());
     if root.is_none() {
         let error = scope.error(Span::default(), "the file is empty");
+        let error = error.coded(Code::MissingField);
         scope.report(error.with_help("a rule file begins with `domain: NAME`"));
     }
-    root.map(|root| (scope, root))
+    let root = root?;
+    if let Some((message, help)) = unknown::foreign(&root) {
+        let error = scope.error(root.span, message).coded(Code::NotRules);
+        scope.report(error.with_help(help));
+        return None;
+    }
+    Some((scope, root))
 }

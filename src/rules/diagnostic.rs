@@ -3,7 +3,13 @@
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 
-use super::file::{SourceFile, Span};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::file::{BYTE_ORDER_MARK, SourceFile, Span};
+
+mod code;
+
+pub use code::Code;
 
 /// Whether a diagnostic keeps the rules from being used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +18,8 @@ pub enum Severity {
     Error,
     /// It does not.
     Warning,
+    /// It may well be meant: told for its cost.
+    Note,
 }
 
 /// One thing that is wrong.
@@ -19,6 +27,8 @@ pub enum Severity {
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
+    /// What kind of thing is wrong.
+    pub code: Code,
     /// The file's name, relative to the directory of the rules.
     pub file: String,
     /// Where in the file; line 0 for the file as a whole.
@@ -38,9 +48,9 @@ pub struct Diagnostic {
 pub struct Excerpt {
     /// The line, or the part of a long one around the place.
     pub text: String,
-    /// Where the place begins in `text`, counted from 0, in characters.
+    /// Where the place begins in `text`, counted from 0, in columns of a terminal.
     pub start: usize,
-    /// How long it is, in characters.
+    /// How long it is, in columns.
     pub length: usize,
 }
 
@@ -65,6 +75,7 @@ impl Diagnostic {
     pub fn error(file: &SourceFile, span: Span, path: &str, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
+            code: Code::InvalidValue,
             file: printable(&file.name, MAX_TEXT),
             span,
             excerpt: Excerpt::default(),
@@ -74,10 +85,18 @@ impl Diagnostic {
         }
     }
 
-    /// The same as a warning: the rules can be used nevertheless.
+    /// The same as a diagnostic of this kind, and as bad as those are.
     #[must_use]
-    pub fn as_warning(mut self) -> Self {
-        self.severity = Severity::Warning;
+    pub fn coded(mut self, code: Code) -> Self {
+        self.code = code;
+        self.severity = code.severity();
+        self
+    }
+
+    /// The same, where it may well be meant.
+    #[must_use]
+    pub fn as_note(mut self) -> Self {
+        self.severity = Severity::Note;
         self
     }
 
@@ -100,10 +119,16 @@ impl Diagnostic {
         let (word, code) = match self.severity {
             Severity::Error => ("error", "1;31"),
             Severity::Warning => ("warning", "1;33"),
+            Severity::Note => ("note", "1;36"),
+        };
+        // What is only unwise has a page that says more, by this name.
+        let name = match self.severity {
+            Severity::Error => String::new(),
+            Severity::Warning | Severity::Note => format!("[{}]", self.code.name()),
         };
         let mut text = format!(
             "{}{}\n",
-            paint(code, word),
+            paint(code, &format!("{word}{name}")),
             paint("1", &format!(": {}", self.message))
         );
         let mut line = |gutter: &str, mark: &str, rest: &str| {
@@ -149,13 +174,15 @@ impl Excerpt {
         };
         let mark = if skipped > 0 { "… " } else { "" };
         let rest: String = line.chars().skip(skipped).take(MAX_EXCERPT + 1).collect();
-        let text = format!("{mark}{}", printable(&rest, MAX_EXCERPT));
-        let start = place - skipped + mark.chars().count();
-        let room = text.chars().count().saturating_sub(start).max(1);
+        let rest = printable(&rest, MAX_EXCERPT);
+        let columns = |from: usize, count: usize| -> usize {
+            let chars = rest.chars().skip(from).take(count);
+            chars.map(|c| c.width().unwrap_or(1)).sum()
+        };
         Self {
-            text,
-            start,
-            length: span.length.clamp(1, room),
+            start: mark.width() + columns(0, place - skipped),
+            length: columns(place - skipped, span.length).max(1),
+            text: format!("{mark}{rest}"),
         }
     }
 }
@@ -173,7 +200,8 @@ impl Report {
         for of_file in diagnostics.chunk_by_mut(|a, b| a.file == b.file) {
             let file = of_file.first().and_then(index).and_then(|at| files.get(at));
             let Some(file) = file else { continue };
-            let mut lines = file.text.lines();
+            let text = file.text.strip_prefix(BYTE_ORDER_MARK);
+            let mut lines = text.unwrap_or(&file.text).lines();
             let (mut number, mut line) = (0, "");
             for found in of_file {
                 while number < found.span.line {
@@ -222,7 +250,7 @@ impl fmt::Display for Report {
 pub fn printable(text: &str, most: usize) -> String {
     let shown = |c: char| match c {
         '\t' | '\n' => ' ',
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c if c.is_control() || is_invisible(c) => char::REPLACEMENT_CHARACTER,
         c => c,
     };
     let mut result: String = text.chars().take(most).map(shown).collect();
@@ -232,22 +260,32 @@ pub fn printable(text: &str, most: usize) -> String {
     result
 }
 
+/// Whether a character takes no room and is no part of another: a reader does not see it, or sees others reordered by it.
+pub fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 /// The one of `known` that `text` is most likely meant to be, if any is near enough.
 pub fn did_you_mean<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if text.len() > MAX_WORD {
         return None;
     }
+    let plain = |text: &str| text.replace(['_', '-', ' '], "");
     let text = text.to_lowercase();
-    let near = known.into_iter().map(|candidate| {
-        let plain = |text: &str| text.replace(['_', '-', ' '], "");
-        (distance(&plain(&text), &plain(candidate)), candidate)
-    });
+    let short = plain(&text);
+    let most = 1 + text.len() / 4;
+    // Each letter more or less is a change.
+    let alike = known
+        .into_iter()
+        .map(|candidate| (plain(candidate), candidate));
+    let alike = alike.filter(|(candidate, _)| candidate.len().abs_diff(short.len()) <= 4 * most);
+    let near = alike.map(|(plain, candidate)| (distance(&short, &plain), candidate));
     let (distance, candidate) = near.min_by_key(|(distance, _)| *distance)?;
-    (distance <= 1 + text.len() / 4).then_some(candidate)
+    (distance <= most).then_some(candidate)
 }
 
 /// The number of letters to add, remove, change or swap (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
+pub fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
     for i in 1..=a.len() {

@@ -5,7 +5,13 @@
 
 use std::borrow::Cow;
 
+use super::diagnostic::Code;
+
+mod hints;
 mod reader;
+
+/// What some editors write before the text.
+pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The largest file, in bytes.
 pub const MAX_BYTES: usize = 64 << 20;
@@ -77,6 +83,8 @@ pub struct Key<'t> {
 /// What keeps a text, or a part of it, from being a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntaxError {
+    /// What kind of thing is wrong.
+    pub code: Code,
     /// What is wrong.
     pub message: String,
     /// Where.
@@ -90,7 +98,7 @@ pub type Parsed<'t> = (Option<Node<'t>>, Vec<SyntaxError>);
 
 /// Reads a text.
 pub fn parse(text: &str) -> Parsed<'_> {
-    reader::read(text)
+    reader::read(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text))
 }
 
 impl Span {

@@ -22,7 +22,7 @@ use self::rows::Rows;
 use self::table::Table;
 use super::{Key, Transaction};
 use crate::limit::Tag;
-use crate::limit::transaction::{Demand, Outcome, Record, transact};
+use crate::limit::transaction::{Demand, Outcome, Record, Slot, transact};
 use crate::time::{Clock, Timestamp};
 
 pub mod book;
@@ -40,6 +40,10 @@ pub const SWEEP: usize = 2;
 
 /// Among how many keys a full shard chooses the one to forget.
 pub const EVICT_AMONG: usize = 8;
+
+/// What a key with one limit takes, and each limit of one that has several.
+pub(super) const BYTES_A_KEY: usize = table::bytes_each::<Packed>();
+pub(super) const BYTES_A_SLOT: usize = size_of::<Slot>();
 
 /// How many keys of a shard one [`Embedded::sweep`] looks at.
 const SWEEP_IDLE: usize = 64;

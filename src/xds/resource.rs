@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::{Any, TYPE_URL, line};
 use crate::grpc::DESCRIPTORS;
+use crate::rules::diagnostic::Code;
 use crate::rules::file::{
     Key, MAX_DEPTH, MAX_ERRORS, MAX_NODES, Node, Parsed, Span, SyntaxError, Value,
 };
@@ -239,6 +240,7 @@ fn plain(text: impl ToString) -> Value<'static> {
 
 fn error(message: impl Into<String>) -> SyntaxError {
     SyntaxError {
+        code: Code::InvalidValue,
         message: message.into(),
         span: Span::default(),
         help: None,

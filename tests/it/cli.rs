@@ -154,10 +154,11 @@ fn check_warns_of_what_is_unwise() {
     let (code, text) = check(&[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("warning: this limit refuses every request"),
+        text.contains("warning[always-refuses]: this limit refuses every request"),
         "{text}"
     );
     assert!(text.ends_with("1 domain, 1 rule, 1 warning\n"), "{text}");
+    assert!(text.contains("memory for a million subjects"), "{text}");
     assert_eq!(check(&["--deny-warnings"]).0, Some(1));
     let json = |format| -> serde_json::Value {
         let (code, text) = check(&["--format", format]);
@@ -183,6 +184,22 @@ fn check_warns_of_what_is_unwise() {
         place["artifactLocation"]["uri"],
         file.to_str().expect("a path")
     );
+    assert_eq!(
+        (&found["code"], &result["ruleId"]),
+        (&"always-refuses".into(), &"always-refuses".into())
+    );
+    let kinds = sarif["runs"][0]["tool"]["driver"]["rules"].as_array();
+    let mut kinds = kinds.expect("kinds").iter();
+    assert!(kinds.any(|kind| kind["id"] == "always-refuses"), "{sarif}");
+    let memory = &json("json")["directories"][0]["memory_per_subject"][0];
+    assert_eq!(memory["rules"][0]["rule"], "a", "{memory}");
+    assert!(memory["redis_bytes"].as_u64() > Some(100), "{memory}");
+    // A single file, as hooks name them.
+    let output = run(&["check", file.to_str().expect("a path")], &[]);
+    assert!(output.status.success(), "{output:?}");
+    let empty = tempfile::tempdir().expect("a directory");
+    let empty = run(&["check", empty.path().to_str().expect("a path")], &[]);
+    assert_eq!(empty.status.code(), Some(2), "{empty:?}");
     let nowhere = run(&["check", "/nowhere/at/all"], &[]);
     assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tollgate::rules::Entry;
 use tollgate::rules::compile::{self, Options};
+use tollgate::rules::diagnostic::{Code, Severity};
 use tollgate::rules::file::SourceFile;
 use tollgate::settings::Settings;
 
@@ -171,13 +172,57 @@ fn every_example_of_rules_compiles_without_a_warning() {
                 lints: true,
             };
             match compile::compile(&[SourceFile { name, text: whole }], options) {
-                Ok(rules) => assert_eq!(rules.warnings.to_string(), ""),
+                Ok(rules) => {
+                    let mut report = rules.warnings;
+                    // A part of a file need not have rules.
+                    report
+                        .diagnostics
+                        .retain(|found| found.code != Code::EmptyDomain || said("descriptors"));
+                    assert_eq!(report.to_string(), "");
+                }
                 Err(report) => panic!("{report}"),
             }
             examples += 1;
         }
     }
     assert!(examples > 10, "{examples}");
+}
+
+/// docs/lints.md has each kind of diagnostic: errors and what `--envoy` finds in tables, and what else is unwise under a heading of its own with an example
+/// that is told of so.
+#[test]
+fn every_kind_of_diagnostic_is_explained() {
+    let text = read(&root().join("docs/lints.md"));
+    for code in Code::ALL {
+        let name = code.name();
+        if code.severity() == Severity::Error || Code::OF_ENVOY.contains(&code) {
+            let row = format!("\n| `{name}` |");
+            assert!(text.contains(&row), "{name} is in no table");
+            continue;
+        }
+        let (_, blocks) = parted(section(&text, name));
+        let example = blocks.into_iter().find(|block| block.kind == "yaml lint");
+        let example = example.unwrap_or_else(|| panic!("{name} has no example"));
+        let file = SourceFile {
+            name: name.to_owned(),
+            text: format!("domain: example\n{}", example.text),
+        };
+        let options = Options {
+            merge_domains: false,
+            lints: true,
+        };
+        let report = match compile::compile(&[file], options) {
+            Ok(rules) => rules.warnings,
+            Err(report) => panic!("{report}"),
+        };
+        let is_told = report.diagnostics.iter().any(|found| found.code == code);
+        assert!(is_told, "{name}: {report}");
+    }
+    let headings = text.lines().filter_map(|line| line.strip_prefix("### "));
+    for heading in headings {
+        let is_known = Code::ALL.iter().any(|code| code.name() == heading);
+        assert!(is_known, "there is no {heading}");
+    }
 }
 
 /// The table below the first example of the reference says which descriptor finds which rule; `# n` numbers them.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -167,6 +168,65 @@ fn warnings_of_many_rules_take_no_longer_than_rules_do() {
         "{report}"
     );
     assert_eq!(rules.warnings.diagnostics.len(), 1, "{report}");
+}
+
+/// What is compared with all else of its kind is bounded: four times as many rules may take ten times as long, not sixteen.
+#[test]
+fn checking_takes_no_longer_than_the_rules_are_many() {
+    let limit = "rate_limit: {requests_per_unit: 1, unit: day}";
+    let plans: String = (0..900)
+        .map(|n| format!("  p{n}: [{{requests_per_unit: 1, unit: day}}]\n"))
+        .collect();
+    let many =
+        |count: usize, rule: &dyn Fn(usize) -> String| (0..count).map(rule).collect::<String>();
+    let shapes: [(&str, &dyn Fn(usize) -> String); 4] = [
+        ("costs", &|count| {
+            let costs = many(count, &|n| format!("  - {{key: c{n}, cost: 1}}\n"));
+            let rules = many(count, &|n| format!("  - {{key: k{n}, {limit}}}\n"));
+            format!("costs:\n{costs}descriptors:\n{rules}")
+        }),
+        ("names", &|count| {
+            let rules = many(count, &|n| {
+                format!(
+                    "  - {{key: k{n}, rate_limit: {{requests_per_unit: 1, unit: day, name: n{n}, replaces: [{{name: m{n}}}]}}}}\n"
+                )
+            });
+            format!("descriptors:\n{rules}")
+        }),
+        ("tiers", &|count| {
+            let rules = many(count, &|n| {
+                format!(
+                    "  - key: t\n    value: x{n}\n    descriptors: [{{key: u, plan: {{from: t, default: p0}}}}]\n"
+                )
+            });
+            format!("plans:\n{plans}descriptors:\n{rules}")
+        }),
+        ("patterns", &|count| {
+            let rules = many(count, &|n| {
+                format!("  - {{key: k, value: \"*p{n}\", {limit}}}\n")
+            });
+            format!("descriptors:\n{rules}")
+        }),
+    ];
+    for (name, shape) in shapes {
+        let time = |count: usize| {
+            let text = format!("domain: d\n{}", shape(count));
+            let name = format!("{name}.yaml");
+            let options = Options {
+                merge_domains: false,
+                lints: true,
+            };
+            let start = Instant::now();
+            compile::compile(&[SourceFile { name, text }], options).expect("no errors");
+            start.elapsed()
+        };
+        let (few, more) = (time(2_000), time(8_000));
+        let most = few * 10 + Duration::from_secs(1);
+        assert!(
+            more < most,
+            "{name}: {few:?}, and {more:?} for four times as many"
+        );
+    }
 }
 
 /// Whatever the text, the answer is rules or a report.

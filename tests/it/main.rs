@@ -22,6 +22,7 @@ mod envoy_model;
 mod explain;
 mod fallback;
 mod faults;
+mod footprint;
 mod fuzz;
 mod gateway;
 mod golden;

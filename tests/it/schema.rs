@@ -106,7 +106,8 @@ fn what_the_compiler_takes_the_schema_takes() {
     let all = dirs.into_iter().flat_map(files);
     let good: Vec<(String, Value)> = all
         .filter(|(name, text)| compile(&[(name.clone(), text.clone())], false).is_ok())
-        .map(|(name, text)| (name, document(&text).expect("YAML")))
+        // Some of what is warned of is no YAML to an editor.
+        .filter_map(|(name, text)| Some((name, document(&text)?)))
         .collect();
     assert!(good.len() > 8, "{}", good.len());
     let documents: Vec<Value> = good.iter().map(|(_, document)| document.clone()).collect();

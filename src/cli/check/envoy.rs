@@ -36,6 +36,7 @@ pub(super) fn hold(
                 shown: path.clone(),
                 report,
                 what: None,
+                rules: None,
             }),
         }
     }
@@ -81,6 +82,7 @@ fn of_configuration(configuration: &Configuration, text: String, sets: &[Option<
         shown: PathBuf::from(&file.name),
         report: Report::new(found, std::slice::from_ref(&file)),
         what: Some(format!("{listeners}, {descriptors}")),
+        rules: None,
     }
 }
 

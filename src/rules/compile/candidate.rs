@@ -5,6 +5,7 @@ use super::limit::{self, Numbers};
 use super::table::Table;
 use crate::limit::Limit;
 use crate::rules::Domain;
+use crate::rules::diagnostic::Code;
 use crate::rules::file::Span;
 
 /// A candidate as read.
@@ -66,7 +67,9 @@ fn counted(
             return;
         }
         let message = "the candidate is the same as the limit: nothing can differ";
-        let warning = scope.error(fields.own_span(), message).as_warning();
+        let warning = scope
+            .error(fields.own_span(), message)
+            .coded(Code::SameCandidate);
         scope.report(warning.with_help(help));
     };
     if fields.flag("unlimited") {

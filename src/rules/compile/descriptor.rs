@@ -10,12 +10,14 @@ use smallvec::SmallVec;
 
 use super::domain::Draft;
 use super::fields::{Fields, Scope, boolean};
+use super::hints;
 use super::limit;
 use super::limits::{self, Limits};
 use super::plan;
 use super::table::Table;
 use crate::limit::ban::{Ban, BanError};
 use crate::limit::{Limit, MAX_WINDOW, Unit};
+use crate::rules::diagnostic::Code;
 use crate::rules::file::{Node as Yaml, Span, Value};
 use crate::rules::matcher::{Builder, Duplicate, Level, Matcher};
 use crate::rules::policy::Policy;
@@ -83,6 +85,8 @@ impl Reader<'_> {
         };
         let key = key(&fields).unwrap_or_default();
         let matcher = matcher(&fields, key).unwrap_or(Matcher::Bare);
+        // What could not be read is no second one of another.
+        let is_read = !fields.failed("key") && !fields.failed("value") && !fields.failed("cidr");
         let value: Cow<'_, str> = match matcher {
             Matcher::Bare => "".into(),
             Matcher::Exact(value) | Matcher::Pattern(value) => value.into(),
@@ -113,6 +117,9 @@ impl Reader<'_> {
             self.tree.outline = Some(beside);
         }
         self.levels.pop();
+        if !is_read {
+            return;
+        }
         let added = self.tree.builder.add(level, key, matcher, rule, below);
         if let Err(Duplicate { first }) = added
             && !key.is_empty()
@@ -160,11 +167,16 @@ impl Reader<'_> {
         if let (Some(_), Some(_)) = (&found, &plan) {
             let span = fields.span("plan").unwrap_or(fields.own_span());
             let message = "a descriptor has a plan or limits of its own, not both";
-            fields.fail("plan", fields.error_at("plan", span, message));
+            let error = fields.error_at("plan", span, message).coded(Code::Conflict);
+            fields.fail(
+                "plan",
+                error.with_help("remove one of them; a limit for everybody goes into each plan"),
+            );
         }
         if let (None, None, Some(_)) = (&found, &plan, &ban) {
             let span = fields.span("ban").unwrap_or(fields.own_span());
             let error = fields.error_at("ban", span, "a ban without limits bans nobody");
+            let error = error.coded(Code::MissingField);
             let help = "it counts the refusals of the `rate_limit` or `plan` beside it";
             fields.fail("ban", error.with_help(help));
         }
@@ -221,6 +233,7 @@ impl Reader<'_> {
                 span,
                 "a descriptor has `rate_limit` or `rate_limits`, not both",
             );
+            let error = error.coded(Code::Conflict);
             fields.fail(
                 "rate_limits",
                 error.with_help("move the single limit into the list"),
@@ -251,11 +264,11 @@ impl Reader<'_> {
         for (name, what) in [("ban", "refusals"), ("usage", "hits")] {
             if let Some(span) = fields.span(name).filter(|_| leased) {
                 let message = format!("a descriptor with `{name}` has no limits with a `lease`");
-                let error = fields.error_at(name, span, message);
+                let error = fields.error_at(name, span, message).coded(Code::Conflict);
                 let help = format!("its {what} are counted one by one, in the store");
                 if has_plan {
                     // The plan may have its leases for other descriptors.
-                    let warning = error.as_warning();
+                    let warning = error.coded(Code::IdleLease);
                     let help = format!("{help}: the `lease` of a plan has no effect here");
                     fields.scope.report(warning.with_help(help));
                 } else {
@@ -284,7 +297,7 @@ impl Reader<'_> {
                 "`{name}` would show the sensitive values of `{}`",
                 level.key
             );
-            let error = fields.error_at(name, span, message);
+            let error = fields.error_at(name, span, message).coded(Code::Conflict);
             fields.fail(
                 name,
                 error.with_help("take the key off `sensitive`, or the value out of the metric"),
@@ -299,6 +312,7 @@ fn ban(fields: &Fields<'_, '_>) -> Option<Ban> {
     for name in ["after", "within", "for"] {
         if fields.get(name).is_none() {
             let error = scope.error(fields.own_span(), format!("the ban has no `{name}`"));
+            let error = error.coded(Code::MissingField);
             fields.fail(
                 name,
                 error.with_help("such as `{after: 10000, within: minute, for: 1h, max: 24h}`"),
@@ -354,6 +368,7 @@ fn key<'s>(fields: &Fields<'s, '_>) -> Option<&'s str> {
     if found.is_none() && !fields.failed("key") {
         let span = fields.span("key").unwrap_or(fields.own_span());
         let error = fields.scope.error(span, "the descriptor has no `key`");
+        let error = error.coded(Code::MissingField);
         fields.fail(
             "key",
             error.with_help("the key of an entry that Envoy sends, such as `remote_address`"),
@@ -375,12 +390,20 @@ fn matcher<'s>(fields: &Fields<'s, '_>, key: &str) -> Option<Matcher<'s>> {
             *span,
             "a descriptor has `value` or `cidr`, not both",
         );
-        fields.fail("cidr", error);
+        let error = error.coded(Code::Conflict);
+        fields.fail(
+            "cidr",
+            error.with_help("`cidr` for addresses, `value` for other text"),
+        );
     }
     if let Some((text, span)) = cidr {
         if key.contains('*') {
             let message = "a `cidr` needs a `key` without `*`";
-            fields.fail("cidr", fields.error_at("cidr", span, message));
+            let error = fields.error_at("cidr", span, message).coded(Code::Conflict);
+            fields.fail(
+                "cidr",
+                error.with_help("write the whole key, such as `remote_address`"),
+            );
         }
         return network(fields, text, span).map(Matcher::Cidr);
     }
@@ -399,12 +422,7 @@ fn network(fields: &Fields<'_, '_>, text: &str, span: Span) -> Option<IpNet> {
         .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     let Some(net) = found else {
         let error = fields.error_at("cidr", span, format!("`{text}` is not a network"));
-        fields.fail(
-            "cidr",
-            error.with_help(
-                "an address and a prefix length, such as `10.0.0.0/8` or `2001:db8::/32`",
-            ),
-        );
+        fields.fail("cidr", error.with_help(hints::network(text)));
         return None;
     };
     if net.addr() != net.network() {
@@ -415,7 +433,11 @@ fn network(fields: &Fields<'_, '_>, text: &str, span: Span) -> Option<IpNet> {
         );
         fields.fail(
             "cidr",
-            error.with_help(format!("did you mean `{}`?", net.trunc())),
+            error.with_help(format!(
+                "did you mean `{}`, or `{}` alone?",
+                net.trunc(),
+                net.addr()
+            )),
         );
     }
     if let Some(net) = as_ipv4(net) {
@@ -462,7 +484,14 @@ fn duplicate(fields: &Fields<'_, '_>, key: &str, value: &str, first: Option<&Sou
         fields.own_span(),
         format!("the descriptor {what} stands here twice"),
     );
+    let error = error.coded(Code::Duplicate);
+    // A `value` that says nothing is none.
+    let is_empty =
+        value.is_empty() && (fields.span("value").is_some() || fields.span("cidr").is_some());
     fields.scope.report(match first {
+        Some(_) if is_empty => error.with_help(
+            "its `value` says nothing, so that it matches every one; the word null goes in quotes",
+        ),
         Some(first) => error.with_help(format!("it stands first in {first}; make them one")),
         None => error,
     });
@@ -475,7 +504,8 @@ fn metadata(fields: &Fields<'_, '_>) -> Option<serde_json::Value> {
         return Some(json(node));
     }
     let message = format!("`metadata` is a mapping, not {}", node.kind());
-    fields.fail("metadata", fields.error_at("metadata", node.span, message));
+    let error = fields.error_at("metadata", node.span, message);
+    fields.fail("metadata", error.coded(Code::WrongKind));
     None
 }
 

@@ -6,10 +6,11 @@ use super::descriptor::Tree;
 use super::fields::Fields;
 use super::limit;
 use super::table::Table;
-use super::{Options, SourceFile, plan};
+use super::{Options, SourceFile, hints, plan};
 use crate::limit::Hits;
 use crate::limit::period::Zone;
 use crate::rules::costs::Costs;
+use crate::rules::diagnostic::Code;
 use crate::rules::file::{Node, Span};
 use crate::rules::matcher::Matcher;
 use crate::rules::outline::Outline;
@@ -81,10 +82,11 @@ impl Drafts {
             Some((_, first)) => {
                 let message = format!("the domain `{name}` has two files");
                 let help = format!(
-                    "it stands first in {}; MERGE_DOMAIN_CONFIG=true makes them one",
+                    "it stands first in {}; give one of them another name, or make them one with MERGE_DOMAIN_CONFIG=true (here: --merge-domain-config)",
                     first.first
                 );
                 let error = fields.error_at("domain", span, message);
+                let error = error.coded(Code::Duplicate);
                 fields.scope.report(error.with_help(help));
                 self.add(Draft::new(name, fields.scope.file, span.line))
             }
@@ -125,8 +127,7 @@ impl Draft {
                 None => {
                     let error =
                         fields.error_at("time_zone", span, format!("unknown time zone `{name}`"));
-                    let help = "a name of the IANA database, such as `UTC` or `Europe/Berlin`";
-                    fields.scope.report(error.with_help(help));
+                    fields.scope.report(error.with_help(hints::zone(name)));
                 }
             }
         }
@@ -154,6 +155,7 @@ fn domain_name<'s>(fields: &Fields<'s, '_>, root: &Node<'_>) -> Option<(&'s str,
     if found.is_none() && !fields.failed("domain") {
         let span = fields.span("domain").unwrap_or(root.span);
         let error = fields.scope.error(span, "the file has no `domain`");
+        let error = error.coded(Code::MissingField);
         let help = "say which domain of Envoy's ratelimit filter the rules are for: `domain: NAME`";
         fields.scope.report(error.with_help(help));
     }
@@ -243,6 +245,7 @@ fn read_costs(fields: &Fields<'_, '_>, costs: &mut Costs) {
         for name in ["key", "cost"] {
             if fields.get(name).is_none() {
                 let error = scope.error(fields.own_span(), format!("the cost has no `{name}`"));
+                let error = error.coded(Code::MissingField);
                 fields.fail(
                     name,
                     error.with_help("such as `{key: path, value: /compare, cost: 2}`"),

@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use super::MAX_DIAGNOSTICS;
 use super::table::Table;
-use crate::rules::diagnostic::{Diagnostic, did_you_mean};
+use super::{MAX_DIAGNOSTICS, hints, unknown};
+use crate::rules::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::rules::file::{Node, SourceFile, Span, Value};
 use crate::time::Micros;
 
@@ -30,6 +30,8 @@ enum Place<'f> {
 pub(super) struct Fields<'s, 'f> {
     pub(super) scope: &'s Scope<'f>,
     node: &'s Node<'f>,
+    /// Fields under a name that is nearly theirs: what else is wrong with them is told at once.
+    misspelled: Vec<(&'static str, &'s Node<'f>, Span)>,
     /// The fields that were there and wrong.
     failed: RefCell<Vec<&'static str>>,
     any_failed: Cell<bool>,
@@ -76,6 +78,13 @@ impl<'f> Scope<'f> {
     }
 }
 
+impl Scope<'_> {
+    /// Whether nothing more is reported.
+    pub(super) fn is_full(&self) -> bool {
+        self.sink.borrow().len() >= MAX_DIAGNOSTICS
+    }
+}
+
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -92,41 +101,57 @@ impl<'s, 'f> Fields<'s, 'f> {
     pub(super) fn of(scope: &'s Scope<'f>, node: &'s Node<'f>, table: Table) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
             let message = format!("{} is a mapping, not {}", table.name(), node.kind());
-            let help = format!("its fields are {}", listed(table.names()));
-            scope.report(scope.error(node.span, message).with_help(help));
+            let error = scope.error(node.span, message).coded(Code::WrongKind);
+            scope.report(error.with_help(unknown::no_mapping(table, node)));
             return None;
         };
-        for (key, _) in entries {
-            if !table.has(&key.text) {
-                scope.report(unknown(&scope.field(&key.text), &key.text, key.span, table));
+        let mut misspelled = Vec::new();
+        let mut any_failed = false;
+        for (key, value) in entries {
+            if table.has(&key.text) {
+                continue;
             }
+            let near = did_you_mean(&key.text, table.names());
+            let is_there = |name: &str| entries.iter().any(|(key, _)| key.text == name);
+            let near = near.filter(|near| !unknown::is_elsewhere(&key.text) && !is_there(near));
+            misspelled.extend(near.map(|near| (near, value, key.span)));
+            any_failed = true;
+            scope.report(unknown::field(
+                &scope.field(&key.text),
+                (&key.text, key.span),
+                table,
+                entries,
+            ));
         }
         Some(Self {
             scope,
             node,
+            misspelled,
             failed: RefCell::default(),
-            any_failed: Cell::new(false),
+            any_failed: Cell::new(any_failed),
         })
     }
 
     /// A field that is there and says something.
     pub(super) fn get(&self, name: &str) -> Option<&'s Node<'f>> {
-        let Value::Map(entries) = &self.node.value else {
-            return None;
-        };
-        let (_, node) = entries.iter().find(|(key, _)| key.text == name)?;
+        let (node, _) = self.find(name)?;
         (!node.is_null()).then_some(node)
     }
 
     /// Where a field stands, if it is there.
     pub(super) fn span(&self, name: &str) -> Option<Span> {
+        self.find(name).map(|(_, span)| span)
+    }
+
+    fn find(&self, name: &str) -> Option<(&'s Node<'f>, Span)> {
         let Value::Map(entries) = &self.node.value else {
             return None;
         };
-        entries
-            .iter()
-            .find(|(key, _)| key.text == name)
-            .map(|(key, _)| key.span)
+        let found = entries.iter().find(|(key, _)| key.text == name);
+        let misspelled = || self.misspelled.iter().find(|(near, ..)| *near == name);
+        found
+            .map(|(key, node)| (node, key.span))
+            .or_else(|| misspelled().map(|(_, node, span)| (*node, *span)))
     }
 
     /// Where the mapping stands.
@@ -175,12 +200,12 @@ impl<'s, 'f> Fields<'s, 'f> {
             Value::List(items) => Some((items, self.scope.field(name))),
             Value::Scalar { .. } | Value::Map(_) => {
                 let message = format!("`{name}` is a list, not {}", node.kind());
-                let help = "begin each item with `- `".to_owned();
-                self.fail(
-                    name,
-                    self.error_at(name, node.span, message).with_help(help),
-                );
-                None
+                let error = self.error_at(name, node.span, message);
+                let error = error.coded(Code::WrongKind);
+                self.fail(name, error.with_help(unknown::no_list(name, node)));
+                // What is meant as its one item is looked at nevertheless.
+                let items = unknown::is_item(name, node).then(|| std::slice::from_ref(node));
+                items.map(|items| (items, self.scope.field(name)))
             }
         }
     }
@@ -197,7 +222,14 @@ impl<'s, 'f> Fields<'s, 'f> {
             Value::Scalar { text, .. } => return Some((text, node.span)),
             Value::List(_) | Value::Map(_) => {
                 let message = format!("`{name}` is text, not {}", node.kind());
-                self.error_at(name, node.span, message)
+                let error = self.error_at(name, node.span, message);
+                let error = error.coded(Code::WrongKind);
+                match (name, &node.value) {
+                    ("value" | "cidr" | "key", Value::List(_)) => {
+                        error.with_help(format!("one descriptor for each `{name}`"))
+                    }
+                    (_, _) => error,
+                }
             }
         };
         self.fail(name, problem);
@@ -213,7 +245,8 @@ impl<'s, 'f> Fields<'s, 'f> {
                 Value::Scalar { text, .. } if !text.is_empty() => texts.push(text.to_string()),
                 Value::Scalar { .. } | Value::List(_) | Value::Map(_) => {
                     let message = format!("each item of `{name}` is text, not {}", item.kind());
-                    self.fail(name, scope.item(index).error(item.span, message));
+                    let error = scope.item(index).error(item.span, message);
+                    self.fail(name, error.coded(Code::WrongKind));
                 }
             }
         }
@@ -230,35 +263,50 @@ impl<'s, 'f> Fields<'s, 'f> {
         {
             return flag;
         }
-        let message = format!("`{name}` is `true` or `false`");
-        self.fail(name, self.error_at(name, node.span, message));
+        let error = self.error_at(name, node.span, format!("`{name}` is `true` or `false`"));
+        let meant = match &node.value {
+            Value::Scalar { text, plain: false } => boolean(text),
+            Value::Scalar { text, .. } if text == "1" => Some(true),
+            Value::Scalar { text, .. } if text == "0" => Some(false),
+            Value::Scalar { .. } | Value::List(_) | Value::Map(_) => None,
+        };
+        let help = meant.map(|flag| format!("write `{name}: {flag}`, without quotes"));
+        self.fail(name, help.into_iter().fold(error, Diagnostic::with_help));
         false
     }
 
     /// A whole number from 0 to 4,294,967,295.
     pub(super) fn number(&self, name: &'static str) -> Option<(u32, Span)> {
         let node = self.get(name)?;
-        let message = match &node.value {
+        let (text, message) = match &node.value {
             // To YAML 1.1, and so to the reference, this is octal.
-            Value::Scalar { text, plain: true } if is_octal(text) => {
-                format!("`{text}` begins with 0: octal or decimal?")
+            Value::Scalar { text, plain: true } if is_octal(text) => (
+                &**text,
+                format!("`{text}` begins with 0: octal or decimal?"),
+            ),
+            Value::Scalar { text, plain: true } => {
+                let digits = text.replace('_', "").parse::<u32>().ok();
+                let whole = || u32::try_from(hints::whole(text)?).ok();
+                if let Some(number) = digits.or_else(whole) {
+                    return Some((number, node.span));
+                }
+                let message = format!("`{text}` is not a whole number from 0 to {}", u32::MAX);
+                (&**text, message)
             }
-            Value::Scalar { text, plain: true } => match text.replace('_', "").parse::<u32>() {
-                Ok(number) => return Some((number, node.span)),
-                Err(_) => format!("`{text}` is not a whole number from 0 to {}", u32::MAX),
-            },
-            Value::Scalar { text, .. } => {
-                let error =
-                    self.error_at(name, node.span, format!("`{name}` is a number, not text"));
-                self.fail(
-                    name,
-                    error.with_help(format!("without quotes: `{name}: {text}`")),
-                );
-                return None;
+            Value::Scalar { text, .. } => (&**text, format!("`{name}` is a number, not text")),
+            Value::List(_) | Value::Map(_) => {
+                ("", format!("`{name}` is a number, not {}", node.kind()))
             }
-            Value::List(_) | Value::Map(_) => format!("`{name}` is a number, not {}", node.kind()),
         };
-        self.fail(name, self.error_at(name, node.span, message));
+        let error = self.error_at(name, node.span, message);
+        let help = match &node.value {
+            Value::Scalar { text, plain: false } if text.parse::<u32>().is_ok() => {
+                Some(format!("without quotes: `{name}: {text}`"))
+            }
+            Value::Scalar { .. } => hints::number(name, text),
+            Value::List(_) | Value::Map(_) => None,
+        };
+        self.fail(name, help.into_iter().fold(error, Diagnostic::with_help));
         None
     }
 
@@ -287,7 +335,11 @@ impl<'s, 'f> Fields<'s, 'f> {
         let found = duration(text);
         if found.is_none() {
             let error = self.error_at(name, span, format!("`{text}` is no length of time"));
-            self.fail(name, error.with_help("such as `90s`, `15m`, `1h` or `7d`"));
+            let number = text.parse::<u32>().ok();
+            let guess =
+                hints::duration(text).or_else(|| Some(format!("say of what: `{}s`?", number?)));
+            let usual = || "such as `90s`, `15m`, `1h` or `7d`".to_owned();
+            self.fail(name, error.with_help(guess.unwrap_or_else(usual)));
         }
         found.map(|length| (length, span))
     }
@@ -334,29 +386,6 @@ impl<'s, 'f> Fields<'s, 'f> {
     }
 }
 
-/// What to say about a field that is not in its table.
-fn unknown(scope: &Scope<'_>, text: &str, span: Span, table: Table) -> Diagnostic {
-    // What a candidate may have, its limit has too.
-    let elsewhere: Vec<&str> = Table::ALL
-        .into_iter()
-        .filter(|other| *other != Table::Candidate && other.has(text))
-        .map(Table::place)
-        .collect();
-    if !elsewhere.is_empty() {
-        let error = scope.error(
-            span,
-            format!("`{text}` does not belong into {}", table.name()),
-        );
-        return error.with_help(format!("it belongs {}", elsewhere.join(", or ")));
-    }
-    let error = scope.error(span, format!("unknown field `{text}` in {}", table.name()));
-    let help = match did_you_mean(text, table.names()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("its fields are {}", listed(table.names())),
-    };
-    error.with_help(help)
-}
-
 fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
     let found = words
         .iter()
@@ -372,7 +401,7 @@ fn choices<T>(text: &str, words: &[(&str, T)]) -> String {
     }
 }
 
-fn listed<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
+pub(super) fn listed<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     let words = words.into_iter();
     let quoted: Vec<String> = words.map(|word| format!("`{word}`")).collect();
     quoted.join(", ")

@@ -2,10 +2,12 @@
 
 use super::candidate::{self, Tried};
 use super::fields::{Fields, Scope};
+use super::hints;
 use super::table::Table;
 use crate::limit::lease::Lease;
 use crate::limit::period::Zone;
 use crate::limit::{Algorithm, Durability, Hits, Limit, LimitError, Unit};
+use crate::rules::diagnostic::Code;
 use crate::rules::file::{Node, Span, Value};
 use crate::rules::{Domain, FailureMode, RuleLimit};
 
@@ -131,6 +133,7 @@ pub(super) fn no_numbers(fields: &Fields<'_, '_>, what: &str) {
         if let Some(span) = fields.span(name).filter(|_| !harmless) {
             let message = format!("an unlimited {what} has no `{name}`");
             let error = fields.error_at(name, span, message);
+            let error = error.coded(Code::Conflict);
             fields.fail(
                 name,
                 error.with_help(format!("remove `{name}`, or `unlimited`")),
@@ -206,6 +209,7 @@ pub(super) fn unit(fields: &Fields<'_, '_>, name: &'static str) -> Option<Unit> 
         if !fields.failed(name) {
             let span = fields.span(name).unwrap_or(fields.own_span());
             let error = fields.error_at(name, span, format!("the rate limit has no `{name}`"));
+            let error = error.coded(Code::MissingField);
             fields.fail(name, error.with_help(format!("one of {}", units())));
         }
         return None;
@@ -213,11 +217,8 @@ pub(super) fn unit(fields: &Fields<'_, '_>, name: &'static str) -> Option<Unit> 
     let found = text.parse::<Unit>().ok();
     if found.is_none() {
         let error = fields.error_at(name, span, format!("unknown unit `{text}`"));
-        let names = Unit::ALL.map(Unit::name);
-        let help = match crate::rules::diagnostic::did_you_mean(text, names) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("one of {}", units()),
-        };
+        let help = hints::unit(text, name == "unit");
+        let help = help.unwrap_or_else(|| format!("one of {}", units()));
         fields.fail(name, error.with_help(help));
     }
     found
@@ -241,6 +242,7 @@ fn algorithm(fields: &Fields<'_, '_>, live: Option<&Numbers>) -> (Kind, Option<B
     ] {
         if let Some(span) = span.filter(|_| kind != Kind::TokenBucket) {
             let error = fields.error_at(name, span, format!("only a token bucket has a `{name}`"));
+            let error = error.coded(Code::Conflict);
             fields.fail(name, error.with_help("add `algorithm: token_bucket`"));
         }
     }
@@ -248,7 +250,10 @@ fn algorithm(fields: &Fields<'_, '_>, live: Option<&Numbers>) -> (Kind, Option<B
         let message = "`burst` and `burst_multiplier` say the same thing twice";
         fields.fail(
             "burst_multiplier",
-            fields.error_at("burst_multiplier", span, message),
+            fields
+                .error_at("burst_multiplier", span, message)
+                .coded(Code::Conflict)
+                .with_help("keep one of the two"),
         );
     }
     let burst = burst.map(|(thousandths, _)| Burst::Hits(thousandths));
@@ -275,7 +280,10 @@ fn lease(fields: &Fields<'_, '_>, numbers: Option<Numbers>) -> Option<Lease> {
     if let Some((message, help)) = conflict {
         fields.fail(
             "lease",
-            fields.error_at("lease", span, message).with_help(help),
+            fields
+                .error_at("lease", span, message)
+                .coded(Code::Conflict)
+                .with_help(help),
         );
         return None;
     }
@@ -299,7 +307,10 @@ fn lease(fields: &Fields<'_, '_>, numbers: Option<Numbers>) -> Option<Lease> {
 /// Reports why there is no such limit.
 fn impossible(fields: &Fields<'_, '_>, error: &LimitError) {
     let (name, help) = match error {
-        LimitError::Multiplier => ("unit_multiplier", None),
+        LimitError::Multiplier => (
+            "unit_multiplier",
+            Some("leave it out for a window of one unit"),
+        ),
         LimitError::WindowTooLong => ("unit_multiplier", Some("use a smaller `unit_multiplier`")),
         LimitError::EmptyBucket => (
             "requests_per_unit",
@@ -340,15 +351,25 @@ fn replaces(fields: &Fields<'_, '_>, own: Option<&str>) -> Vec<String> {
         match name.filter(|name| !name.is_empty()) {
             Some(name) if Some(name) == own => {
                 let error = scope.error(item.span, format!("the limit `{name}` replaces itself"));
-                fields.fail("replaces", error);
+                let error = error.coded(Code::Conflict);
+                fields.fail(
+                    "replaces",
+                    error.with_help("name the limit of another descriptor"),
+                );
             }
             Some(name) => names.push(name.to_owned()),
             None => {
                 let error = scope.error(item.span, "an entry of `replaces` has no name");
-                fields.fail(
-                    "replaces",
-                    error.with_help("write `- name: NAME` of another rate limit"),
-                );
+                let error = error.coded(Code::MissingField);
+                let help = match &item.value {
+                    Value::Scalar { text, .. } if !text.is_empty() => {
+                        format!("write `{{name: {text}}}`")
+                    }
+                    Value::Scalar { .. } | Value::List(_) | Value::Map(_) => {
+                        "write `- name: NAME` of another rate limit".to_owned()
+                    }
+                };
+                fields.fail("replaces", error.with_help(help));
             }
         }
     }

@@ -6,6 +6,7 @@ use super::candidate::Tried;
 use super::fields::Scope;
 use super::limit::{self, Found};
 use crate::limit::transaction::MAX_SLOTS;
+use crate::rules::diagnostic::Code;
 use crate::rules::file::{Node as Yaml, Span};
 use crate::rules::{Domain, RuleCandidate, RuleLimit};
 
@@ -49,7 +50,9 @@ impl Limits {
                 self.spans.push(span);
             }
             Some(Found::Unlimited(..) | Found::Limit(..)) => {
-                scope.report(scope.error(node.span, "an unlimited descriptor has no other limits"));
+                let error = scope.error(node.span, "an unlimited descriptor has no other limits");
+                let error = error.coded(Code::Conflict);
+                scope.report(error.with_help("remove the limits, or the one with `unlimited`"));
             }
             None => {}
         }
@@ -104,7 +107,8 @@ impl Limits {
                 "what is taken in advance is taken of all of them; the first stands in {}",
                 at.place()
             );
-            scope.report(scope.error(span, message).with_help(help));
+            let error = scope.error(span, message).coded(Code::Conflict);
+            scope.report(error.with_help(help));
         }
     }
 
@@ -118,7 +122,8 @@ impl Limits {
                 "they would share a counter and only the lower could bind; the other stands in {}",
                 first.place()
             );
-            scope.report(scope.error(span, message).with_help(help));
+            let error = scope.error(span, message).coded(Code::Duplicate);
+            scope.report(error.with_help(help));
         }
     }
 }

@@ -1,94 +1,121 @@
 //! What is right and yet unwise: rules that can never match, limits that can never refuse, names that nobody has. Said by
 //! `tollgate check`; the service takes such files without a word.
+//!
+//! - `items`: descriptors beside each other, and which take values from others
+//! - `texts`: keys and values that cannot be meant as they are written
+//! - `limits`, `windows`: limits that are charged together
+//! - `plans`: tiers
+//! - `domain`: what stands beside the descriptors
+//! - `slots`: where the counters lie
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::fields::Scope;
 use crate::limit::Hits;
-use crate::rules::diagnostic::did_you_mean;
+use crate::rules::diagnostic::{Code, did_you_mean};
 use crate::rules::file::{Node, Span, Value};
-use crate::rules::glob::covers;
-use crate::rules::{Domain, PlanSource, Rule, RuleLimit, RuleSet};
+use crate::rules::{Domain, PlanSource, Rule, RuleSet};
 
+mod domain;
+mod items;
+mod limits;
+mod plans;
+mod slots;
+mod texts;
 mod windows;
+
+use items::{Item, Level, Matches};
 
 /// Looks at all files of rules that have no errors.
 pub(super) fn look(files: &[(Scope<'_>, Node<'_>)], rules: &RuleSet) {
     let place = |rule: &'_ Rule| (rule.source.file.to_string(), rule.path.clone());
-    let by_place = rules
-        .rules
-        .iter()
-        .map(|rule| (place(rule), &**rule))
+    let by_place = rules.rules.iter().map(|rule| (place(rule), &**rule));
+    let by_place = by_place.collect();
+    let mut of_domain: HashMap<&str, Vec<&Rule>> = HashMap::new();
+    for rule in &rules.rules {
+        of_domain.entry(&rule.domain).or_default().push(rule);
+    }
+    let of = |domain: &Domain| of_domain.get(&*domain.name).map_or(&[][..], Vec::as_slice);
+    let names: HashMap<&str, Names> = rules
+        .domains
+        .values()
+        .map(|domain| (&*domain.name, Names::of(domain, of(domain))))
         .collect();
+    let mut seen = HashSet::new();
     for (scope, root) in files {
         let name = get(root, "domain").and_then(text).unwrap_or_default();
-        let Some(domain) = rules.domains.get(name) else {
+        let found = rules.domains.get(name).zip(names.get(name));
+        let Some((domain, names)) = found else {
             continue;
         };
         let file = File {
             domain,
+            rules: of(domain),
             by_place: &by_place,
-            names: Names::of(domain, &rules.rules),
+            names,
         };
-        file.plans(&scope.field("plans"), root);
+        domain::look(&file, scope, root);
+        if seen.insert(name) {
+            slots::look(&file, scope, root);
+        }
+        plans::look(&file, &scope.field("plans"), root);
         if let Some(list) = get(root, "descriptors").and_then(list) {
             file.level(&scope.field("descriptors"), list);
         }
     }
 }
 
-/// With how many patterns of a key, the first in the file, the others are compared.
-const MOST_PATTERNS: usize = 1000;
-
 /// What is known beside the file.
 struct File<'r> {
     domain: &'r Domain,
-    /// The rules by file and path.
+    /// The rules of the domain.
+    rules: &'r [&'r Rule],
+    /// All rules by file and path.
     by_place: &'r HashMap<(String, String), &'r Rule>,
-    names: Names,
-}
-
-/// A descriptor among those beside it.
-struct Item<'n> {
-    /// Its place in the list.
-    index: usize,
-    node: &'n Node<'n>,
-    span: Span,
-    key: &'n str,
-    matches: Matches<'n>,
-    /// It says what holds for descriptors that end here.
-    limits: bool,
-    /// It says that nothing does.
-    unlimited: bool,
-    below: Option<&'n [Node<'n>]>,
-}
-
-/// What of a key's values a descriptor matches.
-#[derive(Clone, Copy)]
-enum Matches<'n> {
-    /// Those that no other does.
-    Rest,
-    Value(&'n str),
-    Pattern(&'n str),
-    Network(&'n str),
+    names: &'r Names,
 }
 
 /// The names of a domain that its rules speak of.
 struct Names {
     /// Of limits.
     limits: HashSet<String>,
+    /// By the name of a limit those that it replaces.
+    replaced: HashMap<String, HashSet<String>>,
     /// Of plans that some descriptor can come by.
     plans: HashSet<String>,
+    /// The first rule by its counters, of those whose plan is an entry.
+    counters: HashMap<String, (Arc<str>, usize)>,
+    /// The most that a hit of a request can cost.
+    dearest: Hits,
+    /// How many names may still be compared with others, to guess which was meant.
+    guesses: Cell<usize>,
 }
 
+/// How many names are compared in all.
+const MOST_GUESSES: usize = 200_000;
+
 impl Names {
-    fn of(domain: &Domain, rules: &[std::sync::Arc<Rule>]) -> Self {
-        let rules = || rules.iter().filter(|rule| rule.domain == domain.name);
+    fn of(domain: &Domain, rules: &[&Rule]) -> Self {
         let of_plans = domain.plans.values().flat_map(|plan| &plan.limits);
-        let limits = of_plans.chain(rules().flat_map(|rule| &rule.limits));
-        let limits = limits.filter_map(|limit| limit.name.as_deref().map(str::to_owned));
-        let mut plans = HashSet::new();
-        for (rule, choice) in rules().filter_map(|rule| Some((rule, rule.plan.as_ref()?))) {
+        let all = of_plans.chain(rules.iter().flat_map(|rule| &rule.limits));
+        let (mut limits, mut replaced) = (HashSet::new(), HashMap::new());
+        for limit in all {
+            let Some(name) = limit.name.as_deref() else {
+                continue;
+            };
+            limits.insert(name.to_owned());
+            if !limit.replaces.is_empty() {
+                let names: &mut HashSet<String> = replaced.entry(name.to_owned()).or_default();
+                names.extend(limit.replaces.iter().cloned());
+            }
+        }
+        let (mut plans, mut counters) = (HashSet::new(), HashMap::new());
+        for (rule, choice) in rules
+            .iter()
+            .filter_map(|rule| Some((rule, rule.plan.as_ref()?)))
+        {
             plans.insert(choice.default.clone());
             let level = match choice.from {
                 PlanSource::Entry(level) => rule.levels.get(level),
@@ -98,27 +125,56 @@ impl Names {
                 Some(level) => plans.extend([level.value.to_string()]),
                 None => plans.extend(domain.plans.keys().cloned()),
             }
+            if let Some(counter) = counter(rule) {
+                let place = (Arc::clone(&rule.source.file), rule.source.line);
+                counters.entry(counter).or_insert(place);
+            }
         }
         Self {
-            limits: limits.collect(),
+            limits,
+            replaced,
             plans,
+            counters,
+            dearest: domain.costs.dearest().unwrap_or(Hits::ONE),
+            guesses: Cell::new(MOST_GUESSES),
         }
     }
+
+    /// Whether a name may be compared with so many others.
+    fn may_guess(&self, among: usize) -> bool {
+        let left = self.guesses.get().checked_sub(among);
+        self.guesses.set(left.unwrap_or(0));
+        left.is_some()
+    }
+}
+
+/// What the counters of a rule have in common whose plan is an entry: all but that entry's value.
+fn counter(rule: &Rule) -> Option<String> {
+    let PlanSource::Entry(of_plan) = rule.plan.as_ref()?.from else {
+        return None;
+    };
+    let levels = rule.levels.iter().enumerate().map(|(place, level)| {
+        let value = if place == of_plan { "" } else { &*level.value };
+        format!("{:?}={value:?}", level.key)
+    });
+    Some(levels.collect::<Vec<_>>().join(","))
 }
 
 impl File<'_> {
     fn level(&self, scope: &Scope<'_>, list: &[Node<'_>]) {
-        let items: Vec<Item<'_>> = list.iter().enumerate().filter_map(item).collect();
-        let wide = wide(&items);
+        let items: Vec<Item<'_>> = list.iter().enumerate().filter_map(Item::of).collect();
+        let level = Level::of(&items);
         for item in &items {
+            if scope.is_full() {
+                return;
+            }
             let scope = scope.item(item.index);
-            self.limits_of(&scope, item.node);
-            let beside = || wide.get(item.key).into_iter().flatten().copied();
-            if let Some(before) = beside().find(|other| takes_all(other, item)) {
+            texts::look(&scope, item);
+            self.rule(&scope, item);
+            if let Some(before) = level.takes_all(item) {
                 never_matches(&scope, item, before);
-            } else if !item.unlimited {
-                let hidden = beside().filter(|other| is_hidden(item, other));
-                hides(&scope, item, hidden);
+            } else if !(item.unlimited || item.limits && item.below.is_some()) {
+                hides(&scope, item, &level.hidden_by(item));
             }
             if let Some(below) = item.below {
                 self.level(&scope.field("descriptors"), below);
@@ -126,9 +182,12 @@ impl File<'_> {
         }
     }
 
-    fn limits_of(&self, scope: &Scope<'_>, node: &Node<'_>) {
-        let single = get(node, "rate_limit");
-        let several = get(node, "rate_limits").and_then(list).unwrap_or_default();
+    /// What a descriptor says for those that end there.
+    fn rule(&self, scope: &Scope<'_>, item: &Item<'_>) {
+        let single = get(item.node, "rate_limit");
+        let several = get(item.node, "rate_limits")
+            .and_then(list)
+            .unwrap_or_default();
         for (index, limit) in several.iter().enumerate() {
             self.replaces(&scope.field("rate_limits").item(index), limit);
         }
@@ -136,136 +195,133 @@ impl File<'_> {
             self.replaces(&scope.field("rate_limit"), limit);
         }
         let place = (scope.file.name.clone(), scope.path());
-        if let Some(rule) = self.by_place.get(&place) {
-            let limits = single.into_iter().chain(several);
-            let spans: Vec<Span> = limits.map(|limit| at(limit, &REQUESTS)).collect();
-            self.limits(scope, &rule.limits, &spans);
-        }
-    }
-
-    /// Names under `replaces` that no limit has.
-    fn replaces(&self, scope: &Scope<'_>, limit: &Node<'_>) {
-        let entries = get(limit, "replaces").and_then(list).unwrap_or_default();
-        for name in entries.iter().filter_map(|entry| get(entry, "name")) {
-            let known = &self.names.limits;
-            let Some(written) = text(name).filter(|name| !known.contains(*name)) else {
-                continue;
-            };
-            let message = format!("no limit of this domain is named `{written}`");
-            let near = did_you_mean(written, known.iter().map(String::as_str));
-            let help = match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "so it replaces nothing".to_owned(),
-            };
-            advise(&scope.field("replaces"), name.span, &message, &help);
-        }
-    }
-
-    /// Plans that nobody can have, and the limits of all.
-    fn plans(&self, scope: &Scope<'_>, root: &Node<'_>) {
-        let Some(Value::Map(plans)) = get(root, "plans").map(|plans| &plans.value) else {
+        let Some(rule) = self.by_place.get(&place) else {
             return;
         };
-        for (name, node) in plans {
-            let scope = scope.field(&name.text);
-            if !self.names.plans.contains(&*name.text) {
-                let message = format!("nobody can have the plan `{}`", name.text);
-                let help = "no descriptor has a `plan` that may choose it, such as `plan: {from: directory, default: free}`";
-                advise(&scope, name.span, &message, help);
+        let nodes: Vec<&Node<'_>> = single.into_iter().chain(several).collect();
+        let of_one_value = !matches!(item.matches, Matches::Rest);
+        limits::look(self, scope, &rule.limits, &nodes, of_one_value);
+        plans::unknown(self, scope, item.node, rule);
+        self.shares(scope, item, rule);
+        idle_ban(scope, item.node, rule);
+    }
+
+    /// Names under `replaces` that no limit has, and limits that replace each other.
+    fn replaces(&self, scope: &Scope<'_>, limit: &Node<'_>) {
+        let entries = get(limit, "replaces").and_then(list).unwrap_or_default();
+        let own = get(limit, "name").and_then(text);
+        for name in entries.iter().filter_map(|entry| get(entry, "name")) {
+            let known = &self.names.limits;
+            let Some(written) = text(name).filter(|_| !scope.is_full()) else {
+                continue;
+            };
+            let scope = scope.field("replaces");
+            if !known.contains(written) {
+                let message = format!("no limit of this domain is named `{written}`");
+                let may_guess = self.names.may_guess(known.len());
+                let known = known.iter().filter(|_| may_guess).map(String::as_str);
+                let near = did_you_mean(written, known);
+                let help = match near {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "so it replaces nothing: give that limit this `name`".to_owned(),
+                };
+                advise(&scope, Code::UnknownReplaced, name.span, &message, &help);
             }
-            if let (Some(plan), Some(items)) = (self.domain.plans.get(&*name.text), list(node)) {
-                let spans: Vec<Span> = items.iter().map(|limit| at(limit, &REQUESTS)).collect();
-                self.limits(&scope, &plan.limits, &spans);
+            let back = self.names.replaced.get(written).zip(own);
+            if let Some((_, own)) =
+                back.filter(|(names, own)| names.contains(*own) && *own > written)
+            {
+                let message = format!(
+                    "`{own}` and `{written}` replace each other: a request with both is charged on neither"
+                );
+                let help = "leave `replaces` to the one that is to count";
+                advise(&scope, Code::ReplacesEachOther, name.span, &message, help);
             }
         }
     }
 
-    /// Limits that are charged together.
-    fn limits(&self, scope: &Scope<'_>, limits: &[RuleLimit], spans: &[Span]) {
-        let all = || {
-            limits
-                .iter()
-                .map(|limit| &limit.limit)
-                .zip(spans)
-                .enumerate()
+    /// A rule whose plan is an entry has the counters of those that differ in that entry's value alone.
+    fn shares(&self, scope: &Scope<'_>, item: &Item<'_>, rule: &Rule) {
+        let Some((file, line)) =
+            counter(rule).and_then(|counter| self.names.counters.get(&counter))
+        else {
+            return;
         };
-        for (place, (limit, span)) in all() {
-            let holds = limit.capacity();
-            let dear = self.domain.costs.dearest().filter(|cost| *cost > holds);
-            if holds == Hits::ZERO {
-                let help = "`requests_per_unit` is 0, as it is where it is left out";
-                advise(scope, *span, "this limit refuses every request", help);
-            } else if let Some(cost) = dear {
-                let message =
-                    format!("a request that costs {cost} never fits: this limit holds {holds}");
-                let help = "lower that cost, or raise `requests_per_unit` or the burst";
-                advise(scope, *span, &message, help);
-            }
-            let stricter = all().find_map(|(other, (by, at))| {
-                let most = windows::most(by, limit)
-                    .filter(|_| other != place && by.capacity() > Hits::ZERO)?;
-                // Of two that are as strict, the second is too much.
-                let is_less = most < holds || (most == holds && other < place);
-                is_less.then_some((by, at, most))
-            });
-            if let Some((by, at, most)) = stricter {
-                let message = format!(
-                    "{limit} can never refuse: {by} lets no more than {} pass in that time",
-                    most.floor()
-                );
-                let help = format!("remove it, or change it or the one in line {}", at.line);
-                advise(scope, *span, &message, &help);
-            }
+        if (file, *line) == (&rule.source.file, rule.source.line) {
+            return;
         }
+        let place = if *file == rule.source.file {
+            format!("line {line}")
+        } else {
+            format!("{file}:{line}")
+        };
+        let message = format!(
+            "`{}` has the counters of the rule in {place}",
+            item.written()
+        );
+        let help = "the value of the entry that names the plan is no part of the key, so that who moves keeps what was used: one descriptor without that value says the same";
+        advise(scope, Code::SharedCounter, item.span, &message, help);
     }
+}
+
+fn idle_ban(scope: &Scope<'_>, node: &Node<'_>, rule: &Rule) {
+    if rule.ban.is_none() {
+        return;
+    }
+    let (what, why) = if rule.shadow_mode {
+        (
+            "shadow_mode",
+            "with it nothing is refused, and refusals are what a ban counts",
+        )
+    } else if rule.quota_mode {
+        ("quota_mode", "its refusals do not count for a ban")
+    } else if rule.unlimited {
+        (
+            "unlimited",
+            "nothing is refused, and refusals are what a ban counts",
+        )
+    } else {
+        return;
+    };
+    let message = format!("with `{what}` this ban bans nobody");
+    let help = format!("{why}: remove either");
+    advise(
+        &scope.field("ban"),
+        Code::IdleBan,
+        at(node, &["ban"]),
+        &message,
+        &help,
+    );
 }
 
 fn never_matches(scope: &Scope<'_>, item: &Item<'_>, before: &Item<'_>) {
-    let message = format!(
-        "`{}` can never match: `{}` takes all of it",
-        item.written(),
-        before.written()
-    );
-    let why = match item.matches {
-        Matches::Pattern(_) => {
-            "of patterns the first in the file counts, so the narrower one goes first"
-        }
-        Matches::Rest | Matches::Value(_) | Matches::Network(_) => {
-            "a key without a value is for what no pattern takes"
-        }
+    let (what, by) = (item.written(), before.written());
+    let (message, why) = match (item.matches, before.matches) {
+        (Matches::Rest, Matches::Network(_)) => (
+            format!("`{what}` can never match an address: `0.0.0.0/0` and `::/0` take all of them"),
+            "a key without a value is for what no network takes",
+        ),
+        (_, Matches::Network(_)) => (
+            format!("`{what}` can never match an address: `{by}` takes all of them"),
+            "networks are asked before patterns",
+        ),
+        (Matches::Pattern(_) | Matches::Flat(_), _) => (
+            format!("`{what}` can never match: `{by}` takes all of it"),
+            "of patterns the first in the file counts, so the narrower one goes first",
+        ),
+        (Matches::Rest | Matches::Value(_) | Matches::Network(_), _) => (
+            format!("`{what}` can never match: `{by}` takes all of it"),
+            "a key without a value is for what no pattern takes",
+        ),
     };
     let help = format!("{why}; the other stands in line {}", before.span.line);
-    advise(scope, item.span, &message, &help);
-}
-
-/// By key those that match many values, in the order in which they are asked: patterns, then the bare key. Only these take
-/// anything from others or are hidden by them.
-fn wide<'i, 'n>(items: &'i [Item<'n>]) -> HashMap<&'n str, Vec<&'i Item<'n>>> {
-    let mut wide: HashMap<&str, Vec<&Item<'_>>> = HashMap::new();
-    for item in items {
-        if let Matches::Pattern(_) = item.matches {
-            let of_key = wide.entry(item.key).or_default();
-            if of_key.len() < MOST_PATTERNS {
-                of_key.push(item);
-            }
-        }
-    }
-    let bare = items
-        .iter()
-        .filter(|item| matches!(item.matches, Matches::Rest));
-    for item in bare {
-        wide.entry(item.key).or_default().push(item);
-    }
-    wide
+    advise(scope, Code::NeverMatches, item.span, &message, &help);
 }
 
 /// There is no way back from a descriptor that matches to one that would have.
-fn hides<'n>(scope: &Scope<'_>, item: &Item<'_>, hidden: impl Iterator<Item = &'n Item<'n>>) {
-    let (mut limit, mut below) = (None, None);
-    for other in hidden {
-        limit = limit.or(Some(other).filter(|other| other.limits || other.unlimited));
-        below = below.or(Some(other).filter(|other| other.below.is_some()));
-    }
+fn hides(scope: &Scope<'_>, item: &Item<'_>, hidden: &[&Item<'_>]) {
+    let limit = hidden.iter().find(|other| other.limits || other.unlimited);
+    let below = hidden.iter().find(|other| other.below.is_some());
     let what = item.written();
     if let Some(other) = limit.filter(|other| !item.limits && !other.unlimited) {
         let message = format!(
@@ -276,7 +332,7 @@ fn hides<'n>(scope: &Scope<'_>, item: &Item<'_>, hidden: impl Iterator<Item = &'
             "there is no way back to line {}: give it a limit, or say `rate_limit: {{unlimited: true}}`",
             other.span.line
         );
-        advise(scope, item.span, &message, &help);
+        advise(scope, Code::HidesRule, item.span, &message, &help);
     } else if let Some(other) = below.filter(|_| item.below.is_none()) {
         let message = format!(
             "`{what}` ends here, and hides what stands below `{}`",
@@ -286,89 +342,16 @@ fn hides<'n>(scope: &Scope<'_>, item: &Item<'_>, hidden: impl Iterator<Item = &'
             "there is no way back to line {}: repeat its `descriptors` here if they are to hold",
             other.span.line
         );
-        advise(scope, item.span, &message, &help);
+        advise(scope, Code::HidesRule, item.span, &message, &help);
     } else if !item.limits && item.below.is_none() {
         let message = format!("`{what}` limits nothing");
-        let help = "it has neither a limit nor a plan nor descriptors below";
-        advise(scope, item.span, &message, help);
+        let help = "it has neither a limit nor a plan nor descriptors below: add one, or remove it";
+        advise(scope, Code::LimitsNothing, item.span, &message, help);
     }
 }
 
-fn advise(scope: &Scope<'_>, span: Span, message: &str, help: &str) {
-    scope.report(scope.error(span, message).as_warning().with_help(help));
-}
-
-fn item<'n>((index, node): (usize, &'n Node<'n>)) -> Option<Item<'n>> {
-    let key = text(get(node, "key")?)?;
-    let value = get(node, "value")
-        .and_then(text)
-        .filter(|value| !value.is_empty());
-    let network = get(node, "cidr")
-        .and_then(text)
-        .filter(|cidr| !cidr.is_empty());
-    let flat = key.contains('*');
-    let matches = match (value, network) {
-        (None, None) if !flat => Matches::Rest,
-        (None, Some(network)) => Matches::Network(network),
-        (Some(value), None) if !flat && value.contains('*') => Matches::Pattern(value),
-        (Some(value), None) if !flat => Matches::Value(value),
-        // Patterns within keys are the reference's, and seldom.
-        _ => return None,
-    };
-    let limit = get(node, "rate_limit");
-    let below = get(node, "descriptors")
-        .and_then(list)
-        .filter(|below| !below.is_empty());
-    let unlimited = limit
-        .and_then(|limit| get(limit, "unlimited"))
-        .and_then(text);
-    let limiting = ["rate_limit", "rate_limits", "plan", "usage"];
-    Some(Item {
-        index,
-        node,
-        span: at(node, &["value", "cidr", "key"]),
-        key,
-        matches,
-        limits: limiting.into_iter().any(|name| get(node, name).is_some()),
-        unlimited: unlimited == Some("true"),
-        below,
-    })
-}
-
-impl Item<'_> {
-    /// `key`, or `key=value`.
-    fn written(&self) -> String {
-        match self.matches {
-            Matches::Rest => self.key.to_owned(),
-            Matches::Value(value) | Matches::Pattern(value) | Matches::Network(value) => {
-                format!("{}={value}", self.key)
-            }
-        }
-    }
-}
-
-/// Whether nothing is left for `item` of what it would match.
-fn takes_all(before: &Item<'_>, item: &Item<'_>) -> bool {
-    match (before.matches, item.matches) {
-        (Matches::Pattern(wide), Matches::Pattern(narrow)) => {
-            before.index < item.index && covers(wide, narrow)
-        }
-        (Matches::Pattern(wide), Matches::Rest) => wide.bytes().all(|byte| byte == b'*'),
-        _ => false,
-    }
-}
-
-/// Whether some of what `item` matches would else be for `other`.
-fn is_hidden(item: &Item<'_>, other: &Item<'_>) -> bool {
-    match (item.matches, other.matches) {
-        (Matches::Rest, _) | (_, Matches::Value(_) | Matches::Network(_)) => false,
-        (Matches::Value(_) | Matches::Pattern(_) | Matches::Network(_), Matches::Rest) => true,
-        (Matches::Value(value), Matches::Pattern(pattern)) => covers(pattern, value),
-        (Matches::Pattern(narrow), Matches::Pattern(wide)) => {
-            item.index < other.index && covers(wide, narrow)
-        }
-        (Matches::Network(_), Matches::Pattern(_)) => false,
-    }
+fn advise(scope: &Scope<'_>, code: Code, span: Span, message: &str, help: &str) {
+    scope.report(scope.error(span, message).coded(code).with_help(help));
 }
 
 /// What a limit is about.

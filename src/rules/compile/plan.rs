@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fields::{Fields, Scope};
 use super::limits::Limits;
 use super::table::Table;
-use crate::rules::diagnostic::did_you_mean;
+use crate::rules::diagnostic::{Code, did_you_mean};
 use crate::rules::file::{Node, Value};
 use crate::rules::policy::Policy;
 use crate::rules::{Domain, Plan, PlanChoice, PlanSource, Segment};
@@ -20,6 +20,7 @@ pub(super) fn read_all(fields: &Fields<'_, '_>, domain: &mut Domain) {
             node.span,
             format!("`plans` is a mapping, not {}", node.kind()),
         );
+        let error = error.coded(Code::WrongKind);
         scope.report(error.with_help("each plan is a name and its list of limits, or `unlimited`"));
         return;
     };
@@ -34,7 +35,8 @@ pub(super) fn read_all(fields: &Fields<'_, '_>, domain: &mut Domain) {
         }
         if domain.plans.contains_key(&*name.text) {
             let message = format!("the plan `{}` stands in two files", name.text);
-            scope.report(scope.error(name.span, message));
+            let error = scope.error(name.span, message).coded(Code::Duplicate);
+            scope.report(error.with_help("keep one of the two"));
         }
         let before = domain.plans.values();
         let first = before.clone().map(|plan| plan.limits.len()).sum();
@@ -54,7 +56,9 @@ pub(super) fn read_all(fields: &Fields<'_, '_>, domain: &mut Domain) {
 fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Limits {
     let mut limits = Limits::default();
     match &node.value {
-        Value::Scalar { text, .. } if text == "unlimited" => limits.unlimited = true,
+        Value::Scalar { text, .. } if text.eq_ignore_ascii_case("unlimited") => {
+            limits.unlimited = true;
+        }
         Value::List(items) if !items.is_empty() => {
             for (index, item) in items.iter().enumerate() {
                 limits.read(&scope.item(index), item, domain);
@@ -63,6 +67,7 @@ fn read(scope: &Scope<'_>, node: &Node<'_>, domain: &Domain) -> Limits {
         }
         Value::Scalar { .. } | Value::List(_) | Value::Map(_) => {
             let error = scope.error(node.span, "a plan is a list of limits, or `unlimited`");
+            let error = error.coded(Code::WrongKind);
             scope.report(error.with_help("such as `- {requests_per_unit: 100, unit: minute}`"));
         }
     }
@@ -80,6 +85,7 @@ pub(super) fn read_choice(
     for name in ["from", "default"] {
         if fields.get(name).is_none() {
             let error = scope.error(fields.own_span(), format!("the plan has no `{name}`"));
+            let error = error.coded(Code::MissingField);
             fields.fail(
                 name,
                 error.with_help("such as `{from: directory, default: free}`"),
@@ -106,11 +112,13 @@ fn source(fields: &Fields<'_, '_>, levels: &[Segment]) -> Option<PlanSource> {
         return Some(PlanSource::Directory);
     }
     let Some(level) = levels.iter().position(|level| *level.key == *name) else {
-        let error = fields.error_at(
-            "from",
-            span,
-            format!("no entry `{name}` in this descriptor"),
-        );
+        let error = fields
+            .error_at(
+                "from",
+                span,
+                format!("no entry `{name}` in this descriptor"),
+            )
+            .coded(Code::UnknownName);
         let keys = levels.iter().map(|level| &*level.key);
         let help = match did_you_mean(name, keys.chain(["directory"])) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -130,16 +138,27 @@ fn source(fields: &Fields<'_, '_>, levels: &[Segment]) -> Option<PlanSource> {
         let message = format!("the plan comes from `{name}`, which looks like a header");
         let help = "what a client sends it can choose; take the plan from a verified JWT claim, \
                     or from the directory";
-        let warning = fields.error_at("from", span, message).as_warning();
+        let warning = fields.error_at("from", span, message);
+        let warning = warning.coded(Code::ClientPlan);
         fields.scope.report(warning.with_help(help));
     }
     Some(PlanSource::Entry(level))
 }
 
-/// The names that people give to entries that are a client's own header.
+/// The names that people give to entries that are a client's own header, cookie or query.
 fn looks_like_a_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    name.starts_with("x-") || name.starts_with("x_") || name.contains("header")
+    let begins = [
+        "x-",
+        "x_",
+        "header",
+        "http_",
+        "cookie",
+        "query",
+        "user-agent",
+        "user_agent",
+    ];
+    begins.iter().any(|mark| name.starts_with(mark)) || name.contains("header")
 }
 
 fn default(fields: &Fields<'_, '_>, domain: &Domain) -> Option<String> {
@@ -148,7 +167,9 @@ fn default(fields: &Fields<'_, '_>, domain: &Domain) -> Option<String> {
         return Some(name.to_owned());
     }
     let error = fields.error_at("default", span, format!("no plan `{name}`"));
-    let help = match did_you_mean(name, domain.plans.keys().map(String::as_str)) {
+    let error = error.coded(Code::UnknownName);
+    let plans = domain.plans.keys().map(String::as_str);
+    let help = match did_you_mean(name, plans.filter(|_| !fields.scope.is_full())) {
         Some(near) => format!("did you mean `{near}`?"),
         None if domain.plans.is_empty() => "define it under `plans`, beside `domain`".to_owned(),
         None => {

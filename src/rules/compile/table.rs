@@ -252,6 +252,20 @@ impl Table {
         }
     }
 
+    /// What one may look like, where a line can show it.
+    pub(super) fn example(self) -> Option<&'static str> {
+        Some(match self {
+            Table::Domain | Table::Response | Table::Messages => return None,
+            Table::Descriptor => "- key: remote_address",
+            Table::Limit => "{requests_per_unit: 10, unit: second}",
+            Table::Candidate => "{requests_per_unit: 20}",
+            Table::Replaces => "{name: NAME}",
+            Table::Cost => "{key: path, value: /compare, cost: 2}",
+            Table::PlanChoice => "{from: directory, default: free}",
+            Table::Ban => "{after: 10000, within: minute, for: 1h, max: 24h}",
+        })
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Table::Domain => "a rule file",

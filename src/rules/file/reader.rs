@@ -3,11 +3,34 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use crate::rules::diagnostic::Code;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as Range, StrInput};
 
+use super::hints;
 use super::{
     Key, MAX_BYTES, MAX_DEPTH, MAX_ERRORS, MAX_KEYS, MAX_NODES, Node, Span, SyntaxError, Value,
 };
+
+/// What was not UTF-8 has been made U+FFFD where the file was read.
+fn not_utf8(text: &str) -> Option<SyntaxError> {
+    let mut lines = text.lines().enumerate();
+    let (index, before) = lines.find_map(|(index, line)| {
+        let (before, _) = line.split_once(char::REPLACEMENT_CHARACTER)?;
+        Some((index, before))
+    })?;
+    let span = Span {
+        line: index + 1,
+        column: before.chars().count() + 1,
+        length: 1,
+    };
+    let error = SyntaxError::new("this is not UTF-8", span).of(Code::NotUtf8);
+    let help = if text.contains('\0') {
+        "the file looks like UTF-16, as PowerShell writes it: save it as UTF-8"
+    } else {
+        "the file has another encoding, or is damaged here: save it as UTF-8"
+    };
+    Some(error.help(help))
+}
 
 /// Reads one document.
 pub(super) fn read(text: &str) -> (Option<Node<'_>>, Vec<SyntaxError>) {
@@ -15,7 +38,11 @@ pub(super) fn read(text: &str) -> (Option<Node<'_>>, Vec<SyntaxError>) {
         let message = format!("the file is larger than {MAX_BYTES} bytes");
         return (None, vec![SyntaxError::new(message, Span::default())]);
     }
+    if let Some(error) = not_utf8(text) {
+        return (None, vec![error]);
+    }
     let mut reader = Reader {
+        text,
         ascii: text.is_ascii().then_some(text),
         parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
@@ -33,6 +60,7 @@ pub(super) fn read(text: &str) -> (Option<Node<'_>>, Vec<SyntaxError>) {
 
 struct Reader<'t> {
     parser: Parser<'t, StrInput<'t>>,
+    text: &'t str,
     /// The whole text, if its characters are its bytes.
     ascii: Option<&'t str>,
     anchors: HashMap<usize, Node<'t>>,
@@ -83,10 +111,7 @@ impl<'t> Reader<'t> {
                     column: mark.col() + 1,
                     length: 1,
                 };
-                Err(SyntaxError::new(
-                    format!("not YAML: {}", error.info()),
-                    span,
-                ))
+                Err(hints::explain(self.text, error.info(), span))
             }
             None => Ok((Event::StreamEnd, Range::default())),
         }
@@ -196,11 +221,14 @@ impl<'t> Reader<'t> {
             } else if key.is_number() {
                 let error =
                     SyntaxError::new(format!("the key `{}` is not text", key.text), key.span);
-                self.report(error.help("keys are names, such as `domain` or `descriptors`"));
+                let error = error.of(Code::InvalidValue);
+                self.report(error.help(
+                    "keys are names, such as `domain`; the number in `n: 1,000` is written `1000`",
+                ));
             } else if let Some((first, _)) = find(&entries, &key.text) {
                 let error = SyntaxError::new(format!("`{}` is said twice", key.text), key.span);
                 let help = format!("it stands first in line {}", first.span.line);
-                self.report(error.help(&help));
+                self.report(error.of(Code::SaidTwice).help(&help));
             } else {
                 add(&mut entries, key, node)?;
             }
@@ -228,7 +256,7 @@ impl<'t> Reader<'t> {
             | Event::DocumentStart(_)
             | Event::DocumentEnd
             | Event::SequenceEnd
-            | Event::MappingEnd => Err(SyntaxError::new("a key that is not text", span)),
+            | Event::MappingEnd => Err(hints::explain(self.text, "a key that is not text", span)),
         }
     }
 
@@ -299,10 +327,16 @@ impl Span {
 impl SyntaxError {
     fn new(message: impl Into<String>, span: Span) -> Self {
         Self {
+            code: Code::NotYaml,
             message: message.into(),
             span,
             help: None,
         }
+    }
+
+    fn of(mut self, code: Code) -> Self {
+        self.code = code;
+        self
     }
 
     fn help(mut self, help: &str) -> Self {

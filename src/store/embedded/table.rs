@@ -11,8 +11,8 @@
 /// How many values come in one allocation: few, as the last chunk is half empty on average; many, as each has an address.
 const CHUNK: usize = 64;
 
-/// The buckets grow by one of so many when they have no more room.
-const SPARE: usize = 8;
+/// How many buckets come in one allocation.
+const BUCKETS: usize = 256;
 
 /// The end of a chain.
 const NONE: u32 = u32::MAX;
@@ -21,8 +21,10 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Table<V> {
     chunks: Vec<Box<[Entry<V>; CHUNK]>>,
-    /// Of each bucket, the index of the first in its chain; as many as values.
-    heads: Vec<u32>,
+    /// Of each bucket, the index of the first in its chain.
+    heads: Vec<Box<[u32; BUCKETS]>>,
+    /// How many values there are, at the indices below, and how many buckets.
+    len: usize,
 }
 
 /// A value, in as few lines of the cache as it needs.
@@ -34,6 +36,11 @@ struct Entry<V> {
     value: V,
     /// The index of the next in its bucket's chain.
     next: u32,
+}
+
+/// What each value takes, with its fingerprint and its bucket.
+pub(super) const fn bytes_each<V>() -> usize {
+    size_of::<Entry<V>>() + size_of::<u32>()
 }
 
 /// What points to a value.
@@ -48,16 +55,16 @@ enum Link {
 impl<V: Default> Table<V> {
     /// How many values there are.
     pub(super) fn len(&self) -> usize {
-        self.heads.len()
+        self.len
     }
 
     /// Where the value of `print` is, until a value is removed.
     pub(super) fn find(&self, print: u128) -> Option<usize> {
-        if self.heads.is_empty() {
+        if self.len == 0 {
             return None;
         }
         let print = halves(print);
-        let mut at = place(self.heads[bucket(print, self.len())]);
+        let mut at = self.follow(Link::Head(bucket(print, self.len)));
         while let Some(index) = at {
             let entry = self.entry(index);
             if entry.print == print {
@@ -85,9 +92,9 @@ impl<V: Default> Table<V> {
             return true;
         }
         let print = halves(print);
-        let index = self.len();
+        let index = self.len;
         self.add_bucket();
-        let bucket = Link::Head(bucket(print, self.len()));
+        let bucket = Link::Head(bucket(print, self.len));
         let next = self.follow(bucket).map_or(NONE, |next| next as u32);
         *self.entry_mut(index) = Entry { print, value, next };
         self.point(bucket, Some(index));
@@ -97,7 +104,7 @@ impl<V: Default> Table<V> {
     /// Removes the value at `index`, which is below [`Table::len`]; the last value takes its place.
     pub(super) fn swap_remove(&mut self, index: usize) -> V {
         self.unlink(index);
-        let last = self.len() - 1;
+        let last = self.len - 1;
         let mut removed = std::mem::take(self.entry_mut(last));
         if index != last {
             let link = self.link_to(last, removed.print);
@@ -111,7 +118,7 @@ impl<V: Default> Table<V> {
     /// All values and their fingerprints.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u128, &V)> {
         let entries = self.chunks.iter().flat_map(|chunk| &**chunk);
-        entries.take(self.len()).map(|entry| {
+        entries.take(self.len).map(|entry| {
             let [low, high] = entry.print.map(u128::from);
             (high << 64 | low, &entry.value)
         })
@@ -119,16 +126,15 @@ impl<V: Default> Table<V> {
 
     /// Makes room for one more value, and splits the bucket whose upper half the new one is.
     fn add_bucket(&mut self) {
-        let new = self.len();
-        if new == self.chunks.len() * CHUNK {
+        let new = self.len;
+        self.len += 1;
+        if self.len > self.chunks.len() * CHUNK {
             let chunk = std::array::from_fn(|_| Entry::default());
             self.chunks.push(Box::new(chunk));
         }
-        if new == self.heads.capacity() {
-            // Not doubled, since all that is spare is of no use.
-            self.heads.reserve_exact(new / SPARE + CHUNK);
+        if self.len > self.heads.len() * BUCKETS {
+            self.heads.push(Box::new([NONE; BUCKETS]));
         }
-        self.heads.push(NONE);
         let Some(parent) = parent(new) else {
             return;
         };
@@ -136,7 +142,7 @@ impl<V: Default> Table<V> {
         let mut at = self.follow(kept);
         while let Some(index) = at {
             at = self.follow(Link::Next(index));
-            let tail = if bucket(self.entry(index).print, self.len()) == new {
+            let tail = if bucket(self.entry(index).print, self.len) == new {
                 &mut moved
             } else {
                 &mut kept
@@ -150,22 +156,22 @@ impl<V: Default> Table<V> {
 
     /// Gives the chain of the last bucket to the one it was split from, and the room back.
     fn remove_bucket(&mut self) {
-        let Some(last) = self.heads.pop() else {
-            return;
-        };
-        if let Some(parent) = parent(self.len()) {
+        let last = self.len - 1;
+        if let Some(parent) = parent(last) {
             let mut end = Link::Head(parent);
             while let Some(index) = self.follow(end) {
                 end = Link::Next(index);
             }
-            self.point(end, place(last));
+            self.point(end, self.follow(Link::Head(last)));
+            self.point(Link::Head(last), None);
         }
-        // Some room is spared, so that keys that come and go at a border do not allocate each time.
-        if self.len().div_ceil(CHUNK) + 1 < self.chunks.len() {
+        self.len = last;
+        // One of each is spared, so that keys that come and go at a border do not allocate each time.
+        if self.len.div_ceil(CHUNK) + 1 < self.chunks.len() {
             self.chunks.pop();
         }
-        if self.heads.capacity() > 2 * (self.len() + CHUNK) {
-            self.heads.shrink_to(self.len() + CHUNK);
+        if self.len.div_ceil(BUCKETS) + 1 < self.heads.len() {
+            self.heads.pop();
         }
     }
 
@@ -177,7 +183,7 @@ impl<V: Default> Table<V> {
 
     /// What points to the value of `print` at `index`.
     fn link_to(&self, index: usize, print: [u64; 2]) -> Link {
-        let mut link = Link::Head(bucket(print, self.len()));
+        let mut link = Link::Head(bucket(print, self.len));
         while let Some(at) = self.follow(link).filter(|at| *at != index) {
             link = Link::Next(at);
         }
@@ -187,14 +193,14 @@ impl<V: Default> Table<V> {
     /// The index that `link` points to.
     fn follow(&self, link: Link) -> Option<usize> {
         place(match link {
-            Link::Head(bucket) => self.heads[bucket],
+            Link::Head(bucket) => self.heads[bucket / BUCKETS][bucket % BUCKETS],
             Link::Next(index) => self.entry(index).next,
         })
     }
 
     fn point(&mut self, link: Link, to: Option<usize>) {
         let from = match link {
-            Link::Head(bucket) => &mut self.heads[bucket],
+            Link::Head(bucket) => &mut self.heads[bucket / BUCKETS][bucket % BUCKETS],
             Link::Next(index) => &mut self.entry_mut(index).next,
         };
         *from = to.map_or(NONE, |index| index as u32);
@@ -214,6 +220,7 @@ impl<V> Default for Table<V> {
         Self {
             chunks: Vec::new(),
             heads: Vec::new(),
+            len: 0,
         }
     }
 }
@@ -336,11 +343,11 @@ mod tests {
             table.insert(print, 1_u32);
         }
         assert_eq!(table.chunks.len(), 10);
-        assert!(table.heads.capacity() < 12 * CHUNK);
+        assert_eq!(table.heads.len(), 3);
         while table.len() > CHUNK {
             table.swap_remove(0);
         }
         assert_eq!(table.chunks.len(), 2, "one to spare");
-        assert!(table.heads.capacity() <= 4 * CHUNK, "{table:?}");
+        assert_eq!(table.heads.len(), 2, "one to spare");
     }
 }
