@@ -8,6 +8,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
+use crate::support::redis;
 use crate::support::server::{Setup, binary};
 
 /// Calls without an Envoy configuration, and what stands in their files.
@@ -333,4 +334,27 @@ fn a_running_service_says_the_same_as_the_rules_in_files() {
         "{nobody}"
     );
     assert!(nobody.ends_with("exit code 2\n"), "{nobody}");
+}
+
+#[test]
+fn with_redis_the_server_of_the_slot_is_told() {
+    let store = redis::Server::start();
+    let url = format!("127.0.0.1:{}", store.port);
+    let server = Setup::rules(LIVE).env("REDIS_URL", &url).start_ready();
+    let live = format!("http://{}", server.http);
+    let asked = [
+        "--live",
+        &live,
+        "--domain",
+        "edge",
+        "path=/search,user_id=a",
+    ];
+    let key = &descriptors(&asked)[0]["key"];
+    assert_eq!(key["tag"], "{edge|user_id=a}");
+    assert_eq!(key["server"], url.as_str());
+    let text = said(&asked, "");
+    assert!(
+        text.contains(&format!("slot {} on {url}", key["slot"])),
+        "{text}"
+    );
 }
