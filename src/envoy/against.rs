@@ -236,8 +236,13 @@ fn never_fed(file: &SourceFile, rule: &Rule, shapes: &[Placed<'_>]) -> Diagnosti
             shown(shape)
         ),
         (None, None) => {
-            let mut all: Vec<String> = shapes.iter().map(|(_, shape)| shown(shape)).collect();
-            all.dedup();
+            let mut all: Vec<String> = Vec::new();
+            for (_, shape) in shapes {
+                let shown = shown(shape);
+                if !all.contains(&shown) {
+                    all.push(shown);
+                }
+            }
             let more = all.len().saturating_sub(MAX_TOLD);
             all.truncate(MAX_TOLD);
             let more = if more > 0 {

@@ -36,6 +36,8 @@ pub(super) enum Kind {
     /// Says how many hits a request has.
     Hits(Option<Format>),
     Cors,
+    /// May refuse; whether it has rules of its own.
+    Rbac(bool),
     Router,
     /// Neither headers nor metadata that a descriptor may be made of.
     Nothing,
@@ -101,7 +103,7 @@ pub(super) enum VirtualHostLimits {
 }
 
 /// Those of Envoy's filters that change nothing of which descriptors are made.
-const HARMLESS: [&str; 30] = [
+const HARMLESS: [&str; 29] = [
     "adaptive_concurrency",
     "admission_control",
     "alternate_protocols_cache",
@@ -128,7 +130,6 @@ const HARMLESS: [&str; 30] = [
     "on_demand",
     "original_src",
     "rate_limit_quota",
-    "rbac",
     "stateful_session",
     "tap",
     "upstream_codec",
@@ -188,6 +189,10 @@ impl Kind {
         }
         if is("set_filter_state.v3.Config") {
             return Kind::Hits(hits(tree, body));
+        }
+        if is("rbac.v3.RBAC") {
+            let rules = field(body, "rules").or_else(|| field(body, "matcher"));
+            return Kind::Rbac(rules.is_some());
         }
         if is("cors.v3.Cors") {
             return Kind::Cors;

@@ -289,6 +289,15 @@ impl<'c> Way<'c> {
                         return;
                     }
                 }
+                Kind::Rbac(has_rules) => {
+                    if *has_rules || !said.is_empty() {
+                        let note = format!(
+                            "{} may refuse it before Tollgate is asked: its rules are not looked at",
+                            filter.place()
+                        );
+                        sent.notes.push(note);
+                    }
+                }
                 Kind::Nothing => {}
                 Kind::Opaque => {
                     seen.opaque.push(filter.place());

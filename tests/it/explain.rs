@@ -8,6 +8,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
+use crate::support::redis;
 use crate::support::server::{Setup, binary};
 
 /// Calls without an Envoy configuration, and what stands in their files.
@@ -333,4 +334,49 @@ fn a_running_service_says_the_same_as_the_rules_in_files() {
         "{nobody}"
     );
     assert!(nobody.ends_with("exit code 2\n"), "{nobody}");
+}
+
+#[test]
+fn with_redis_the_server_of_the_slot_is_told() {
+    let store = redis::Server::start();
+    let url = format!("127.0.0.1:{}", store.port);
+    let server = Setup::rules(LIVE).env("REDIS_URL", &url).start_ready();
+    let live = format!("http://{}", server.http);
+    let asked = [
+        "--live",
+        &live,
+        "--domain",
+        "edge",
+        "path=/search,user_id=a",
+    ];
+    let key = &descriptors(&asked)[0]["key"];
+    assert_eq!(key["tag"], "{edge|user_id=a}");
+    assert_eq!(key["server"], url.as_str());
+    let text = said(&asked, "");
+    assert!(
+        text.contains(&format!("slot {} on {url}", key["slot"])),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_it_is_the_master_of_the_slot() {
+    let cluster = redis::cluster::Cluster::start(false).await;
+    let server = Setup::rules(LIVE)
+        .env("REDIS_TYPE", "cluster")
+        .env("REDIS_URL", &cluster.addresses())
+        .start_ready();
+    let live = format!("http://{}", server.http);
+    let users = ["a", "b", "c", "d", "e"].map(|user| format!("path=/search,user_id={user}"));
+    let users = users.each_ref().map(String::as_str);
+    let told = descriptors(&[&["--live", &live, "--domain", "edge"], &users[..]].concat());
+    let mut masters = std::collections::BTreeSet::new();
+    for descriptor in told.as_array().expect("descriptors") {
+        let slot = descriptor["key"]["slot"].as_u64().expect("a slot");
+        let master = redis::cluster::Cluster::first_master(u16::try_from(slot).expect("a slot"));
+        let address = format!("127.0.0.1:{}", cluster.servers[master].port);
+        assert_eq!(descriptor["key"]["server"], address.as_str());
+        masters.insert(master);
+    }
+    assert!(masters.len() > 1, "{masters:?}");
 }
