@@ -16,19 +16,22 @@
 //! - [`readiness`]: whether requests should be sent here
 //! - [`instances`]: how many there are
 //! - [`owed`]: what the store is told when it answers again
+//! - [`recording`]: what a capture keeps, and how that is decided again
 //! - [`top`]: who asks most; [`history`]: how many asked in the last minutes
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use readiness::Readiness;
+use recording::Told;
 use tokio::sync::watch;
 use tracing::{Instrument, Span};
 
+use crate::capture::Recorder;
 use crate::directory::{self, Directory};
 use crate::limit::Tag;
 use crate::limit::transaction::Outcome;
@@ -53,6 +56,7 @@ pub mod key;
 pub mod owed;
 pub mod quota;
 pub mod readiness;
+pub mod recording;
 pub mod subjects;
 mod told;
 pub mod top;
@@ -89,6 +93,7 @@ pub struct Engine {
     instances: instances::Instances,
     top: top::Top,
     history: history::History,
+    recorder: OnceLock<Arc<Recorder>>,
     settings: Settings,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -133,6 +138,18 @@ struct Call<'c> {
     span: Span,
     /// What is told of it after the fact, if it is not.
     unseen: Option<&'c Unseen<'c>>,
+    /// What the directory says of the subjects, if it need not be asked.
+    standings: Option<recording::Standings<'c>>,
+}
+
+/// An outcome, and how it was come by.
+#[derive(Debug)]
+struct Made {
+    outcome: Outcome,
+    /// Why the store did not decide, if it did not.
+    fallback: Option<Reason>,
+    /// When it did, if it says.
+    at: Option<Timestamp>,
 }
 
 /// The rules that hold now; a request sees one of them from its beginning to its end.
@@ -140,6 +157,16 @@ struct Call<'c> {
 struct Live {
     rules: RuleSet,
     accounts: account::Accounts,
+}
+
+impl Made {
+    fn by_the_store(outcome: Outcome, at: Option<Timestamp>) -> Self {
+        Self {
+            outcome,
+            fallback: None,
+            at,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -181,6 +208,7 @@ impl Engine {
             instances: instances::Instances::new(&settings.key_prefix, settings.instances),
             top: top::Top::new(&settings.key_prefix),
             history: history::History::default(),
+            recorder: OnceLock::new(),
             settings,
             clock,
             metrics,
@@ -324,21 +352,22 @@ impl Engine {
     ) -> Result<T, Rejection> {
         let call = self.call(begun, deadline, false, unseen);
         // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
-        let decided = pin!(self.decide(request, &call, tell));
+        let decided = pin!(self.decide(request, &call, |told| tell(told.answer)));
         decided.await.inspect_err(|_| self.metrics.service_error())
     }
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer<'static>, Rejection> {
         let call = self.call(Instant::now(), None, true, None);
-        self.decide(request, &call, |answer| answer.owned()).await
+        self.decide(request, &call, |told| told.answer.owned())
+            .await
     }
 
     async fn decide<T>(
         &self,
         request: &Request<'_>,
         call: &Call<'_>,
-        tell: impl FnOnce(&Answer<'_>) -> T,
+        tell: impl FnOnce(Told<'_, '_, '_>) -> T,
     ) -> Result<T, Rejection> {
         charges::check_bounds(request)?;
         let live = self.live.load();
@@ -347,45 +376,58 @@ impl Engine {
             if !call.rehearsal {
                 self.metrics.domain_not_found(request.domain);
                 self.trace(call, (false, false), |say| say(told::unruled(request)));
+                self.keep_unruled(request);
             }
-            return Ok(tell(&answer::unruled(request)));
+            return Ok(tell(Told {
+                answer: &answer::unruled(request),
+                ruling: None,
+                charges: None,
+            }));
         };
-        let found = pin!(self.find(domain, request, call.answers_by)).await?;
+        let found = pin!(self.find(domain, request, call)).await?;
         let cost = domain.costs.of(&request.descriptors);
         if let Some(apart) = self.apart(domain, request, cost) {
             let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
-            return Ok(tell(
-                &self.conclude(live, domain, request, &ruling, None, call),
-            ));
+            let answer = self.conclude(live, domain, request, &found, (&ruling, None), call);
+            return Ok(tell(Told {
+                answer: &answer,
+                ruling: Some(&ruling),
+                charges: None,
+            }));
         }
         let mut charges = charges::Charges::default();
         charges.collect(&self.settings, domain, request, &found, cost)?;
         if call.rehearsal {
             charges.only_peek();
         }
-        let (outcome, fallback) = pin!(self.outcome(&charges, call)).await;
-        let ruling = fold::Ruling::new(&charges, &outcome);
+        let made = pin!(self.outcome(&charges, call)).await;
+        let ruling = fold::Ruling::new(&charges, &made.outcome);
         if !ruling.admitted && !call.rehearsal {
             self.note_bans(domain, request, &charges, &ruling);
         }
-        if ruling.admitted && fallback.is_none() {
-            self.meter(domain, request, &charges, &outcome);
+        if ruling.admitted && made.fallback.is_none() {
+            self.meter(domain, request, &charges, &made.outcome);
         }
-        let answer = self.conclude(live, domain, request, &ruling, fallback, call);
-        Ok(tell(&answer))
+        let answer = self.conclude(live, domain, request, &found, (&ruling, Some(&made)), call);
+        Ok(tell(Told {
+            answer: &answer,
+            ruling: Some(&ruling),
+            charges: Some(&charges),
+        }))
     }
 
-    /// Counts, traces and answers; `fallback` is why the store did not decide.
+    /// Counts, traces, records and answers what was `made`, if the store or the fallback had a part in it.
     fn conclude<'r>(
         &'r self,
         live: &Live,
         domain: &'r Domain,
         request: &Request<'_>,
-        ruling: &fold::Ruling<'r>,
-        fallback: Option<Reason>,
+        found: &[charges::Found<'r>],
+        (ruling, made): (&fold::Ruling<'r>, Option<&Made>),
         call: &Call<'_>,
     ) -> Answer<'r> {
         let settings = &self.settings;
+        let fallback = made.and_then(|made| made.fallback);
         let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
         if !call.rehearsal {
             live.accounts
@@ -396,21 +438,26 @@ impl Engine {
             self.trace(call, (refused, fallback.is_some()), |say| {
                 told::decided(domain, request, ruling, reason, say)
             });
+            self.keep(|| recording::Made {
+                settings,
+                domain,
+                request,
+                found,
+                ruling,
+                reason,
+                at: made.and_then(|made| made.at),
+            });
         }
         let now = || self.clock.now();
         answer::answer(settings, domain, request, ruling, reason, now)
     }
 
     /// What the store says, or what is said in its place and why.
-    async fn outcome(
-        &self,
-        charges: &charges::Charges<'_>,
-        call: &Call<'_>,
-    ) -> (Outcome, Option<Reason>) {
+    async fn outcome(&self, charges: &charges::Charges<'_>, call: &Call<'_>) -> Made {
         if charges.demands.is_empty() && charges.meters.is_empty() {
             let readings = Default::default();
             let admitted = true;
-            return (Outcome { admitted, readings }, None);
+            return Made::by_the_store(Outcome { admitted, readings }, None);
         }
         let now = self.given_time();
         let with_meters = charges.with_meters();
@@ -424,11 +471,11 @@ impl Engine {
             // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
             let seen_later = call.unseen.map(|unseen| (unseen, Instant::now()));
             let span = spans::store_call(&call.span, self.store.name(), charges.keys.len());
-            let outcome = span.in_scope(|| store.transact(&transaction));
+            let (outcome, at) = span.in_scope(|| store.transact_at(&transaction));
             if let Some((unseen, begun)) = seen_later {
                 unseen.asked(self.store.name(), begun, begun.elapsed(), None);
             }
-            return (outcome, None);
+            return Made::by_the_store(outcome, Some(at));
         }
         let begun = Instant::now();
         transaction.timeout = call.answers_by.saturating_duration_since(begun);
@@ -446,7 +493,7 @@ impl Engine {
         match result {
             Ok(outcome) => {
                 self.metrics.store_answered(store, took);
-                (outcome, None)
+                Made::by_the_store(outcome, None)
             }
             Err(error) => {
                 self.metrics.store_failed(store, error.kind(), took);
@@ -457,7 +504,11 @@ impl Engine {
                     self.owed.note(charges, &outcome, count, now);
                 }
                 self.metrics.fallback(reason.name());
-                (outcome, Some(reason))
+                Made {
+                    outcome,
+                    fallback: Some(reason),
+                    at: None,
+                }
             }
         }
     }
@@ -504,6 +555,7 @@ impl Engine {
             rehearsal,
             span: spans::current(),
             unseen,
+            standings: None,
         }
     }
 }

@@ -5,6 +5,7 @@ mod api;
 mod bench;
 mod book;
 mod bounds;
+mod capture;
 mod cli;
 mod compare;
 mod compat;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part may use, as the map in `src/lib.rs` reads: dependencies go one way.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("time", &[]),
     ("limit", &["time"]),
     ("rules", &["limit", "time"]),
@@ -12,9 +12,18 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("telemetry", &["limit", "settings"]),
     ("store", &["limit", "time", "settings", "telemetry"]),
     ("directory", &["rules", "limit", "store", "time"]),
+    ("capture", &["rules", "limit", "time"]),
     (
         "engine",
-        &["directory", "rules", "limit", "store", "time", "telemetry"],
+        &[
+            "capture",
+            "directory",
+            "rules",
+            "limit",
+            "store",
+            "time",
+            "telemetry",
+        ],
     ),
     (
         "reload",
@@ -40,6 +49,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
         "cli",
         &[
             "admin",
+            "capture",
             "directory",
             "engine",
             "grpc",
