@@ -3,6 +3,7 @@
 //! - [`serve`]: the service; what runs without a subcommand
 //! - [`check`]: says what is wrong with rule files
 //! - [`mod@test`]: tests of rules, in files beside them
+//! - [`replay`]: recorded traffic, decided anew by other rules
 //! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
 //! - [`compare`]: asks two services the same, and reports where they disagree
@@ -24,6 +25,7 @@ pub mod config_check;
 pub mod dial;
 pub mod health;
 pub mod names;
+pub mod replay;
 pub mod serve;
 pub mod test;
 
@@ -47,6 +49,8 @@ enum Command {
     Check(check::Args),
     /// Run the tests that stand beside rule files
     Test(test::Args),
+    /// Decide recorded traffic anew by other rules, and say what is different
+    Replay(Box<replay::Args>),
     /// Ask the service on this machine whether it is ready
     Health(health::Args),
     /// Make load for a RateLimitService, and measure it
@@ -72,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Serve(settings) => serve::run(*settings),
         Command::Check(args) => check::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Compare(args) => compare::run(&args),

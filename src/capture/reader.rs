@@ -2,17 +2,27 @@
 //! is read up to there.
 
 use std::io::{self, ErrorKind, Read};
+use std::ops::Range;
 
 use super::block::{HEAD, Head, Walk};
 use super::form::{self, Malformed};
 use super::{Decision, Header, MAGIC, MAX_HEADER, VERSION};
+use crate::time::Timestamp;
 
 /// Why a capture cannot be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// Something else.
+    /// It begins otherwise.
     #[error("it is no capture: it does not begin with `tollgate capture`")]
     NotOne,
+    /// Neither a capture nor an access log.
+    #[error(
+        "it is neither a capture of `serve --record` nor an access log: lines of JSON, each beginning with `{{`"
+    )]
+    Unknown,
+    /// Lines of an access log that cannot be used.
+    #[error("{0}")]
+    Log(String),
     /// A version that is not known.
     #[error(
         "it has version {0} of the form, and this is a Tollgate that reads version {VERSION}; use the one that wrote it, or a later one"
@@ -52,6 +62,9 @@ pub struct Reader<R> {
     packed: Vec<u8>,
     plain: Vec<u8>,
     walk: Walk,
+    /// The moment of the decision at hand, and where its form is in `plain`.
+    at: Timestamp,
+    form: Range<usize>,
     end: Option<End>,
 }
 
@@ -95,6 +108,8 @@ impl<R: Read> Reader<R> {
             packed: Vec::new(),
             plain: Vec::new(),
             walk: Walk::default(),
+            at: Timestamp::default(),
+            form: 0..0,
             end: None,
         })
     }
@@ -121,25 +136,38 @@ impl<R: Read> Reader<R> {
 
     /// The next decision; none at the end.
     pub fn next(&mut self) -> Result<Option<Decision<'_>>, Trouble> {
-        let (at, place) = loop {
-            if self.end.is_some() {
-                return Ok(None);
-            }
+        Ok(match self.advance()? {
+            Some(_) => self.decision(),
+            None => None,
+        })
+    }
+
+    /// Goes on to the next decision, and tells its moment; none at the end.
+    pub fn advance(&mut self) -> Result<Option<Timestamp>, Trouble> {
+        while self.end.is_none() {
             if self.open {
                 match self.walk.next(&self.plain) {
-                    Ok(Some(found)) => break found,
+                    Ok(Some((at, form))) => {
+                        (self.at, self.form) = (at, form);
+                        return Ok(Some(at));
+                    }
                     Ok(None) => self.open = false,
                     Err(Malformed) => self.end = Some(End::Damaged(self.begun)),
                 }
             } else {
                 self.block()?;
             }
-        };
-        match form::read(at, &self.plain[place]) {
-            Ok(decision) => Ok(Some(decision)),
+        }
+        Ok(None)
+    }
+
+    /// The decision at hand; none if its bytes are none, which is where the capture ends.
+    pub fn decision(&mut self) -> Option<Decision<'_>> {
+        match form::read(self.at, &self.plain[self.form.clone()]) {
+            Ok(decision) => Some(decision),
             Err(Malformed) => {
                 self.end = Some(End::Damaged(self.begun));
-                Ok(None)
+                None
             }
         }
     }
