@@ -34,6 +34,7 @@ mod properties;
 mod redis;
 mod regression;
 mod reload;
+mod replay;
 mod secrets;
 mod shell;
 mod simulation;

@@ -6,7 +6,6 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::BufRead;
-use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -45,7 +44,7 @@ const DECISION: &str = "rate_limit";
 /// How lines of an access log are read.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Access logs")]
-pub(super) struct Args {
+pub(super) struct LogArgs {
     /// A descriptor of each request, made of the fields of its line: user_id=%user%,path=%path%; several of these are several
     /// descriptors. One whose field is not there is not sent
     #[arg(long, value_name = "TEMPLATE", value_parser = Template::parse)]
@@ -64,7 +63,7 @@ pub(super) struct Args {
 /// A log that is being read.
 pub(super) struct AccessLog<R> {
     from: R,
-    args: Args,
+    args: LogArgs,
     domain: Option<String>,
     /// By time, then by line.
     waiting: BinaryHeap<Reverse<Waiting>>,
@@ -131,7 +130,7 @@ enum Without {
 
 impl<R: BufRead> AccessLog<R> {
     /// Reads a log, for rules of these domains. The error says what is missing in the call.
-    pub(super) fn new(from: R, args: &Args, domains: &[&str]) -> Result<Self, String> {
+    pub(super) fn new(from: R, args: &LogArgs, domains: &[&str]) -> Result<Self, String> {
         if args.descriptor.is_empty() {
             return Err(
                 "an access log does not say which descriptors Envoy sends: say it with --descriptor, such as \
@@ -360,7 +359,7 @@ mod tests {
 
     fn log<'t>(text: &'t str, templates: &[&str], domains: &[&str]) -> AccessLog<&'t [u8]> {
         let parse = |template: &&str| Template::parse(template).expect("a template");
-        let args = Args {
+        let args = LogArgs {
             descriptor: templates.iter().map(parse).collect(),
             domain: None,
             time: None,

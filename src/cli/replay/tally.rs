@@ -53,6 +53,8 @@ pub(super) struct Tally {
     /// The first and the last moment.
     pub(super) span: Option<(Timestamp, Timestamp)>,
     pub(super) apart: Apart,
+    /// Why the first that cannot be decided cannot.
+    pub(super) rejection: Option<String>,
     warm_up: Micros,
     sample: Option<Sample>,
     sensitive: HashMap<String, Vec<String>>,
@@ -190,8 +192,9 @@ impl Tally {
                 self.apart.outside += 1;
                 None
             }
-            Now::Rejected(_) => {
+            Now::Rejected(rejection) => {
                 self.apart.rejected += 1;
+                self.rejection.get_or_insert_with(|| rejection.to_string());
                 None
             }
         }

@@ -315,9 +315,10 @@ fn notes(to: &mut String, outcome: &Outcome, colour: bool) -> std::fmt::Result {
         apart.outside,
         "requests were refused by limits of subjects that are not in the sample; they are not compared",
     );
+    let why = tally.rejection.as_deref().unwrap_or_default();
     note(
         apart.rejected,
-        "requests cannot be decided: these rules have no room for so many hits",
+        &format!("requests cannot be decided; the first, since {why}"),
     );
     note(
         apart.late,

@@ -69,7 +69,7 @@ impl Traffic {
     /// Opens all files; the error says what is wrong with one.
     pub(super) fn open(
         paths: &[PathBuf],
-        log: &access_log::Args,
+        log: &access_log::LogArgs,
         domains: &[&str],
     ) -> Result<Self, String> {
         if paths.len() > MAX_FILES {
@@ -218,7 +218,7 @@ impl Traffic {
 
 fn open(
     path: &Path,
-    log: (&access_log::Args, &[&str]),
+    log: (&access_log::LogArgs, &[&str]),
     count: &Arc<AtomicU64>,
 ) -> Result<(Kind, Option<u64>), Trouble> {
     let (from, length): (Box<dyn Read>, _) = if path.as_os_str() == "-" {
