@@ -7,6 +7,7 @@
 //! - [`time`]: moments and spans as integers; the one reader of the wall clock
 //! - [`limit`]: limits, what a key remembers, the decision
 //! - [`rules`]: rule files compiled to a rule set, or to every diagnostic
+//! - [`envoy`]: what an Envoy with a given configuration asks, for the command line
 //!
 //! Shell:
 //! - [`settings`]: environment variables and flags, read once
@@ -38,6 +39,7 @@ pub mod capture;
 pub mod cli;
 pub mod directory;
 pub mod engine;
+pub mod envoy;
 pub mod grpc;
 pub mod limit;
 pub mod reload;

@@ -16,6 +16,7 @@ mod deploy;
 mod docs;
 mod dropin;
 mod envoy;
+mod envoy_model;
 mod fallback;
 mod faults;
 mod fuzz;

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part may use, as the map in `src/lib.rs` reads: dependencies go one way.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("time", &[]),
     ("limit", &["time"]),
     ("rules", &["limit", "time"]),
+    ("envoy", &["rules", "limit"]),
     ("settings", &[]),
     ("telemetry", &["limit", "settings"]),
     ("store", &["limit", "time", "settings", "telemetry"]),
@@ -52,6 +53,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
             "capture",
             "directory",
             "engine",
+            "envoy",
             "grpc",
             "limit",
             "reload",

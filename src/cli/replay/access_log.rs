@@ -1,23 +1,27 @@
 //! What was asked, from Envoy's access log: lines of JSON.
 //!
 //! A line is written when its request ends, so lines are put in order by the time they began, as far as `--reorder` says. A log does
-//! not say which descriptors Envoy sent; `template` makes them of the line's fields.
+//! not say which descriptors Envoy sent: `template` makes them of the line's fields, `gateway` as Envoy itself does.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::BufRead;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::capture::{Asked, Decision};
+use crate::envoy::Descriptor;
 use crate::rules::Entry;
 use crate::settings::values::{Span, duration};
 use crate::time::{Micros, Timestamp};
 
 use super::chart::number;
 
+use gateway::Gateway;
 pub(super) use template::Template;
 
+mod gateway;
 mod template;
 
 /// The longest line, in bytes.
@@ -45,6 +49,12 @@ const DECISION: &str = "rate_limit";
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Access logs")]
 pub(super) struct LogArgs {
+    /// The configuration of the Envoy that wrote the log, which says which descriptors it sends
+    #[arg(long, value_name = "FILE", conflicts_with = "descriptor")]
+    pub(super) envoy: Option<PathBuf>,
+    /// Headers that requests had, made of the fields of their lines, for --envoy: x-user-id=%user%
+    #[arg(long, value_name = "TEMPLATE", value_parser = Template::parse, requires = "envoy")]
+    pub(super) header: Vec<Template>,
     /// A descriptor of each request, made of the fields of its line: user_id=%user%,path=%path%; several of these are several
     /// descriptors. One whose field is not there is not sent
     #[arg(long, value_name = "TEMPLATE", value_parser = Template::parse)]
@@ -64,6 +74,7 @@ pub(super) struct LogArgs {
 pub(super) struct AccessLog<R> {
     from: R,
     args: LogArgs,
+    gateway: Option<Gateway>,
     domain: Option<String>,
     /// By time, then by line.
     waiting: BinaryHeap<Reverse<Waiting>>,
@@ -71,6 +82,7 @@ pub(super) struct AccessLog<R> {
     at_hand: Option<Line>,
     line: Vec<u8>,
     lines: u64,
+    requests: u64,
     at_end: bool,
     left_out: LeftOut,
 }
@@ -86,19 +98,26 @@ struct LeftOut {
     without_domain: u64,
 }
 
-/// A line, as far as it matters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A request to Tollgate, as far as a line says.
+#[derive(Clone, Debug)]
 struct Line {
     at: Timestamp,
-    domain: String,
-    descriptors: Vec<Vec<(String, String)>>,
+    question: Question,
     refused: bool,
     reason: String,
     rule: String,
 }
 
+/// What Tollgate was asked.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    domain: String,
+    hits_addend: u32,
+    descriptors: Vec<Descriptor>,
+}
+
 /// A line that waits for those that began before it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Waiting {
     number: u64,
     line: Line,
@@ -109,6 +128,14 @@ impl Ord for Waiting {
         (self.line.at, self.number).cmp(&(other.line.at, other.number))
     }
 }
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Waiting {}
 
 impl PartialOrd for Waiting {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
@@ -131,13 +158,17 @@ enum Without {
 impl<R: BufRead> AccessLog<R> {
     /// Reads a log, for rules of these domains. The error says what is missing in the call.
     pub(super) fn new(from: R, args: &LogArgs, domains: &[&str]) -> Result<Self, String> {
-        if args.descriptor.is_empty() {
-            return Err(
-                "an access log does not say which descriptors Envoy sends: say it with --descriptor, such as \
-                 --descriptor 'remote_address=%address%'"
-                    .to_owned(),
-            );
-        }
+        let gateway = match &args.envoy {
+            Some(path) => Some(Gateway::read(path)?),
+            None if args.descriptor.is_empty() => {
+                return Err(
+                    "an access log does not say which descriptors Envoy sends: say it with --envoy envoy.yaml, or with \
+                     --descriptor, such as --descriptor 'remote_address=%address%'"
+                        .to_owned(),
+                );
+            }
+            None => None,
+        };
         let only = match domains {
             [only] => Some((*only).to_owned()),
             _ => None,
@@ -145,12 +176,14 @@ impl<R: BufRead> AccessLog<R> {
         Ok(Self {
             from,
             args: args.clone(),
+            gateway,
             domain: args.domain.clone().or(only),
             waiting: BinaryHeap::new(),
             newest: Timestamp::default(),
             at_hand: None,
             line: Vec::new(),
             lines: 0,
+            requests: 0,
             at_end: false,
             left_out: LeftOut::default(),
         })
@@ -174,17 +207,21 @@ impl<R: BufRead> AccessLog<R> {
     /// The request at hand.
     pub(super) fn decision(&self) -> Option<Decision<'_>> {
         let line = self.at_hand.as_ref()?;
-        let asked = line.descriptors.iter().map(|pairs| Asked {
-            entries: pairs
-                .iter()
-                .map(|(key, value)| Entry { key, value })
-                .collect(),
-            ..Asked::default()
+        let question = &line.question;
+        let asked = question.descriptors.iter().map(|descriptor| {
+            let entries = descriptor.entries.iter();
+            Asked {
+                entries: entries.map(|(key, value)| Entry { key, value }).collect(),
+                hits_addend: descriptor.hits_addend,
+                is_negative_hits: descriptor.is_negative_hits,
+                limit: descriptor.limit,
+                ..Asked::default()
+            }
         });
         Some(Decision {
             at: line.at,
-            domain: &line.domain,
-            hits_addend: 0,
+            domain: &question.domain,
+            hits_addend: question.hits_addend,
             refused: line.refused,
             reason: &line.reason,
             rule: &line.rule,
@@ -195,6 +232,7 @@ impl<R: BufRead> AccessLog<R> {
     /// What people should know of the log.
     pub(super) fn notes(&self) -> impl Iterator<Item = String> {
         let left_out = &self.left_out;
+        let guessed = self.gateway.as_ref().and_then(Gateway::note);
         let note =
             |count: u64, what: &str| (count > 0).then(|| format!("{} {what}", number(count)));
         let unreadable = left_out.first.as_ref().map(|(line, problem)| {
@@ -203,6 +241,7 @@ impl<R: BufRead> AccessLog<R> {
         });
         [
             unreadable,
+            guessed,
             note(
                 left_out.not_asked,
                 "lines are of requests that Tollgate was not asked about (`rate_limit` is null)",
@@ -240,12 +279,15 @@ impl<R: BufRead> AccessLog<R> {
         let value = serde_json::from_slice(&self.line);
         let line = value
             .map_err(|error| Without::Sense(format!("it is no JSON: {error}")))
-            .and_then(|value| self.line(&value));
+            .and_then(|value| self.requests(&value));
         match line {
-            Ok(line) => {
-                self.newest = self.newest.max(line.at);
-                let number = self.lines;
-                self.waiting.push(Reverse(Waiting { number, line }));
+            Ok(lines) => {
+                for line in lines {
+                    self.newest = self.newest.max(line.at);
+                    self.requests += 1;
+                    let number = self.requests;
+                    self.waiting.push(Reverse(Waiting { number, line }));
+                }
             }
             Err(Without::Sense(problem)) => {
                 self.left_out.unreadable += 1;
@@ -258,27 +300,57 @@ impl<R: BufRead> AccessLog<R> {
         Ok(())
     }
 
-    fn line(&self, value: &Value) -> Result<Line, Without> {
+    /// What Tollgate was asked for the request of a line, and what it answered.
+    fn requests(&mut self, value: &Value) -> Result<Vec<Line>, Without> {
         let decision = field(value, DECISION);
         if decision.is_some_and(Value::is_null) {
             return Err(Without::Question);
         }
         let of_decision = |name: &str| decision.and_then(|decision| decision.get(name)?.as_str());
-        let domain = of_decision("domain").or(self.domain.as_deref());
-        let domain = domain.ok_or(Without::Domain)?.to_owned();
-        let made = self.args.descriptor.iter();
-        let descriptors: Vec<_> = made.filter_map(|template| template.of(value)).collect();
-        if descriptors.is_empty() {
-            return Err(Without::Descriptors);
-        }
-        Ok(Line {
-            at: self.moment(value)?,
-            domain,
-            descriptors,
-            refused: is_refused(value),
+        let at = self.moment(value)?;
+        let questions = match &mut self.gateway {
+            Some(gateway) => gateway.questions(value, &self.args.header)?,
+            None => vec![self.question(value, of_decision("domain"))?],
+        };
+        // Of several the one that the line is about refused it, else the last: those after it are not asked.
+        let of_line = |question: &Question| of_decision("domain") == Some(&question.domain);
+        let deciding = questions.iter().position(of_line);
+        let deciding = deciding.unwrap_or(questions.len().saturating_sub(1));
+        let refused = is_refused(value);
+        let questions = questions.into_iter().enumerate();
+        let lines = questions.map(|(place, question)| Line {
+            at,
+            question,
+            refused: refused && place == deciding,
             reason: of_decision("reason").unwrap_or_default().to_owned(),
             rule: of_decision("rule").unwrap_or_default().to_owned(),
-        })
+        });
+        Ok(lines.collect())
+    }
+
+    /// What the templates make of a line.
+    fn question(&self, value: &Value, domain: Option<&str>) -> Result<Question, Without> {
+        let domain = domain.or(self.domain.as_deref());
+        let domain = domain.ok_or(Without::Domain)?.to_owned();
+        let made = self.args.descriptor.iter();
+        let made = made.filter_map(|template| template.of(value));
+        let descriptors: Vec<Descriptor> = made
+            .map(|entries| Descriptor {
+                entries,
+                hits_addend: None,
+                is_negative_hits: false,
+                limit: None,
+                line: 0,
+            })
+            .collect();
+        match descriptors.is_empty() {
+            true => Err(Without::Descriptors),
+            false => Ok(Question {
+                domain,
+                hits_addend: 0,
+                descriptors,
+            }),
+        }
     }
 
     fn moment(&self, value: &Value) -> Result<Timestamp, Without> {
@@ -360,6 +432,8 @@ mod tests {
     fn log<'t>(text: &'t str, templates: &[&str], domains: &[&str]) -> AccessLog<&'t [u8]> {
         let parse = |template: &&str| Template::parse(template).expect("a template");
         let args = LogArgs {
+            envoy: None,
+            header: Vec::new(),
             descriptor: templates.iter().map(parse).collect(),
             domain: None,
             time: None,
