@@ -7,7 +7,9 @@ use std::path::Path;
 #[allow(unreachable_pub, reason = "the targets use it from another crate")]
 mod entries;
 
-use entries::{api, capture, directory, json, redis, request, rules, snapshot, tokens, value, values};
+use entries::{
+    api, capture, directory, json, redis, request, rules, snapshot, tokens, value, values,
+};
 
 /// A target, and what it does with the bytes of a file.
 type Target = (&'static str, fn(&[u8]));

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
@@ -18,7 +17,9 @@ use tollgate::capture::{Asked, Decision, Reader};
 use crate::support::server::{Server, Setup, binary, request};
 use crate::support::{http, poll};
 
+mod envoy;
 mod offline;
+mod redis;
 
 /// Every kind of limit, with windows that end while the test runs.
 const EDGE: &str = "
@@ -297,33 +298,19 @@ async fn a_replay_under_the_same_rules_agrees_decision_by_decision() {
     assert_eq!(report["traffic"]["notes"], json!([]));
     assert_eq!(report["may_differ"]["late"], 0);
     // And not for want of looking: a stricter rule refuses more, a looser one less.
-    for (from, to, more, less) in [
-        (
-            "unit: second, charge: always",
-            "unit: minute, charge: always",
-            true,
-            false,
-        ),
-        (
-            "requests_per_unit: 15, unit: second",
-            "requests_per_unit: 1500, unit: second",
-            false,
-            true,
-        ),
-    ] {
+    let strict = (
+        "unit: second, charge: always",
+        "unit: minute, charge: always",
+    );
+    let loose = (
+        "requests_per_unit: 15, unit: second",
+        "requests_per_unit: 1500, unit: second",
+    );
+    for ((from, to), other) in [(strict, "newly_refused"), (loose, "newly_admitted")] {
         let edited = EDGE.replace(from, to);
         assert_ne!(edited, EDGE, "{from}");
-        let report = self::report(
-            &live.rules(&more.to_string(), &edited),
-            &live.capture(),
-            &[],
-        );
-        let compared = &report["compared"];
-        assert_eq!(compared["newly_refused"] != 0, more, "{compared}");
-        assert!(
-            less == (compared["newly_admitted"] != 0) || more,
-            "{compared}"
-        );
+        let report = self::report(&live.rules(other, &edited), &live.capture(), &[]);
+        assert_ne!(report["compared"][other], 0, "{other}");
     }
 }
 
@@ -395,5 +382,4 @@ async fn what_a_killed_service_has_recorded_is_replayed() {
     assert_eq!(report["compared"]["agree"], 50);
     let note = report["traffic"]["notes"][0].as_str().expect("a note");
     assert!(note.contains("ends in the middle of a block"), "{note}");
-    let _ = Duration::ZERO;
 }

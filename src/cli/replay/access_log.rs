@@ -215,6 +215,7 @@ impl<R: BufRead> AccessLog<R> {
                 hits_addend: descriptor.hits_addend,
                 is_negative_hits: descriptor.is_negative_hits,
                 limit: descriptor.limit,
+                sampled: true,
                 ..Asked::default()
             }
         });

@@ -11,7 +11,8 @@ use crate::capture::{Decision, Header, Sample};
 use crate::directory::Standing;
 use crate::engine::recording::{Told, hashed_value};
 use crate::engine::{self, Engine, Reason, Rejection, Request};
-use crate::rules::{Descriptor, Domain, Entry, RuleSet};
+use crate::limit::Unit;
+use crate::rules::{Descriptor, Domain, Entry, Override, RuleSet};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::telemetry::metrics::Metrics;
@@ -27,6 +28,12 @@ const MAX_STANDINGS: usize = 4096;
 
 /// The same traffic gives the same report, so the place of a key in the store is no secret of the process.
 const SECRET: (u64, u64) = (0, 0);
+
+/// A limit that refuses all.
+const NOTHING: Override = Override {
+    requests_per_unit: 0,
+    unit: Unit::Second,
+};
 
 /// What came of the traffic.
 pub(super) struct Outcome {
@@ -72,7 +79,7 @@ pub(super) fn outcome(args: &Args) -> Result<Outcome, String> {
     let sample = header
         .as_ref()
         .and_then(|header| Sample::new(header.sample));
-    let mut tally = Tally::new(args.warm_up.0, sample.unwrap_or(Sample::ALL), sensitive);
+    let mut tally = Tally::new(args.warm_up.0, sample, sensitive);
     run.play("replaying", &mut |decision, late, now| {
         let differs = tally.add(decision, late, now);
         if let (Some((path, file)), Some(difference)) = (&mut differences, differs)
@@ -185,18 +192,20 @@ impl Run {
             now = now.max(decision.at);
             self.hand.set(now);
             let mut banned = false;
-            match apart(&decision) {
-                Some(apart) => show(&decision, late, &apart),
-                None => {
-                    let request = request(&decision, self.named.get(decision.domain));
-                    let standings = self.standings.of(&decision)?;
-                    let tell = |told: Told<'_, '_, '_>| {
-                        banned = told.answer.reason == Reason::Banned;
-                        show(&decision, late, &Now::Decided(told));
-                    };
-                    if let Err(error) = self.engine.replay(&request, &standings, tell).await {
-                        show(&decision, late, &Now::Rejected(error));
+            if is_listed(&decision) {
+                show(&decision, late, &Now::Listed);
+            } else {
+                let request = request(&decision, self.named.get(decision.domain));
+                let standings = self.standings.of(&decision)?;
+                let tell = |told: Told<'_, '_, '_>| {
+                    banned = told.answer.reason == Reason::Banned;
+                    match is_outside(&decision) {
+                        true => show(&decision, late, &Now::Outside),
+                        false => show(&decision, late, &Now::Decided(told)),
                     }
+                };
+                if let Err(error) = self.engine.replay(&request, &standings, tell).await {
+                    show(&decision, late, &Now::Rejected(error));
                 }
             }
             drop(decision);
@@ -211,19 +220,19 @@ impl Run {
     }
 }
 
-/// What became of a decision that rules have no part in.
-fn apart(decision: &Decision<'_>) -> Option<Now<'static, 'static, 'static>> {
-    if [Reason::Allowed.name(), Reason::Denied.name()].contains(&decision.reason) {
-        return Some(Now::Listed);
-    }
-    let mut asked = decision.asked.iter();
-    let outside = decision.refused
-        && asked.clone().any(|asked| asked.refused && !asked.sampled)
-        && !asked.any(|asked| asked.refused && asked.sampled);
-    outside.then_some(Now::Outside)
+/// Whether a list decided.
+fn is_listed(decision: &Decision<'_>) -> bool {
+    [Reason::Allowed.name(), Reason::Denied.name()].contains(&decision.reason)
 }
 
-/// The request of a decision, with the values that rules name in place of their hashes.
+/// Whether it was refused by what the sample has not whole.
+fn is_outside(decision: &Decision<'_>) -> bool {
+    let mut asked = decision.asked.iter();
+    decision.refused && asked.any(|asked| asked.refused && !asked.sampled)
+}
+
+/// The request of a decision, with the values that rules name in place of their hashes. A descriptor of whose counter the sample
+/// has not all requests says what it said live, and is charged nothing.
 fn request<'a>(decision: &'a Decision<'_>, named: Option<&'a Named>) -> Request<'a> {
     let descriptors = decision.asked.iter().map(|asked| {
         let entries = asked.entries.iter().map(|entry| {
@@ -233,12 +242,21 @@ fn request<'a>(decision: &'a Decision<'_>, named: Option<&'a Named>) -> Request<
                 value: value.map_or(entry.value, String::as_str),
             }
         });
-        Descriptor {
+        let mut descriptor = Descriptor {
             entries: entries.collect(),
             hits_addend: asked.hits_addend,
             is_negative_hits: asked.is_negative_hits,
             limit: asked.limit,
+        };
+        match (asked.sampled, asked.refused, decision.refused) {
+            (true, _, _) => {}
+            // What nobody has used has room.
+            (false, false, _) => descriptor.hits_addend = Some(0),
+            (false, true, true) => descriptor.limit = Some(NOTHING),
+            // A quota that did not count, since another had room.
+            (false, true, false) => descriptor.entries.clear(),
         }
+        descriptor
     });
     Request {
         domain: decision.domain,

@@ -56,6 +56,7 @@ pub(super) struct Tally {
     /// Why the first that cannot be decided cannot.
     pub(super) rejection: Option<String>,
     warm_up: Micros,
+    /// What the capture has; none for an access log.
     sample: Option<Sample>,
     sensitive: HashMap<String, Vec<String>>,
 }
@@ -156,12 +157,12 @@ impl Tally {
     /// Nothing yet. Nothing is compared for as long as `warm_up` says; `sensitive` are the keys whose values are not shown.
     pub(super) fn new(
         warm_up: Duration,
-        sample: Sample,
+        sample: Option<Sample>,
         sensitive: HashMap<String, Vec<String>>,
     ) -> Self {
         Self {
             warm_up: Micros::new(u64::try_from(warm_up.as_micros()).unwrap_or(u64::MAX)),
-            sample: Some(sample).filter(|sample| !sample.is_all()),
+            sample,
             sensitive,
             ..Self::default()
         }
@@ -275,7 +276,9 @@ impl Tally {
                 self.rules[rule].counts.newly_admitted += 1;
             }
             (true, true) | (false, false) => {
-                let otherwise = u64::from(is_told_otherwise(decision, told));
+                // An access log says neither.
+                let is_known = self.sample.is_some();
+                let otherwise = u64::from(is_known && is_told_otherwise(decision, told));
                 self.total.told_otherwise += otherwise;
                 return None;
             }
@@ -335,7 +338,8 @@ impl Tally {
 
     /// Whether a counter lies elsewhere than when its requests were chosen for the sample.
     fn is_misplaced(&self, decision: &Decision<'_>, told: &Told<'_, '_, '_>) -> bool {
-        let (Some(sample), Some(charges)) = (self.sample, told.charges) else {
+        let sample = self.sample.filter(|sample| !sample.is_all());
+        let (Some(sample), Some(charges)) = (sample, told.charges) else {
             return false;
         };
         let mut items = charges.items.iter().zip(&decision.asked);
@@ -398,15 +402,13 @@ impl Tally {
     }
 }
 
-/// Whether a descriptor is told something else: another code, or another number that is left. An access log says neither.
+/// Whether a descriptor is told something else: another code, or another number that is left.
 fn is_told_otherwise(decision: &Decision<'_>, told: &Told<'_, '_, '_>) -> bool {
     let mut statuses = told.answer.statuses.iter().zip(&decision.asked);
-    let is_known = decision.asked.iter().any(|asked| asked.sampled);
-    is_known
-        && statuses.any(|(status, asked)| {
-            let refused = status.code == Code::OverLimit;
-            asked.sampled && (refused != asked.refused || status.remaining != asked.remaining)
-        })
+    statuses.any(|(status, asked)| {
+        let refused = status.code == Code::OverLimit;
+        asked.sampled && (refused != asked.refused || status.remaining != asked.remaining)
+    })
 }
 
 /// Writes entries as people do; sensitive values hashed, as captures have them already.
