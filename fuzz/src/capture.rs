@@ -40,7 +40,7 @@ fn read(bytes: &[u8]) {
             return;
         }
     };
-    while let Some(decision) = reader.next().expect("memory can be read") {
+    while let Some(decision) = reader.next_decision().expect("memory can be read") {
         again(&decision);
     }
     let end = reader.end().expect("an end");

@@ -12,9 +12,6 @@ use crate::time::Timestamp;
 /// Why a capture cannot be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// It begins otherwise.
-    #[error("it is no capture: it does not begin with `tollgate capture`")]
-    NotOne,
     /// Neither a capture nor an access log.
     #[error(
         "it is neither a capture of `serve --record` nor an access log: lines of JSON, each beginning with `{{`"
@@ -73,12 +70,12 @@ impl<R: Read> Reader<R> {
     pub fn new(mut from: R) -> Result<Self, Trouble> {
         let mut magic = [0; MAGIC.len()];
         let read = from.read_exact(&mut magic);
-        read.map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => Trouble::NotOne,
-            _ => Trouble::Io(error),
+        read.map_err(|error| match error.kind() == ErrorKind::UnexpectedEof {
+            true => Trouble::Unknown,
+            false => Trouble::Io(error),
         })?;
         if magic != *MAGIC {
-            return Err(Trouble::NotOne);
+            return Err(Trouble::Unknown);
         }
         let mut start = [0; 5];
         from.read_exact(&mut start)?;
@@ -135,7 +132,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next decision; none at the end.
-    pub fn next(&mut self) -> Result<Option<Decision<'_>>, Trouble> {
+    pub fn next_decision(&mut self) -> Result<Option<Decision<'_>>, Trouble> {
         Ok(match self.advance()? {
             Some(_) => self.decision(),
             None => None,

@@ -69,7 +69,7 @@ fn write(path: &Path, decisions: &[(i64, String)], max_bytes: u64) -> (u64, u64)
 fn read(bytes: &[u8]) -> (Vec<(i64, String)>, End) {
     let mut reader = Reader::new(Cursor::new(bytes)).expect("a capture");
     let mut all = Vec::new();
-    while let Some(found) = reader.next().expect("readable") {
+    while let Some(found) = reader.next_decision().expect("readable") {
         let at = found.at.as_micros();
         let user = found.asked[0].entries[0].value.to_owned();
         let shown = format!("{found:?}");
@@ -132,8 +132,8 @@ fn a_capture_that_is_cut_off_is_read_as_far_as_it_goes() {
 #[test]
 fn what_is_no_capture_is_said_to_be_none() {
     for (bytes, said) in [
-        (&b""[..], "no capture"),
-        (b"{\"time\": \"2026-01-01\"}", "no capture"),
+        (&b""[..], "neither a capture"),
+        (b"{\"time\": \"2026-01-01\"}", "neither a capture"),
         (b"tollgate capture\x02\0\0\0\0", "version 2"),
         (b"tollgate capture\x01\xFF\xFF\xFF\xFF", "header"),
         (b"tollgate capture\x01\x02\0\0\0{}", "header"),

@@ -186,7 +186,7 @@ pub(crate) fn report(rules: &Path, traffic: &Path, more: &[&str]) -> Value {
 pub(crate) fn each(path: &Path, mut show: impl FnMut(&Decision<'_>)) {
     let file = std::fs::File::open(path).expect("a capture");
     let mut reader = Reader::new(std::io::BufReader::new(file)).expect("a capture");
-    while let Some(decision) = reader.next().expect("readable") {
+    while let Some(decision) = reader.next_decision().expect("readable") {
         show(&decision);
     }
 }

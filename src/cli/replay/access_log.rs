@@ -372,7 +372,7 @@ impl<R: BufRead> AccessLog<R> {
         let at = match found {
             Value::String(text) => text.parse().ok().map(jiff::Timestamp::as_microsecond),
             Value::Number(secs) => secs.as_f64().map(|secs| (secs * 1e6) as i64),
-            _ => None,
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
         };
         let at = at.ok_or_else(|| {
             Without::Sense(format!(

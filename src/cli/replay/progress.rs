@@ -52,7 +52,7 @@ impl Progress {
     /// Counts a request.
     pub(super) fn count(&mut self) {
         self.requests += 1;
-        if self.requests % EVERY == 0 && self.shown.elapsed() >= TICK {
+        if self.requests.is_multiple_of(EVERY) && self.shown.elapsed() >= TICK {
             self.shown = Instant::now();
             let rate = self.requests as f64 / self.begun.elapsed().as_secs_f64();
             self.bar.set_message(format!("{rate:.0} requests/s"));

@@ -37,6 +37,7 @@ struct Input {
     kind: Kind,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there are few")]
 enum Kind {
     Capture(Reader<BufReader<Counted>>),
     Log(AccessLog<BufReader<Counted>>),
@@ -242,10 +243,7 @@ fn open(
     let from = BufReader::with_capacity(BUFFER, from);
     let kind = match is_log {
         true => Kind::Log(AccessLog::new(from, log.0, log.1).map_err(Trouble::Log)?),
-        false => Kind::Capture(Reader::new(from).map_err(|trouble| match trouble {
-            Trouble::NotOne => Trouble::Unknown,
-            other => other,
-        })?),
+        false => Kind::Capture(Reader::new(from)?),
     };
     Ok((kind, length))
 }
