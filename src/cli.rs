@@ -130,6 +130,11 @@ fn variable(error: &clap::Error) -> Option<String> {
         return None;
     };
     let flag = argument.split(' ').next()?.strip_prefix("--")?;
+    let settings = command();
+    let settings = settings.find_subcommand("serve")?;
+    settings
+        .get_arguments()
+        .find(|setting| setting.get_long() == Some(flag))?;
     Some(flag.replace('-', "_").to_uppercase())
 }
 

@@ -24,11 +24,12 @@ use crate::time::Clock;
 /// How often buffers are emptied.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// After so many times a block is written though it is short: at most so much is lost when the process is killed.
+/// After so many times a block is written though it is short: at most so much is lost when the process is killed, and what is
+/// held.
 const SHORT_AFTER: u32 = 10;
 
 /// For so long a decision waits for those of other threads that were made before it.
-const HOLD_MICROS: i64 = 200_000;
+const HOLD_MICROS: i64 = 1_000_000;
 
 /// Where a capture is written, and how much of it.
 #[derive(Clone, Debug)]

@@ -41,8 +41,9 @@ pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     let places = match percent {
         percent if percent == 0.0 || percent >= 99.995 && share == 1.0 => 0,
-        percent if percent >= 0.01 => 2,
-        _ => 4,
+        percent if percent >= 1.0 => 2,
+        percent if percent >= 0.01 => 3,
+        _ => 5,
     };
     format!("{percent:.places$} %")
 }
@@ -85,8 +86,8 @@ mod tests {
         assert_eq!(number(1_234_567), "1,234,567");
         assert_eq!(percent(0.0), "0 %");
         assert_eq!(percent(1.0), "100 %");
-        assert_eq!(percent(0.001_23), "0.12 %");
-        assert_eq!(percent(0.000_01), "0.0010 %");
+        assert_eq!(percent(0.001_23), "0.123 %");
+        assert_eq!(percent(0.000_01), "0.00100 %");
         assert_eq!(
             moment(Timestamp::from_secs(1_772_798_400)),
             "2026-03-06 12:00:00"

@@ -29,7 +29,7 @@ const STYLE: &str = "
   .now { fill: none; stroke: #cf222e; stroke-width: 1.6; stroke-linejoin: round } .key { fill: #cf222e }
   @media (prefers-color-scheme: dark) {
     .ground { fill: #0d1117 } text { fill: #e6edf3 } .small { fill: #9198a1 } .axis { stroke: #3d444d }
-    .asked { fill: #3d444d } .before { fill: #58a6ff } .now { stroke: #ff7b72 } .key { fill: #ff7b72 }
+    .asked { fill: #3d444d } .before { fill: #58a6ff; fill-opacity: .55 } .now { stroke: #ff7b72 } .key { fill: #ff7b72 }
   }
 ";
 

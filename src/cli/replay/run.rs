@@ -92,7 +92,10 @@ pub(super) fn outcome(args: &Args) -> Result<Outcome, String> {
         file.flush().map_err(|error| super::failed(path, &error))?;
     }
     if tally.seen == 0 {
-        return Err("there is no decision in the traffic".to_owned());
+        let notes = run.traffic.about().notes;
+        let notes = notes.iter().map(|note| format!("\n  - {note}"));
+        let notes = notes.collect::<String>();
+        return Err(format!("there is no decision in the traffic{notes}"));
     }
     match problem {
         Some(problem) => Err(problem),
