@@ -220,6 +220,7 @@ fn update_gauges(admin: &Admin) {
     }
     admin.metrics.instances(admin.engine.instances());
     admin.metrics.owed(admin.engine.owed());
+    admin.metrics.recorded(admin.engine.recorded());
     let directory = admin.engine.directory().hits_and_misses();
     admin.metrics.directory(directory);
     admin.metrics.usage_late(admin.engine.late_usage());

@@ -6,6 +6,7 @@
 //! - [`mod@test`]: tests of rules, in files beside them
 //! - [`diff`]: what a change of rules changes, and for whom
 //! - [`schema`]: the rule language, for editors
+//! - [`replay`]: recorded traffic, decided anew by other rules
 //! - [`health`]: asks a running service whether it is ready
 //! - [`mod@bench`]: makes load, and measures it
 //! - [`compare`]: asks two services the same, and reports where they disagree
@@ -31,6 +32,7 @@ mod engine;
 pub mod explain;
 pub mod health;
 pub mod names;
+pub mod replay;
 pub mod schema;
 pub mod serve;
 pub mod test;
@@ -61,6 +63,8 @@ enum Command {
     Diff(diff::Args),
     /// Print the JSON Schema of rule files, for editors
     Schema(schema::Args),
+    /// Decide recorded traffic anew by other rules, and say what is different
+    Replay(Box<replay::Args>),
     /// Ask the service on this machine whether it is ready
     Health(health::Args),
     /// Make load for a RateLimitService, and measure it
@@ -89,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Schema(args) => schema::run(args),
+        Command::Replay(args) => replay::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Compare(args) => compare::run(&args),
@@ -142,6 +147,11 @@ fn variable(error: &clap::Error) -> Option<String> {
         return None;
     };
     let flag = argument.split(' ').next()?.strip_prefix("--")?;
+    let settings = command();
+    let settings = settings.find_subcommand("serve")?;
+    settings
+        .get_arguments()
+        .find(|setting| setting.get_long() == Some(flag))?;
     Some(flag.replace('-', "_").to_uppercase())
 }
 

@@ -7,6 +7,7 @@
 //! - [`subjects`]: what the directory has a say in: plans, lists and bans
 //! - [`charges`]: request to keys, and to what is asked of them
 //! - [`key`]: descriptor to key
+//! - `made`: what is asked of the store, and what it says
 //! - [`fold`]: outcome to ruling
 //! - [`compare`]: candidates against live limits; [`trials`]: what came of them
 //! - [`fallback`]: what to answer when the store does not
@@ -19,30 +20,32 @@
 //! - [`instances`]: how many there are
 //! - [`owed`]: what the store is told when it answers again
 //! - `bulletin`: what instances tell each other
+//! - [`recording`]: what a capture keeps, and how that is decided again
 //! - [`top`]: who asks most; [`history`]: how many asked in the last minutes
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use made::Made;
 use parking_lot::Mutex;
 use readiness::Readiness;
+use recording::Told;
 use tokio::sync::watch;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
+use crate::capture::Recorder;
 use crate::directory::{self, Directory};
 use crate::limit::Tag;
-use crate::limit::transaction::Outcome;
 use crate::rules::{Domain, RuleSet};
 use crate::store::embedded::Embedded;
-use crate::store::redis::Redis;
-use crate::store::{Key, Store, StoreError, Transaction};
+use crate::store::{Key, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
 use crate::telemetry::tracing::always::Unseen;
-use crate::time::{Clock, Timestamp};
+use crate::time::Clock;
 
 pub mod account;
 pub mod answer;
@@ -55,9 +58,11 @@ pub mod fold;
 pub mod history;
 pub mod instances;
 pub mod key;
+mod made;
 pub mod owed;
 pub mod quota;
 pub mod readiness;
+pub mod recording;
 pub mod subjects;
 pub mod supposed;
 mod told;
@@ -97,6 +102,7 @@ pub struct Engine {
     top: top::Top,
     trials: trials::Trials,
     history: history::History,
+    recorder: OnceLock<Arc<Recorder>>,
     settings: Settings,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -141,6 +147,8 @@ struct Call<'c> {
     span: Span,
     /// What is told of it after the fact, if it is not.
     unseen: Option<&'c Unseen<'c>>,
+    /// What the directory says of the subjects, if it need not be asked.
+    standings: Option<recording::Standings<'c>>,
 }
 
 /// The rules that hold now; a request sees one of them from its beginning to its end.
@@ -192,6 +200,7 @@ impl Engine {
             top: top::Top::new(&settings.key_prefix),
             trials: trials::Trials::new(&settings.key_prefix),
             history: history::History::default(),
+            recorder: OnceLock::new(),
             settings,
             clock,
             metrics,
@@ -341,21 +350,22 @@ impl Engine {
     ) -> Result<T, Rejection> {
         let call = self.call(begun, deadline, false, unseen);
         // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
-        let decided = pin!(self.decide(request, &call, tell));
+        let decided = pin!(self.decide(request, &call, |told| tell(told.answer)));
         decided.await.inspect_err(|_| self.metrics.service_error())
     }
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer<'static>, Rejection> {
         let call = self.call(Instant::now(), None, true, None);
-        self.decide(request, &call, |answer| answer.owned()).await
+        self.decide(request, &call, |told| told.answer.owned())
+            .await
     }
 
     async fn decide<T>(
         &self,
         request: &Request<'_>,
         call: &Call<'_>,
-        tell: impl FnOnce(&Answer<'_>) -> T,
+        tell: impl FnOnce(Told<'_, '_, '_>) -> T,
     ) -> Result<T, Rejection> {
         charges::check_bounds(request)?;
         let live = self.live.load();
@@ -364,45 +374,58 @@ impl Engine {
             if !call.rehearsal {
                 self.metrics.domain_not_found(request.domain);
                 self.trace(call, (false, false), |say| say(told::unruled(request)));
+                self.keep_unruled(request);
             }
-            return Ok(tell(&answer::unruled(request)));
+            return Ok(tell(Told {
+                answer: &answer::unruled(request),
+                ruling: None,
+                charges: None,
+            }));
         };
-        let found = pin!(self.find(domain, request, call.answers_by)).await?;
+        let found = pin!(self.find(domain, request, call)).await?;
         let cost = domain.costs.of(&request.descriptors);
         if let Some(apart) = self.apart(domain, request, cost) {
             let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
-            return Ok(tell(
-                &self.conclude(live, domain, request, &ruling, None, call),
-            ));
+            let answer = self.conclude(live, domain, request, &found, (&ruling, None), call);
+            return Ok(tell(Told {
+                answer: &answer,
+                ruling: Some(&ruling),
+                charges: None,
+            }));
         }
         let mut charges = charges::Charges::default();
         charges.collect(&self.settings, domain, request, &found, cost)?;
         if call.rehearsal {
             charges.only_peek();
         }
-        let (outcome, fallback) = pin!(self.outcome(&charges, call)).await;
-        let ruling = fold::Ruling::new(&charges, &outcome);
+        let made = pin!(self.outcome(&charges, call)).await;
+        let ruling = fold::Ruling::new(&charges, &made.outcome);
         if !ruling.admitted && !call.rehearsal {
             self.note_bans(domain, request, &charges, &ruling);
         }
-        if ruling.admitted && fallback.is_none() {
-            self.meter(domain, request, &charges, &outcome);
+        if ruling.admitted && made.fallback.is_none() {
+            self.meter(domain, request, &charges, &made.outcome);
         }
-        let answer = self.conclude(live, domain, request, &ruling, fallback, call);
-        Ok(tell(&answer))
+        let answer = self.conclude(live, domain, request, &found, (&ruling, Some(&made)), call);
+        Ok(tell(Told {
+            answer: &answer,
+            ruling: Some(&ruling),
+            charges: Some(&charges),
+        }))
     }
 
-    /// Counts, traces and answers; `fallback` is why the store did not decide.
+    /// Counts, traces, records and answers what was `made`, if the store or the fallback had a part in it.
     fn conclude<'r>(
         &'r self,
         live: &Live,
         domain: &'r Domain,
         request: &Request<'_>,
-        ruling: &fold::Ruling<'r>,
-        fallback: Option<Reason>,
+        found: &[charges::Found<'r>],
+        (ruling, made): (&fold::Ruling<'r>, Option<&Made>),
         call: &Call<'_>,
     ) -> Answer<'r> {
         let settings = &self.settings;
+        let fallback = made.and_then(|made| made.fallback);
         let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
         if !call.rehearsal {
             live.accounts
@@ -416,98 +439,18 @@ impl Engine {
             self.trace(call, (refused, fallback.is_some()), |say| {
                 told::decided(domain, request, ruling, reason, say)
             });
+            self.keep(|| recording::Made {
+                settings,
+                domain,
+                request,
+                found,
+                ruling,
+                reason,
+                at: made.and_then(|made| made.at),
+            });
         }
         let now = || self.clock.now();
         answer::answer(settings, domain, request, ruling, reason, now)
-    }
-
-    /// What the store says, or what is said in its place and why.
-    async fn outcome(
-        &self,
-        charges: &charges::Charges<'_>,
-        call: &Call<'_>,
-    ) -> (Outcome, Option<Reason>) {
-        if charges.demands.is_empty() && charges.meters.is_empty() {
-            return (admitted(), None);
-        }
-        let now = self.given_time();
-        let with_meters = charges.with_meters();
-        let mut transaction = Transaction {
-            keys: &charges.keys,
-            demands: with_meters.as_deref().unwrap_or(&charges.demands),
-            now,
-            timeout: Duration::ZERO,
-        };
-        if let Store::Embedded(store) = &*self.store {
-            // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
-            let seen_later = call.unseen.map(|unseen| (unseen, Instant::now()));
-            let span = spans::store_call(&call.span, self.store.name(), charges.keys.len());
-            let outcome = span.in_scope(|| store.transact(&transaction));
-            if let Some((unseen, begun)) = seen_later {
-                unseen.asked(self.store.name(), begun, begun.elapsed(), None);
-            }
-            return (outcome, None);
-        }
-        let begun = Instant::now();
-        transaction.timeout = call.answers_by.saturating_duration_since(begun);
-        let result = match &*self.store {
-            Store::Redis(store) => Box::pin(self.ask_redis(store, &transaction, &call.span)).await,
-            Store::Embedded(_) | Store::Faulty(_) => {
-                Box::pin(self.store.transact(&transaction)).await
-            }
-        };
-        let (store, took) = (self.store.name(), begun.elapsed());
-        if let Some(unseen) = call.unseen {
-            let error = result.as_ref().err().map(StoreError::kind);
-            unseen.asked(store, begun, took, error);
-        }
-        match result {
-            Ok(outcome) => {
-                self.metrics.store_answered(store, took);
-                (outcome, None)
-            }
-            Err(error) => {
-                self.metrics.store_failed(store, error.kind(), took);
-                if !charges.limits_anything() {
-                    // It was only asked for candidates, which have no part in the decision.
-                    return (admitted(), None);
-                }
-                let count = self.instances.count();
-                let (outcome, reason) = fallback::decide(charges, &self.local, count, now);
-                // What was sent may be executed yet, and counts as charged.
-                if outcome.admitted && !error.was_sent() {
-                    self.owed.note(charges, &outcome, count, now);
-                }
-                self.metrics.fallback(reason.name());
-                (outcome, Some(reason))
-            }
-        }
-    }
-
-    async fn ask_redis(
-        &self,
-        store: &Redis,
-        transaction: &Transaction<'_, '_>,
-        decision: &Span,
-    ) -> Result<Outcome, StoreError> {
-        let span = spans::store_call(decision, self.store.name(), transaction.keys.len());
-        if span.is_none() {
-            return store.transact(transaction).await;
-        }
-        let answering = store.transact(transaction);
-        let result = answering.instrument(span.clone()).await;
-        if let Err(error) = &result {
-            spans::failed(&span, error.kind());
-        }
-        result
-    }
-
-    /// The time that a manual clock shows; otherwise the store has its own.
-    fn given_time(&self) -> Option<Timestamp> {
-        match &self.clock {
-            Clock::System => None,
-            clock @ Clock::Manual(_) => Some(clock.now()),
-        }
     }
 
     /// How a request is decided that came at `begun`.
@@ -526,15 +469,8 @@ impl Engine {
             rehearsal,
             span: spans::current(),
             unseen,
+            standings: None,
         }
-    }
-}
-
-/// What a request comes to that nothing limits.
-fn admitted() -> Outcome {
-    Outcome {
-        admitted: true,
-        ..Outcome::default()
     }
 }
 

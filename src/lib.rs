@@ -14,6 +14,7 @@
 //! - [`telemetry`]: metrics, traces, logs
 //! - [`store`]: the contract of the stores; the embedded one, and Redis
 //! - [`directory`]: plans, grants, lists and bans of subjects, changed at run time
+//! - [`capture`]: decisions in a file, to be replayed
 //! - [`engine`]: a request in, an answer out
 //! - [`reload`]: rule files to the engine, at start and on every change
 //! - [`xds`]: the rules of a management server to the engine, in place of files
@@ -34,6 +35,7 @@
 )]
 
 pub mod admin;
+pub mod capture;
 pub mod cli;
 pub mod directory;
 pub mod engine;

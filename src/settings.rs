@@ -5,6 +5,7 @@
 //! - [`values`]: durations, booleans and secrets as they are written
 //! - [`xds`]: rules from a management server
 //! - [`per_second`]: a second Redis
+//! - [`record`]: what is asked and answered, kept in a file
 //! - [`mod@reference`]: variables of envoyproxy/ratelimit that have no effect
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 pub mod per_second;
+pub mod record;
 pub mod reference;
 pub mod values;
 pub mod xds;
@@ -48,6 +50,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group says what it is")]
     pub statistics: Statistics,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group says what it is")]
+    pub record: record::Record,
 }
 
 /// Where the rules are.

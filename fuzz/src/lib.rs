@@ -10,11 +10,13 @@
 //! - [`directory`]: what the directory has kept in a store
 //! - [`redis`]: what Redis says; [`value`]: what stands under a key there
 //! - [`snapshot`]: the file of the embedded store
+//! - [`capture`]: the file of `serve --record`
 //! - [`tokens`]: files of tokens
 //! - [`values`]: values of settings
 //! - [`world`]: a service without ports, and a runtime
 
 pub mod api;
+pub mod capture;
 pub mod directory;
 pub mod json;
 pub mod redis;

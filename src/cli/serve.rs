@@ -32,6 +32,7 @@ use statistics::Sink;
 
 mod feed;
 mod parts;
+mod recording;
 mod secrets;
 mod snapshots;
 mod statistics;
@@ -129,6 +130,7 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     let sink = statistics::sink(&settings.statistics).await;
     let sink = sink.map_err(Failed::Usage)?;
     let ports = bind(&settings, &sink, tls.grpc.clone()).await?;
+    let recording = recording::start(&settings, &engine)?;
     greet(&settings, &ports, feed.first().as_ref());
 
     let reload = Arc::new(Notify::new());
@@ -164,6 +166,11 @@ async fn serve(settings: Settings) -> Result<(), Failed> {
     if let Some(snapshots) = &snapshots {
         snapshots.write().await;
     }
+    if let Some(recording) = recording {
+        // It waits for the disk.
+        let finished = tokio::task::spawn_blocking(|| recording.finish()).await;
+        finished.map_err(|error| Failed::Run(error.to_string()))?;
+    }
     if let Some(statsd) = statsd {
         statsd.flush().await;
     }
@@ -187,9 +194,14 @@ fn store(settings: &Settings) -> Result<Store, Failed> {
                 return Err(Failed::Usage(problem.to_owned()));
             }
             let keys = usize::try_from(settings.store.embedded_max_keys).unwrap_or(usize::MAX);
-            Ok(Store::Embedded(match settings.store.snapshot() {
+            let store = match settings.store.snapshot() {
                 Some(path) => snapshots::restore(path, keys).map_err(Failed::Run)?,
                 None => Embedded::new(keys, Clock::System),
+            };
+            // A capture has the decisions in the order of their moments.
+            Ok(Store::Embedded(match settings.record.path() {
+                Some(_) => store.with_distinct_moments(),
+                None => store,
             }))
         }
         Backend::Redis => {

@@ -13,7 +13,7 @@ use super::fold::{Apart, Judged, Ruling};
 use super::{Answer, Code, Request, Settings, Status};
 use crate::directory::List;
 use crate::rules::Domain;
-use crate::time::{Micros, Timestamp};
+use crate::time::Timestamp;
 
 /// Why a request was answered as it was: a closed set, for metrics and traces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,8 +128,8 @@ pub fn answer<'r>(
         ..Answer::default()
     };
     answer.statuses.reserve(ruling.items.len());
-    for item in &ruling.items {
-        answer.statuses.push(status(item));
+    for place in 0..ruling.items.len() {
+        answer.statuses.push(ruling.status(place));
     }
     headers::add(&mut answer.headers, settings, domain, ruling, refused);
     if refused {
@@ -152,21 +152,5 @@ pub fn unruled(request: &Request<'_>) -> Answer<'static> {
     Answer {
         statuses: smallvec::smallvec![Status::default(); request.descriptors.len()],
         ..Answer::default()
-    }
-}
-
-fn status<'r>(item: &Judged<'r>) -> Status<'r> {
-    match item {
-        Judged::Free => Status::default(),
-        Judged::Refused(wait) => Status {
-            code: Code::OverLimit,
-            reset_secs: wait.map(Micros::ceil_secs),
-            ..Status::default()
-        },
-        Judged::Unlimited(_) => Status {
-            remaining: u32::MAX,
-            ..Status::default()
-        },
-        Judged::Limited(spoken) => spoken.status(),
     }
 }

@@ -1,10 +1,12 @@
 //! Request to charges: which rule each descriptor matches, and what is asked of which key.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::{Rejection, Request, Settings, key, usage};
+use crate::directory::Standing;
 use crate::limit::candidate::Candidate;
 use crate::limit::transaction::{Amount, Bound, Demand, Role};
 use crate::limit::{Algorithm, Hits, Limit};
@@ -160,6 +162,8 @@ pub struct Found<'r> {
     pub plan: Option<(&'r str, &'r Plan)>,
     /// The limits that stand in place of the rule's or the plan's, by their places there; the one that the request brings.
     pub own: Vec<Option<Limit>>,
+    /// What the directory says of the subject, where the rule asks it.
+    pub standing: Option<Arc<Standing>>,
 }
 
 impl<'r> Found<'r> {

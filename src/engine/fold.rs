@@ -155,6 +155,33 @@ impl<'a> Ruling<'a> {
         }
     }
 
+    /// Lets a request of so many descriptors through, of which no rule says anything.
+    pub fn free(descriptors: usize) -> Self {
+        Self {
+            admitted: true,
+            items: (0..descriptors).map(|_| Judged::Free).collect(),
+            apart: None,
+            compared: Vec::new(),
+        }
+    }
+
+    /// What the client is told of the descriptor at `place`.
+    pub fn status(&self, place: usize) -> Status<'a> {
+        match self.items.get(place) {
+            None | Some(Judged::Free) => Status::default(),
+            Some(Judged::Refused(wait)) => Status {
+                code: Code::OverLimit,
+                reset_secs: wait.map(Micros::ceil_secs),
+                ..Status::default()
+            },
+            Some(Judged::Unlimited(_)) => Status {
+                remaining: u32::MAX,
+                ..Status::default()
+            },
+            Some(Judged::Limited(spoken)) => spoken.status(),
+        }
+    }
+
     /// The list that refuses the request.
     pub fn refused_by(&self) -> Option<Listed> {
         match self.apart {

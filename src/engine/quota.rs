@@ -115,8 +115,9 @@ impl Engine {
             hits_addend: 0,
             descriptors: descriptors.into(),
         };
-        let answers_by = Instant::now() + LOOK_WITHIN;
-        let found = self.find(domain, &request, answers_by).await?;
+        let mut call = self.call(Instant::now(), None, true, None);
+        call.answers_by = Instant::now() + LOOK_WITHIN;
+        let found = self.find(domain, &request, &call).await?;
         let mut charges = Charges::default();
         charges.collect(&self.settings, domain, &request, &found, Hits::ONE)?;
         charges.only_peek();
@@ -127,7 +128,8 @@ impl Engine {
                 keys: &charges.keys,
                 demands: &charges.demands,
                 now: self.given_time(),
-                timeout: answers_by
+                timeout: call
+                    .answers_by
                     .saturating_duration_since(Instant::now())
                     .max(Duration::from_millis(1)),
             };

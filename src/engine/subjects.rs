@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::charges::{Charges, Found};
 use super::fold::{Apart, Ruling, Spoken};
-use super::{Engine, Rejection, Request, key};
+use super::{Call, Engine, Rejection, Request, key};
 use crate::directory::{Item, List, Listed, Standing};
 use crate::limit::{Hits, Verdict};
 use crate::rules::{Descriptor, Domain, Entry, PlanChoice, PlanSource};
@@ -18,13 +18,13 @@ use crate::store::Key;
 const MAX_NOTING: usize = 64;
 
 impl Engine {
-    /// What limits each descriptor. The store is asked for standings that this instance does not know, until `answers_by`; while
+    /// What limits each descriptor. The store is asked for standings that this instance does not know, until the call is answered; while
     /// it does not answer, the last that was known counts, or the rule's default.
     pub(super) async fn find<'r>(
         &self,
         domain: &'r Domain,
         request: &Request<'_>,
-        answers_by: Instant,
+        call: &Call<'_>,
     ) -> Result<SmallVec<[Found<'r>; 2]>, Rejection> {
         let descriptors = &request.descriptors;
         let mut found: SmallVec<[Found<'r>; 2]> = SmallVec::with_capacity(descriptors.len());
@@ -32,17 +32,23 @@ impl Engine {
             found.push(Found::of(domain, descriptor, place)?);
         }
         let mut answers = true;
-        for (found, descriptor) in found.iter_mut().zip(descriptors) {
+        for (place, (found, descriptor)) in found.iter_mut().zip(descriptors).enumerate() {
             let choice = found.rule.and_then(|rule| rule.plan.as_ref());
             let (Some(choice), Some(subject)) = (choice, descriptor.entries.last()) else {
                 continue;
             };
-            let key = key::standing(&self.settings.key_prefix, domain, *subject);
-            let standing = match self.directory.cached(&key) {
-                Some(standing) => standing,
-                None => self.ask(&key, answers_by, &mut answers).await,
+            let standing = match call.standings {
+                Some(given) => given.get(place).cloned().flatten(),
+                None => {
+                    let key = key::standing(&self.settings.key_prefix, domain, *subject);
+                    match self.directory.cached(&key) {
+                        Some(standing) => standing,
+                        None => self.ask(&key, call.answers_by, &mut answers).await,
+                    }
+                }
             };
             self.settle(domain, descriptor, choice, standing.as_deref(), found);
+            found.standing = standing;
         }
         Ok(found)
     }

@@ -61,8 +61,8 @@ impl Engine {
         let Some(domain) = live.rules.domains.get(request.domain) else {
             return Ok(None);
         };
-        let by = Instant::now() + self.settings.store_timeout;
-        let found = self.find(domain, request, by).await?;
+        let call = self.call(Instant::now(), None, true, None);
+        let found = self.find(domain, request, &call).await?;
         let cost = domain.costs.of(&request.descriptors);
         let mut charges = Charges::default();
         charges.collect(&self.settings, domain, request, &found, cost)?;

@@ -50,6 +50,14 @@ pub fn ratio(text: &str) -> Result<f32, String> {
     }
 }
 
+/// Reads a share that is more than nothing.
+pub fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("not a number above 0 and at most 1".to_owned()),
+    }
+}
+
 /// Reads a number from 0 on.
 pub fn factor(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

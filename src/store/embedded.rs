@@ -10,7 +10,7 @@
 //!   an idle process, so no lock is ever held for long.
 
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -57,6 +57,8 @@ pub struct Embedded {
     /// What `secret` was made of.
     secret_keys: (u64, u64),
     clock: Clock,
+    /// The last moment that was given to a transaction, where no two have the same.
+    stamps: Option<AtomicI64>,
     book: Book,
     rows: Rows,
 }
@@ -100,14 +102,27 @@ impl Embedded {
             book: Book::new(clock.clone()),
             rows: Rows::default(),
             clock,
+            stamps: None,
         }
+    }
+
+    /// The same store, which gives no two transactions the same moment: of those on one key, the later is the one that saw the
+    /// other. With more than a million a second, its time goes ahead of the clock.
+    #[must_use]
+    pub fn with_distinct_moments(mut self) -> Self {
+        self.stamps = Some(AtomicI64::new(i64::MIN));
+        self
     }
 
     /// See [`Store::transact`](super::Store::transact).
     pub fn transact(&self, transaction: &Transaction<'_, '_>) -> Outcome {
-        let now = transaction.now.unwrap_or_else(|| self.clock.now());
+        self.transact_at(transaction).0
+    }
+
+    /// The same; tells also at which time it was decided.
+    pub fn transact_at(&self, transaction: &Transaction<'_, '_>) -> (Outcome, Timestamp) {
         if let [key] = transaction.keys {
-            return self.transact_one(key, transaction.demands, now);
+            return self.transact_one(key, transaction.demands, transaction.now);
         }
         let count = transaction.keys.len();
         let mut prints: SmallVec<[u128; 2]> = SmallVec::with_capacity(count);
@@ -115,6 +130,7 @@ impl Embedded {
             prints.push(self.print(key));
         }
         let mut locked = self.lock(&prints);
+        let now = self.moment(transaction.now);
         let mut places: SmallVec<[Option<usize>; 2]> = SmallVec::with_capacity(count);
         let mut records: SmallVec<[(Record, bool); 2]> = SmallVec::with_capacity(count);
         for print in &prints {
@@ -142,19 +158,25 @@ impl Embedded {
             }
             self.count(change);
         }
-        outcome
+        (outcome, now)
     }
 
     /// The same with one key, as most have.
-    fn transact_one(&self, key: &Key, demands: &[Demand<'_>], now: Timestamp) -> Outcome {
+    fn transact_one(
+        &self,
+        key: &Key,
+        demands: &[Demand<'_>],
+        now: Option<Timestamp>,
+    ) -> (Outcome, Timestamp) {
         let print = self.print(key);
         let mut shard = self.shards[shard_of(print)].lock();
+        let now = self.moment(now);
         let place = shard.records.find(print);
         let mut records = [(shard.get(place), false)];
         let outcome = transact(&mut records, demands, now);
         let [(record, changed)] = records;
         if !changed {
-            return outcome;
+            return (outcome, now);
         }
         let record = record.into();
         let change = match place {
@@ -168,7 +190,21 @@ impl Embedded {
             }
         };
         self.count(change);
-        outcome
+        (outcome, now)
+    }
+
+    /// The moment of a transaction whose keys are locked: so none on the same keys has one between.
+    fn moment(&self, given: Option<Timestamp>) -> Timestamp {
+        let now = given.unwrap_or_else(|| self.clock.now());
+        let Some(last) = self.stamps.as_ref().filter(|_| given.is_none()) else {
+            return now;
+        };
+        let now = now.as_micros();
+        let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+            Some(now.max(last.saturating_add(1)))
+        });
+        let (Ok(before) | Err(before)) = before;
+        Timestamp::from_micros(now.max(before.saturating_add(1)))
     }
 
     /// See [`Store::forget`](super::Store::forget).

@@ -344,6 +344,12 @@ impl Metrics {
         self.series.settled.set(settled);
     }
 
+    /// How many decisions were recorded, and how many the capture misses.
+    pub fn recorded(&self, (taken, missing): (u64, u64)) {
+        self.series.recorded.set(taken);
+        self.series.record_missing.set(missing);
+    }
+
     /// How many requests were charged in advance.
     pub fn leased(&self, count: u64) {
         self.series.leased.set(count);

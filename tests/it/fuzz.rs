@@ -7,13 +7,16 @@ use std::path::Path;
 #[allow(unreachable_pub, reason = "the targets use it from another crate")]
 mod entries;
 
-use entries::{api, directory, json, redis, request, rules, snapshot, tokens, value, values};
+use entries::{
+    api, capture, directory, json, redis, request, rules, snapshot, tokens, value, values,
+};
 
 /// A target, and what it does with the bytes of a file.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     ("api", api::run),
+    ("capture", capture::run),
     ("directory", directory::run),
     ("json", json::run),
     ("redis", redis::run),

@@ -10,7 +10,7 @@ use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 use tollgate::telemetry::tracing::always::{Kept, Why};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 42] = [
+const FAMILIES: [(&str, &str); 44] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -38,6 +38,8 @@ const FAMILIES: [(&str, &str); 42] = [
     ("tollgate_settled", "gauge"),
     ("tollgate_plan_decisions", "counter"),
     ("tollgate_quota_reached", "counter"),
+    ("tollgate_record_missing", "gauge"),
+    ("tollgate_recorded", "gauge"),
     ("tollgate_rules_info", "gauge"),
     ("tollgate_rules_load_timestamp_seconds", "gauge"),
     ("tollgate_rules_loaded", "gauge"),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part may use, as the map in `src/lib.rs` reads: dependencies go one way.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("time", &[]),
     ("limit", &["time"]),
     ("rules", &["limit", "time"]),
@@ -13,9 +13,18 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("telemetry", &["limit", "settings"]),
     ("store", &["limit", "time", "settings", "telemetry"]),
     ("directory", &["rules", "limit", "store", "time"]),
+    ("capture", &["rules", "limit", "time"]),
     (
         "engine",
-        &["directory", "rules", "limit", "store", "time", "telemetry"],
+        &[
+            "capture",
+            "directory",
+            "rules",
+            "limit",
+            "store",
+            "time",
+            "telemetry",
+        ],
     ),
     (
         "reload",
@@ -41,6 +50,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
         "cli",
         &[
             "admin",
+            "capture",
             "directory",
             "engine",
             "envoy",

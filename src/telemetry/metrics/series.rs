@@ -34,6 +34,8 @@ pub(super) struct Series {
     pub(super) owed: Gauge<u64, AtomicU64>,
     pub(super) settled: Gauge<u64, AtomicU64>,
     pub(super) leased: Gauge<u64, AtomicU64>,
+    pub(super) recorded: Gauge<u64, AtomicU64>,
+    pub(super) record_missing: Gauge<u64, AtomicU64>,
     pub(super) directory_hits: Gauge<u64, AtomicU64>,
     pub(super) directory_misses: Gauge<u64, AtomicU64>,
     pub(super) directory_errors: Family<KindLabel, Counter>,
@@ -158,6 +160,16 @@ impl Series {
             leased: adder.add(
                 "tollgate_store_leased",
                 "Requests answered from a lease: charged in advance, with another request",
+                Gauge::default(),
+            ),
+            recorded: adder.add(
+                "tollgate_recorded",
+                "Decisions taken for the file of RECORD",
+                Gauge::default(),
+            ),
+            record_missing: adder.add(
+                "tollgate_record_missing",
+                "Decisions that the file of RECORD should have and has not",
                 Gauge::default(),
             ),
             directory_hits: adder.add(

@@ -15,7 +15,7 @@ use super::upstream::Upstream;
 
 /// A running gateway with a Tollgate of its own; both end with this.
 pub(crate) struct Gateway {
-    envoy: Envoy,
+    pub(crate) envoy: Envoy,
     pub(crate) tollgate: Server,
 }
 
@@ -137,9 +137,14 @@ impl Envoy {
         send(self.address, "GET", path, headers, "").expect("the gateway answers")
     }
 
+    /// The file of its access log.
+    pub(crate) fn access_log_file(&self) -> PathBuf {
+        self.dir.path().join("access")
+    }
+
     /// The lines of its access log so far.
     pub(crate) fn access_log(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.dir.path().join("access")).expect("a log");
+        let text = std::fs::read_to_string(self.access_log_file()).expect("a log");
         let lines = text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok());

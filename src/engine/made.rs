@@ -1,0 +1,132 @@
+//! What is asked of the store, and what it says; or what is said in its place.
+
+use std::time::{Duration, Instant};
+
+use tracing::{Instrument, Span};
+
+use super::charges::Charges;
+use super::{Call, Engine, Reason, fallback};
+use crate::limit::transaction::Outcome;
+use crate::store::redis::Redis;
+use crate::store::{Store, StoreError, Transaction};
+use crate::telemetry::tracing as spans;
+use crate::time::{Clock, Timestamp};
+
+/// An outcome, and how it was come by.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) outcome: Outcome,
+    /// Why the store did not decide, if it did not.
+    pub(super) fallback: Option<Reason>,
+    /// When it did, if it says.
+    pub(super) at: Option<Timestamp>,
+}
+
+impl Made {
+    fn by_the_store(outcome: Outcome, at: Option<Timestamp>) -> Self {
+        Self {
+            outcome,
+            fallback: None,
+            at,
+        }
+    }
+}
+
+impl Engine {
+    /// What the store says, or what is said in its place and why.
+    pub(super) async fn outcome(&self, charges: &Charges<'_>, call: &Call<'_>) -> Made {
+        if charges.demands.is_empty() && charges.meters.is_empty() {
+            return Made::by_the_store(admitted(), None);
+        }
+        let now = self.given_time();
+        let with_meters = charges.with_meters();
+        let mut transaction = Transaction {
+            keys: &charges.keys,
+            demands: with_meters.as_deref().unwrap_or(&charges.demands),
+            now,
+            timeout: Duration::ZERO,
+        };
+        if let Store::Embedded(store) = &*self.store {
+            // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
+            let seen_later = call.unseen.map(|unseen| (unseen, Instant::now()));
+            let span = spans::store_call(&call.span, self.store.name(), charges.keys.len());
+            let (outcome, at) = span.in_scope(|| store.transact_at(&transaction));
+            if let Some((unseen, begun)) = seen_later {
+                unseen.asked(self.store.name(), begun, begun.elapsed(), None);
+            }
+            return Made::by_the_store(outcome, Some(at));
+        }
+        let begun = Instant::now();
+        transaction.timeout = call.answers_by.saturating_duration_since(begun);
+        let result = match &*self.store {
+            Store::Redis(store) => Box::pin(self.ask_redis(store, &transaction, &call.span)).await,
+            Store::Embedded(_) | Store::Faulty(_) => {
+                Box::pin(self.store.transact(&transaction)).await
+            }
+        };
+        let (store, took) = (self.store.name(), begun.elapsed());
+        if let Some(unseen) = call.unseen {
+            let error = result.as_ref().err().map(StoreError::kind);
+            unseen.asked(store, begun, took, error);
+        }
+        match result {
+            Ok(outcome) => {
+                self.metrics.store_answered(store, took);
+                Made::by_the_store(outcome, None)
+            }
+            Err(error) => {
+                self.metrics.store_failed(store, error.kind(), took);
+                if !charges.limits_anything() {
+                    // It was only asked for candidates, which have no part in the decision.
+                    return Made::by_the_store(admitted(), None);
+                }
+                let count = self.instances.count();
+                let (outcome, reason) = fallback::decide(charges, &self.local, count, now);
+                // What was sent may be executed yet, and counts as charged.
+                if outcome.admitted && !error.was_sent() {
+                    self.owed.note(charges, &outcome, count, now);
+                }
+                self.metrics.fallback(reason.name());
+                Made {
+                    outcome,
+                    fallback: Some(reason),
+                    at: None,
+                }
+            }
+        }
+    }
+
+    async fn ask_redis(
+        &self,
+        store: &Redis,
+        transaction: &Transaction<'_, '_>,
+        decision: &Span,
+    ) -> Result<Outcome, StoreError> {
+        let span = spans::store_call(decision, self.store.name(), transaction.keys.len());
+        if span.is_none() {
+            return store.transact(transaction).await;
+        }
+        let answering = store.transact(transaction);
+        let result = answering.instrument(span.clone()).await;
+        if let Err(error) = &result {
+            spans::failed(&span, error.kind());
+        }
+        result
+    }
+
+    /// The time that a manual clock shows; otherwise the store has its own.
+    pub(super) fn given_time(&self) -> Option<Timestamp> {
+        match &self.clock {
+            Clock::System => None,
+            clock @ Clock::Manual(_) => Some(clock.now()),
+        }
+    }
+}
+
+/// What a request comes to that nothing limits.
+fn admitted() -> Outcome {
+    Outcome {
+        admitted: true,
+        ..Outcome::default()
+    }
+}
