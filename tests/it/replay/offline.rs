@@ -364,6 +364,29 @@ fn several_captures_are_one_in_the_order_of_time() {
     assert_eq!(report["may_differ"]["late"], 0);
 }
 
+/// As a person reads it; `UPDATE_GOLDEN=1` writes it down.
+#[test]
+fn the_report_is_the_one_that_was_reviewed() {
+    let made = Made::new();
+    let mut asked = traffic(6, 3000, 600, 8);
+    // Some were refused live, by a rule that is looser now.
+    for (_, user, refused) in asked.iter_mut().skip(1000).take(200) {
+        *refused = user == "u7";
+    }
+    let capture = made.capture(&asked);
+    let rules = made.rules("requests_per_unit: 40, unit: minute");
+    let output = replay(&rules, &capture, &["--target", "1%", "--warm-up", "10s"]);
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = said.replace(&made.dir.path().display().to_string(), "DIR");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/replay.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, &said).expect("a file");
+    }
+    let wanted = std::fs::read_to_string(&golden).expect("tests/golden/replay.txt");
+    assert_eq!(said, wanted);
+}
+
 #[test]
 fn the_picture_stands_for_itself() {
     let made = Made::new();
