@@ -4,7 +4,7 @@
 //! - `domain`: what is said beside descriptors
 //! - `walk`: all descriptors that requests may bring
 //! - `level`, `patterns`: which of two levels' descriptors an entry finds
-//! - `rule`, `limits`: two rules, two lists of limits
+//! - `rule`, `limits`, `candidates`: two rules, two lists of limits, and of those on trial
 //! - `change`: what changes, put together
 //! - `text`: how it is said
 
@@ -22,6 +22,7 @@ use super::say;
 use change::{Changes, Found};
 use domain::Side;
 
+mod candidates;
 mod change;
 mod domain;
 mod level;

@@ -8,6 +8,7 @@ use crate::rules::costs::Cost;
 use crate::rules::outline::Outline;
 use crate::rules::{Body, Domain, Entry, Plan, PlanSource, Response, Rule, RuleSet};
 
+use super::candidates;
 use super::change::{Change, Changes, Effect, Subject};
 use super::limits::{self, list, said, strictness};
 use super::rule::{Domains, plan_effect};
@@ -363,6 +364,15 @@ const MOST_USERS: usize = 5;
 
 /// What changes in a plan.
 fn plan(domains: Domains<'_>, old: &Plan, new: &Plan) -> Vec<Change> {
+    let mut changes = plan_limits(domains, old, new);
+    changes.extend(candidates::compare(
+        (&old.limits, &old.candidates),
+        (&new.limits, &new.candidates),
+    ));
+    changes
+}
+
+fn plan_limits(domains: Domains<'_>, old: &Plan, new: &Plan) -> Vec<Change> {
     match (old.unlimited, new.unlimited) {
         (true, true) => Vec::new(),
         (false, false) => limits::compare(&old.limits, &new.limits, domains.defaults()),

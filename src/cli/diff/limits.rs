@@ -258,16 +258,21 @@ fn number(number: f64) -> String {
 pub(super) fn said(limit: &RuleLimit) -> String {
     let name = limit.name.as_deref();
     let name = name.map_or_else(String::new, |name| format!("{name}: "));
-    let burst = limit.limit.capacity();
-    let how = match limit.limit.shape() {
+    format!("{name}{}", counts(&limit.limit))
+}
+
+/// What a limit counts, such as `100/minute, token bucket, burst 150`.
+pub(super) fn counts(limit: &Limit) -> String {
+    let burst = limit.capacity();
+    let how = match limit.shape() {
         Shape::FixedWindow(_) => String::new(),
         Shape::SlidingWindow(_) => ", sliding window".to_owned(),
-        Shape::TokenBucket(_) if burst == Hits::whole(limit.limit.requests_per_unit()) => {
+        Shape::TokenBucket(_) if burst == Hits::whole(limit.requests_per_unit()) => {
             ", token bucket".to_owned()
         }
         Shape::TokenBucket(_) => format!(", token bucket, burst {burst}"),
     };
-    format!("{name}{}{how}", limit.limit)
+    format!("{limit}{how}")
 }
 
 /// The name of a limit, to begin a sentence with.

@@ -4,6 +4,7 @@ use crate::limit::ban::Ban;
 use crate::rules::{Domain, PlanChoice, PlanSource, Rule, RuleLimit, Segment};
 use crate::time::Micros;
 
+use super::candidates;
 use super::change::{Change, Effect};
 use super::limits::{self, Defaults, list, said};
 
@@ -77,6 +78,10 @@ pub(super) fn compare(
     {
         roles(&mut changes, old, new);
     }
+    changes.extend(candidates::compare(
+        candidates::of(old),
+        candidates::of(new),
+    ));
     let ban = |rule: Option<&Rule>| rule.and_then(|rule| rule.ban);
     changes.extend(bans(ban(old), ban(new)));
     beside(&mut changes, old, new);
