@@ -219,7 +219,8 @@ fn update_gauges(admin: &Admin) {
         Store::Faulty(_) => {}
     }
     admin.metrics.instances(admin.engine.instances());
-    admin.metrics.owed(admin.engine.owed());
+    let unknown = admin.engine.owed_unknown();
+    admin.metrics.owed(admin.engine.owed(), unknown);
     admin.metrics.recorded(admin.engine.recorded());
     let directory = admin.engine.directory().hits_and_misses();
     admin.metrics.directory(directory);

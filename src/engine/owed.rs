@@ -4,7 +4,7 @@
 //! beyond the limit if it must be, so that all instances feel it; what belongs to a window that has passed is not owed any more.
 //!
 //! - A call that was sent and not answered in time counts as charged, and is not owed. The breaker of a server sees to it that
-//!   those are few.
+//!   those are few. So does one that tells the store what is owed; what it told of is counted.
 //! - Only what limits of `failure_mode: local` have admitted is counted anywhere; what `allow` lets through is not.
 
 use std::collections::HashMap;
@@ -46,6 +46,8 @@ pub(super) struct Owed {
     paying: AtomicUsize,
     noted: Notify,
     settled: AtomicU64,
+    /// Thousandths of hits.
+    unknown: AtomicU64,
 }
 
 type Limits = SmallVec<[Owing; 1]>;
@@ -67,6 +69,7 @@ impl Owed {
             paying: AtomicUsize::new(0),
             noted: Notify::new(),
             settled: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
         }
     }
 
@@ -174,6 +177,11 @@ impl Engine {
         (keys.len() + paying, settled)
     }
 
+    /// How many hits the store was told of later, and has not said whether it charged them.
+    pub fn owed_unknown(&self) -> u64 {
+        self.owed.unknown.load(Ordering::Relaxed).div_ceil(1000)
+    }
+
     /// Tells the store what it does not know of, whenever it answers, until the future is dropped.
     pub async fn pay_owed(&self) {
         loop {
@@ -227,7 +235,12 @@ impl Engine {
                 false
             }
             // It may have been.
-            Err(StoreError::Timeout | StoreError::Unconfirmed(_) | StoreError::Corrupt(_)) => false,
+            Err(StoreError::Timeout | StoreError::Unconfirmed(_) | StoreError::Corrupt(_)) => {
+                let most = hits.iter().map(|hits| hits.thousandths()).max();
+                let most = most.unwrap_or_default();
+                self.owed.unknown.fetch_add(most, Ordering::Relaxed);
+                false
+            }
         }
     }
 

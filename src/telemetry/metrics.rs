@@ -338,10 +338,11 @@ impl Metrics {
         self.series.instances.set(count.into());
     }
 
-    /// How many keys the store is to be told of, and how many it has been told of.
-    pub fn owed(&self, (owed, settled): (usize, u64)) {
+    /// How many keys the store is to be told of, and how many it has been told of; how many hits it was told of in vain, perhaps.
+    pub fn owed(&self, (owed, settled): (usize, u64), unknown: u64) {
         self.series.owed.set(owed as u64);
         self.series.settled.set(settled);
+        self.series.settled_unknown.set(unknown);
     }
 
     /// How many decisions were recorded, and how many the capture misses.

@@ -190,6 +190,7 @@ impl Trial {
         let unknown = self
             .server
             .metric("tollgate_store_errors{kind=\"timeout\"}") as u64;
+        let unknown = unknown + self.server.metric("tollgate_settled_unknown") as u64;
         let caller = Caller::connect(self.server.grpc.expect("a port")).await;
         let (mut missing, mut surplus) = (0, 0);
         for holder in 0..HOLDERS {

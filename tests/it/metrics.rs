@@ -10,7 +10,7 @@ use tollgate::telemetry::metrics::{MAX_UNKNOWN_DOMAINS, Metrics, RuleHits};
 use tollgate::telemetry::tracing::always::{Kept, Why};
 
 /// Names and types, as dashboards know them.
-const FAMILIES: [(&str, &str); 44] = [
+const FAMILIES: [(&str, &str); 45] = [
     ("ratelimit_service_config_load_error", "counter"),
     ("ratelimit_service_config_load_success", "counter"),
     ("ratelimit_service_global_shadow_mode", "counter"),
@@ -36,6 +36,7 @@ const FAMILIES: [(&str, &str); 44] = [
     ("tollgate_kept_traces", "counter"),
     ("tollgate_owed", "gauge"),
     ("tollgate_settled", "gauge"),
+    ("tollgate_settled_unknown", "gauge"),
     ("tollgate_plan_decisions", "counter"),
     ("tollgate_quota_reached", "counter"),
     ("tollgate_record_missing", "gauge"),

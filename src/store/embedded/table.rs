@@ -19,6 +19,10 @@ const NONE: u32 = u32::MAX;
 
 /// Values by fingerprint; fewer than 2^32 - 1.
 #[derive(Debug)]
+#[expect(
+    clippy::vec_box,
+    reason = "growth is to move addresses, and not what they point to"
+)]
 pub(super) struct Table<V> {
     chunks: Vec<Box<[Entry<V>; CHUNK]>>,
     /// Of each bucket, the index of the first in its chain.

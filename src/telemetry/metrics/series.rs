@@ -33,6 +33,7 @@ pub(super) struct Series {
     pub(super) instances: Gauge,
     pub(super) owed: Gauge<u64, AtomicU64>,
     pub(super) settled: Gauge<u64, AtomicU64>,
+    pub(super) settled_unknown: Gauge<u64, AtomicU64>,
     pub(super) leased: Gauge<u64, AtomicU64>,
     pub(super) recorded: Gauge<u64, AtomicU64>,
     pub(super) record_missing: Gauge<u64, AtomicU64>,
@@ -155,6 +156,11 @@ impl Series {
             settled: adder.add(
                 "tollgate_settled",
                 "Keys for which the store was told later what had been admitted without it",
+                Gauge::default(),
+            ),
+            settled_unknown: adder.add(
+                "tollgate_settled_unknown",
+                "Hits that the store was told of later, without an answer: they may be missing there",
                 Gauge::default(),
             ),
             leased: adder.add(
