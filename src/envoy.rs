@@ -1,15 +1,15 @@
 //! Envoy's configuration, as far as it says what Tollgate is asked: HTTP requests to descriptors, and the descriptors that there
 //! can be. What is not computed here is said to be so, and never guessed.
 //!
-//! - [`read`]: the file to listeners, filters and routes
-//! - [`routes`], [`matching`], [`paths`]: which route a request takes
-//! - [`filters`], [`mutations`], [`jwt`]: what filters do to a request on its way
-//! - [`limits`], [`actions`], [`format`]: what makes a descriptor
-//! - [`request`]: a request, and what is seen of it
-//! - [`send`]: a request to what Tollgate is asked
-//! - [`shapes`]: every descriptor that there can be
-//! - [`against`]: rules held against them
-//! - [`tree`]: looks into the YAML
+//! - `read`: the file to listeners, filters and routes
+//! - `routes`, `matching`, `paths`: which route a request takes
+//! - `filters`, `mutations`, `jwt`: what filters do to a request on its way
+//! - `limits`, `actions`, `format`: what makes a descriptor
+//! - `request`: a request, and what is seen of it
+//! - `send`: a request to what Tollgate is asked
+//! - `shapes`: every descriptor that there can be
+//! - `against`: rules held against them
+//! - `tree`: looks into the YAML
 
 use std::collections::BTreeMap;
 

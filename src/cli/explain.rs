@@ -23,7 +23,7 @@ mod text;
 /// What to explain.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Descriptors, as key=value,key=value; with --envoy an HTTP request, such as 'GET https://api.example.com/search'
+    /// Descriptors, as key=value,key=value; with --envoy an HTTP request, such as `GET https://api.example.com/search`
     #[arg(value_name = "DESCRIPTOR")]
     what: Vec<String>,
     /// Directories of rules
