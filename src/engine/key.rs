@@ -5,8 +5,6 @@
 //! punctuation is percent-encoded; a text over [`LONGEST`] bytes, or a sensitive one, is `#` and its hash. The `*` of a
 //! pattern whose values share a counter stands as it is, which no value's does.
 
-use std::fmt::Write;
-
 use ring::digest::{Context, SHA256};
 
 use crate::rules::{Domain, Entry, PlanSource, Rule};
@@ -140,10 +138,12 @@ pub(super) fn hashed(to: &mut String, domain: &Domain, of: &str, text: &str) {
 }
 
 fn hex(to: &mut String, mark: &str, bytes: &[u8]) {
+    const DIGITS: [u8; 16] = *b"0123456789ABCDEF";
     to.push_str(mark);
     for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(to, "{byte:02X}");
+        for digit in [byte >> 4, byte & 15] {
+            to.push(char::from(DIGITS[usize::from(digit)]));
+        }
     }
 }
 
