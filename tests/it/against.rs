@@ -3,12 +3,14 @@
 //! `UPDATE_GOLDEN=1` writes what is said now.
 
 use std::fs;
+use std::path::Path;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tollgate::envoy::{Client, Configuration, HttpRequest};
 
 use crate::support::gateway::edited;
+use crate::support::golden::compare;
 use crate::support::server::binary;
 
 /// What a call says, and its exit code.
@@ -30,19 +32,8 @@ fn said(args: &[&str]) -> String {
 
 #[track_caller]
 fn golden(name: &str, said: &str) {
-    let path = format!(
-        "{}/tests/golden/envoy/{name}.txt",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&path, said).expect("a file");
-        return;
-    }
-    let wanted = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        said, wanted,
-        "{name}: UPDATE_GOLDEN=1 writes what is said now"
-    );
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/envoy");
+    compare(&Path::new(dir).join(format!("{name}.txt")), said);
 }
 
 #[test]

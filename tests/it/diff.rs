@@ -13,6 +13,7 @@ use tollgate::cli::diff::{Difference, difference};
 use tollgate::rules::compile::Options;
 use tollgate::rules::file::SourceFile;
 
+use crate::support::golden::compare;
 use crate::support::server::binary;
 
 mod counters;
@@ -44,20 +45,6 @@ pub(super) fn changes(old: &str, new: &str) -> Difference {
     };
     let options = Options::default();
     difference(&files(old), &files(new), options).unwrap_or_else(|report| panic!("{report}"))
-}
-
-#[track_caller]
-fn compare(path: &Path, said: &str) {
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(path, said).expect("a file");
-        return;
-    }
-    let wanted = fs::read_to_string(path).unwrap_or_default();
-    let name = path.display();
-    assert_eq!(
-        said, wanted,
-        "{name}: UPDATE_GOLDEN=1 writes what is said now"
-    );
 }
 
 #[test]

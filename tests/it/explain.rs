@@ -4,10 +4,12 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
+use crate::support::golden::compare;
 use crate::support::redis;
 use crate::support::server::{Setup, binary};
 
@@ -156,19 +158,8 @@ fn said(args: &[&str], input: &str) -> String {
 
 #[track_caller]
 fn golden(name: &str, said: &str) {
-    let path = format!(
-        "{}/tests/golden/explain/{name}.txt",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&path, said).expect("a file");
-        return;
-    }
-    let wanted = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        said, wanted,
-        "{name}: UPDATE_GOLDEN=1 writes what is said now"
-    );
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/explain");
+    compare(&Path::new(dir).join(format!("{name}.txt")), said);
 }
 
 /// A Friday.

@@ -6,6 +6,7 @@ pub(crate) mod browser;
 pub(crate) mod caller;
 pub(crate) mod compose;
 pub(crate) mod gateway;
+pub(crate) mod golden;
 pub(crate) mod http;
 pub(crate) mod model;
 pub(crate) mod otlp;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::engine::key::key;
 use crate::limit::Limit;
-use crate::rules::{Domain, Entry, Rule, RuleSet};
+use crate::rules::{Domain, Entry, Rule, RuleCandidate, RuleLimit, RuleSet};
 use crate::store::footprint;
 
 /// How long a value is taken to be that the rules do not say, in characters: a user's number, an address.
@@ -219,16 +219,19 @@ pub(super) fn json(all: &[OfDomain]) -> Value {
     all.iter().map(OfDomain::json).collect()
 }
 
-/// What is counted for each subject of a rule: of plans that of the one that takes most.
+/// What is counted for each subject of a rule, candidates included: of plans that of the one that takes most.
 fn limits<'r>(domain: &'r Domain, rule: &'r Rule) -> Vec<&'r Limit> {
-    let of = |limits: &'r [crate::rules::RuleLimit]| -> Vec<&'r Limit> {
-        limits.iter().map(|limit| &limit.limit).collect()
+    let of = |limits: &'r [RuleLimit], candidates: &'r [RuleCandidate]| -> Vec<&'r Limit> {
+        let live = limits.iter().map(|limit| &limit.limit);
+        let tried = candidates.iter().map(|candidate| &candidate.limit);
+        live.chain(tried).collect()
     };
     let mut limits = match &rule.plan {
-        None => of(&rule.limits),
+        None => of(&rule.limits, &rule.candidates),
         Some(_) => {
-            let plans = domain.plans.values().map(|plan| of(&plan.limits));
+            let plans = domain.plans.values();
             plans
+                .map(|plan| of(&plan.limits, &plan.candidates))
                 .max_by_key(|limits| footprint::redis(0, limits.iter().copied()))
                 .unwrap_or_default()
         }
