@@ -7,7 +7,10 @@
 //! - `places`: how many there may be of what
 //! - `preface`: what they begin with
 //! - `connection`: one of them, until its end
-//! - [`unary`]: one call of it
+//! - `turns`: when its calls are looked at
+//! - `stream`: one call of it, as HTTP/2 has it
+//! - [`unary`]: those of the rate limit service
+//! - `aside`: those of the others
 //! - [`tls`]: certificates, read again when they change
 
 use std::io;
@@ -25,13 +28,16 @@ use crate::engine::readiness::Readiness;
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 
+mod aside;
 mod connection;
 pub mod listen;
 mod places;
 pub mod preface;
 pub mod rls;
+mod stream;
 mod threads;
 pub mod tls;
+mod turns;
 pub mod unary;
 pub mod wire;
 

@@ -1,36 +1,28 @@
 //! One connection: its HTTP/2, whom its calls go to, and its end.
 
-use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use h2::{Ping, PingPong};
 use rand::Rng;
 use tokio::sync::watch;
-use tokio::time::sleep;
-use tonic::Status;
+use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
-use tower::Service;
 use tracing::debug;
 
 use super::Settings;
 use super::listen::Accepted;
-use super::places::{Place, Places};
+use super::places::Places;
 use super::preface::Begun;
-use super::unary::{self, Method, Reply};
-
-/// The path of the one method that is served here.
-const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+use super::turns::Turns;
+use super::unary::Method;
 
 /// The largest head of a call, in bytes.
 const MAX_HEAD: u32 = 16 * 1024;
 
-/// What a call is told that there is no place for. Its message is not read.
-const FULL: &str = "too many calls are under way";
+/// How many bytes a connection and each of its calls may send before they have been read.
+const WINDOW: u32 = 1 << 20;
 
 /// What the calls of a connection go to.
 #[derive(Clone)]
@@ -58,75 +50,61 @@ impl<M: Method> Port<M> {
             _ = self.shutdown.wait_for(|down| *down) => return,
         };
         let settings = &self.settings;
-        let keepalive = settings.keepalive_interval;
         let (age, grace) = (jittered_age(settings), settings.max_connection_age_grace);
-        let mut http = http2::Builder::new(TokioExecutor::new());
-        http.timer(TokioTimer::new())
-            .auto_date_header(false)
+        let shaking = h2::server::Builder::new()
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_header_list_size(MAX_HEAD)
-            .keep_alive_interval((!keepalive.is_zero()).then_some(keepalive))
-            .keep_alive_timeout(settings.keepalive_timeout);
-        let most = settings.max_message_size;
-        let (method, others) = (self.method, self.others);
-        let (calls, asides) = (self.calls, self.asides);
-        let answer = service_fn(move |request: Request<Incoming>| {
-            let is_decision = request.uri().path() == SHOULD_RATE_LIMIT;
-            let called = match is_decision {
-                true => calls
-                    .take()
-                    .map(|place| Called::Decision(method.clone(), place)),
-                false => asides
-                    .take()
-                    .map(|place| Called::Other(others.clone(), place)),
-            };
-            async move {
-                Ok::<_, Infallible>(match called {
-                    Some(called) => called.answer(request, most).await,
-                    None => unary::refusal(&Status::resource_exhausted(FULL)),
-                })
-            }
-        });
-        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
-        let is_old = tokio::select! {
-            ended = &mut connection => return told(ended),
-            // A dropped sender is a shutdown too.
-            _ = self.shutdown.wait_for(|down| *down) => false,
-            () = after(age) => true,
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake(stream);
+        let mut http = tokio::select! {
+            shaken = shaking => match shaken {
+                Ok(http) => http,
+                Err(error) => return debug!("a connection did not begin: {error}"),
+            },
+            _ = self.shutdown.wait_for(|down| *down) => return,
         };
-        connection.as_mut().graceful_shutdown();
+        let heard = AtomicBool::new(false);
+        let pings = http.ping_pong();
+        let mut shutdown = self.shutdown.clone();
+        let mut silence = pin!(silence(pings, &heard, settings));
+        let mut turns = Turns::new(http, &self, &heard);
+        let is_old = tokio::select! {
+            ended = &mut turns => return told(ended),
+            // A dropped sender is a shutdown too.
+            _ = shutdown.wait_for(|down| *down) => false,
+            () = after(age) => true,
+            () = &mut silence => return,
+        };
+        turns.shut_down();
         tokio::select! {
-            ended = connection => told(ended),
+            ended = turns => told(ended),
             () = after(is_old.then_some(grace)) => {}
+            () = silence => {}
         }
     }
 }
 
-/// What a call goes to, and its place.
-enum Called<M> {
-    Decision(M, Place),
-    Other(Routes, Place),
-}
-
-impl<M: Method> Called<M> {
-    async fn answer(self, request: Request<Incoming>, most: usize) -> http::Response<Reply> {
-        match self {
-            Called::Decision(method, place) => unary::answer(&method, most, request, place).await,
-            // Boxed, as it is larger and rarer than the method that all calls make room for.
-            Called::Other(mut others, place) => {
-                Box::pin(async move {
-                    let request = request.map(tonic::body::Body::new);
-                    let Ok(response) = others.call(request).await;
-                    response.map(|body| Reply::other(body, Some(place)))
-                })
-                .await
-            }
+/// Ends when a client that has been silent for an interval gives no sign of life when it is asked for one.
+async fn silence(pings: Option<PingPong>, heard: &AtomicBool, settings: &Settings) {
+    let interval = settings.keepalive_interval;
+    let Some(mut pings) = pings.filter(|_| !interval.is_zero()) else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(interval).await;
+        if heard.swap(false, Ordering::Relaxed) {
+            continue;
+        }
+        let pong = timeout(settings.keepalive_timeout, pings.ping(Ping::opaque())).await;
+        if !matches!(pong, Ok(Ok(_))) {
+            return debug!("a silent client gives no sign of life");
         }
     }
 }
 
 /// Clients that go away are no news.
-fn told(ended: hyper::Result<()>) {
+fn told(ended: Result<(), h2::Error>) {
     if let Err(error) = ended {
         debug!("a connection ended: {error}");
     }

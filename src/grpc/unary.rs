@@ -5,17 +5,18 @@
 
 use std::fmt::Display;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures::FutureExt;
 use futures::future::BoxFuture;
+use h2::RecvStream;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::{Body, Frame};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http_body::Body;
 use tonic::Status;
 
-use super::places::Place;
+use super::stream::{Caller, Incoming};
 use super::wire::{self, PREFIX, RateLimitRequest};
 
 /// What answers the calls of `RateLimitService/ShouldRateLimit`.
@@ -40,101 +41,134 @@ pub enum Answering {
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// The body of a response.
-pub(super) struct Reply {
-    rest: Rest,
-    /// Its call's, until it is sent or given up.
-    _place: Option<Place>,
-}
-
-/// What is still to be sent.
-enum Rest {
-    /// A message, and the status after it.
-    Message(Bytes),
-    /// The status, which says that all is well.
-    Status,
-    /// Nothing more.
-    Sent,
-    /// What another service of the port says.
-    Other(tonic::body::Body),
-}
-
-impl Reply {
-    /// What another service says in a call that has this place.
-    pub(super) fn other(body: tonic::body::Body, place: Option<Place>) -> Self {
-        Self {
-            rest: Rest::Other(body),
-            _place: place,
-        }
-    }
-}
-
-/// Answers a call for which `method` decides, of at most `most` bytes. It has its place until the reply is sent.
-pub(super) async fn answer<M: Method>(
+/// Answers a call for which `method` decides, of at most `most` bytes: at once if nothing must be waited for, else in a task.
+pub(super) fn answer<M: Method>(
     method: &M,
     most: usize,
-    request: http::Request<impl Body<Data = Bytes, Error: Display> + Unpin>,
-    place: Place,
-) -> http::Response<Reply> {
-    let (head, body) = request.into_parts();
-    let answered = match read(body, most).await {
-        Ok(message) => match method.call(&head.headers, message) {
-            Answering::Now(answered) => answered,
-            Answering::Later(answering) => answering.await,
-        },
-        Err(status) => Err(status),
-    };
-    match answered {
-        Ok(message) => {
-            let mut response = http::Response::new(Reply {
-                rest: Rest::Message(message),
-                _place: Some(place),
-            });
-            let grpc = HeaderValue::from_static("application/grpc");
-            response.headers_mut().insert(CONTENT_TYPE, grpc);
-            response
+    headers: HeaderMap,
+    body: RecvStream,
+    mut caller: Caller,
+) {
+    let mut reading = Reading::new(Incoming(body), most);
+    // Nobody is woken: what is not there yet is asked for again at once, by a task.
+    let answering = match reading.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(message)) => method.call(&headers, message),
+        Poll::Ready(Err(status)) => Answering::Now(Err(status)),
+        Poll::Pending => {
+            let method = method.clone();
+            Answering::Later(Box::pin(async move {
+                match method.call(&headers, reading.await?) {
+                    Answering::Now(answered) => answered,
+                    Answering::Later(answering) => answering.await,
+                }
+            }))
         }
-        Err(status) => refusal(&status),
+    };
+    match answering {
+        Answering::Now(answered) => tell(caller, answered),
+        Answering::Later(answering) => {
+            tokio::spawn(async move {
+                if let Some(answered) = caller.waits_for(answering).await {
+                    tell(caller, answered);
+                }
+            });
+        }
     }
 }
 
-/// A response that is nothing but a status.
-pub(super) fn refusal(status: &Status) -> http::Response<Reply> {
-    let refusal = status.clone().into_http();
-    refusal.map(|body| Reply::other(body, None))
+fn tell(caller: Caller, answered: Answered) {
+    let message = match answered {
+        Ok(message) => message,
+        Err(status) => return caller.refuse(&status),
+    };
+    let mut head = Response::new(());
+    let grpc = HeaderValue::from_static("application/grpc");
+    head.headers_mut().insert(CONTENT_TYPE, grpc);
+    let Some(mut answer) = caller.begin(head) else {
+        return;
+    };
+    match answer.send_now(message) {
+        Ok(()) => answer.end(all_is_well()),
+        Err(message) => {
+            tokio::spawn(async move {
+                if answer.send(message).await.is_some() {
+                    answer.end(all_is_well());
+                }
+            });
+        }
+    }
 }
 
-/// The one message of a request.
-async fn read(
-    mut body: impl Body<Data = Bytes, Error: Display> + Unpin,
+fn all_is_well() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+    trailers
+}
+
+/// The one message of a request, as it comes.
+struct Reading<B> {
+    body: B,
     most: usize,
-) -> Result<RateLimitRequest, Status> {
-    let mut pieces = BytesMut::new();
-    let mut whole = None;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
-        let Some(data) = frame.into_data().ok().filter(|data| !data.is_empty()) else {
-            continue;
-        };
-        if whole.is_some() {
+    /// The beginning of a message that is not whole yet.
+    pieces: BytesMut,
+    whole: Option<Bytes>,
+}
+
+impl<B> Reading<B> {
+    fn new(body: B, most: usize) -> Self {
+        Self {
+            body,
+            most,
+            pieces: BytesMut::new(),
+            whole: None,
+        }
+    }
+
+    fn take(&mut self, data: Bytes) -> Result<(), Status> {
+        if self.whole.is_some() {
             return Err(several());
         }
         // Nearly always all of it comes in one piece, and is not copied.
-        if pieces.is_empty() && is_whole(&data, most)? {
-            whole = Some(data);
-            continue;
+        if self.pieces.is_empty() && is_whole(&data, self.most)? {
+            self.whole = Some(data);
+            return Ok(());
         }
-        pieces.extend_from_slice(&data);
-        if is_whole(&pieces, most)? {
-            whole = Some(pieces.split().freeze());
+        self.pieces.extend_from_slice(&data);
+        if is_whole(&self.pieces, self.most)? {
+            self.whole = Some(self.pieces.split().freeze());
         }
+        Ok(())
     }
-    let mut message = whole.ok_or_else(|| match pieces.is_empty() {
-        true => Status::internal("the call has no message"),
-        false => Status::internal("the message is incomplete"),
-    })?;
-    message.advance(PREFIX);
-    wire::decode(message).map_err(|error| Status::internal(error.to_string()))
+
+    fn end(&mut self) -> Result<RateLimitRequest, Status> {
+        let mut message = self
+            .whole
+            .take()
+            .ok_or_else(|| match self.pieces.is_empty() {
+                true => Status::internal("the call has no message"),
+                false => Status::internal("the message is incomplete"),
+            })?;
+        message.advance(PREFIX);
+        wire::decode(message).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> Future for Reading<B> {
+    type Output = Result<RateLimitRequest, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        while !this.body.is_end_stream() {
+            let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else {
+                break;
+            };
+            let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
+            if let Some(data) = frame.into_data().ok().filter(|data| !data.is_empty()) {
+                this.take(data)?;
+            }
+        }
+        Poll::Ready(this.end())
+    }
 }
 
 /// Whether these bytes are one message with its prefix, rather than the beginning of one.
@@ -161,42 +195,12 @@ fn several() -> Status {
     Status::internal("a call has one message, not several")
 }
 
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let (frame, rest) = match &mut self.rest {
-            Rest::Message(message) => (Frame::data(std::mem::take(message)), Rest::Status),
-            Rest::Status => {
-                let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-                (Frame::trailers(trailers), Rest::Sent)
-            }
-            Rest::Sent => return Poll::Ready(None),
-            Rest::Other(body) => return Pin::new(body).poll_frame(cx),
-        };
-        self.rest = rest;
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.rest {
-            Rest::Message(_) | Rest::Status => false,
-            Rest::Sent => true,
-            Rest::Other(body) => body.is_end_stream(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
 
+    use http_body::Frame;
     use prost::Message;
     use tonic::Code;
 
@@ -231,7 +235,7 @@ mod tests {
         pieces: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<RateLimitRequest, Status> {
         let pieces = pieces.into_iter().map(Bytes::copy_from_slice).collect();
-        futures::executor::block_on(read(Pieces(pieces), 1000))
+        futures::executor::block_on(Reading::new(Pieces(pieces), 1000))
     }
 
     #[test]
@@ -255,7 +259,7 @@ mod tests {
         let message = wire::message("edge", 1, [vec![entry]]);
         let bytes = framed(0, &message.encode_to_vec());
         let pieces: VecDeque<Bytes> = bytes.chunks(2).map(Bytes::copy_from_slice).collect();
-        let read = futures::executor::block_on(read(Pieces(pieces), 2 << 20));
+        let read = futures::executor::block_on(Reading::new(Pieces(pieces), 2 << 20));
         assert_eq!(read.expect("a message"), message);
     }
 

@@ -13,6 +13,7 @@ mod compare;
 mod compat;
 mod compose;
 mod conformance;
+mod connections;
 mod decision;
 mod deploy;
 mod diff;

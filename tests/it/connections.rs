@@ -1,0 +1,223 @@
+//! Connections of the gRPC port, as HTTP/2 has them: signs of life, windows, many calls at once.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::{join_all, poll_fn};
+use h2::client::{self, SendRequest};
+use http::Request;
+use prost::Message;
+use tollgate::grpc::wire::{RateLimitRequest, RateLimitResponse};
+
+use crate::support::poll;
+use crate::support::server::{Server, Setup, is_over, request};
+
+const RULES: &str = "
+domain: d
+descriptors:
+  - key: user
+    rate_limit: {requests_per_unit: 500, unit: hour}
+";
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Kinds of frames.
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+
+/// A connection that sends frames and reads them.
+fn frames(server: &Server) -> TcpStream {
+    let mut stream = TcpStream::connect(server.grpc.expect("a port")).expect("a connection");
+    let patience = Some(Duration::from_secs(20));
+    stream.set_read_timeout(patience).expect("a timeout");
+    stream.write_all(PREFACE).expect("a preface");
+    let settings = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+    stream.write_all(&settings).expect("settings");
+    stream
+}
+
+/// The kind, flags and content of the next frame.
+fn frame(stream: &mut TcpStream) -> io::Result<(u8, u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head)?;
+    let [high, middle, low, kind, flags, ..] = head;
+    let length = u32::from_be_bytes([0, high, middle, low]);
+    let mut content = vec![0; length as usize];
+    stream.read_exact(&mut content)?;
+    Ok((kind, flags, content))
+}
+
+#[test]
+fn a_silent_client_is_asked_for_signs_of_life_and_lives_by_them() {
+    let server = Setup::rules(RULES)
+        .env("GRPC_KEEPALIVE_INTERVAL", "100ms")
+        .env("GRPC_KEEPALIVE_TIMEOUT", "1s")
+        .start_ready();
+    let mut lively = frames(&server);
+    let mut asked = 0;
+    while asked < 15 {
+        let (kind, _, content) = frame(&mut lively).expect("a frame");
+        if kind == PING {
+            asked += 1;
+            let answer = [0, 0, 8, PING, 1, 0, 0, 0, 0];
+            lively.write_all(&answer).expect("a head");
+            lively.write_all(&content).expect("a pong");
+        }
+    }
+    let mut silent = frames(&server);
+    let begun = Instant::now();
+    let mut asked = 0;
+    let ended = loop {
+        match frame(&mut silent) {
+            Ok((kind, ..)) => asked += usize::from(kind == PING),
+            Err(error) => break error.kind(),
+        }
+    };
+    assert_eq!(asked, 1, "once, and then no more");
+    // Not by this test's own patience.
+    assert_ne!(ended, io::ErrorKind::WouldBlock);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{ended}");
+}
+
+/// A client of HTTP/2 that lets so many bytes of an answer come at a time.
+async fn connect(server: &Server, window: u32) -> SendRequest<Bytes> {
+    let address = server.grpc.expect("a port");
+    let stream = tokio::net::TcpStream::connect(address).await;
+    let mut builder = client::Builder::new();
+    let shaken = builder
+        .initial_window_size(window)
+        .handshake(stream.expect("a connection"));
+    let (client, connection) = shaken.await.expect("a handshake");
+    tokio::spawn(connection);
+    client
+}
+
+/// A call whose answer has begun and not been read.
+async fn call(
+    client: &SendRequest<Bytes>,
+    asked: &RateLimitRequest,
+) -> http::Response<h2::RecvStream> {
+    let head =
+        Request::post("http://d/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .expect("a head");
+    let mut client = client.clone().ready().await.expect("a connection");
+    let (response, mut body) = client.send_request(head, false).expect("a stream");
+    let message = asked.encode_to_vec();
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(message.len() as u32);
+    framed.put_slice(&message);
+    body.send_data(framed.freeze(), true).expect("a message");
+    response.await.expect("a response")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_as_the_client_takes_it_and_keeps_its_place_until_then() {
+    let server = Setup::rules(RULES)
+        .env("GRPC_MAX_CALLS", "1")
+        .env("GRPC_THREADS", "1")
+        .start_ready();
+    let client = connect(&server, 10).await;
+    let alice = request("d", &[&[("user", "alice")]]);
+    let mut slow = call(&client, &alice).await.into_body();
+    let first = slow.data().await.expect("a piece").expect("a piece");
+    assert_eq!(first.len(), 10, "no more than there is room for");
+    let beside = call(&client, &alice).await;
+    assert_eq!(beside.headers()["grpc-status"], "8", "RESOURCE_EXHAUSTED");
+
+    let mut framed = first.to_vec();
+    let release = |body: &mut h2::RecvStream, size| {
+        let released = body.flow_control().release_capacity(size);
+        released.expect("what came");
+    };
+    release(&mut slow, first.len());
+    while let Some(piece) = slow.data().await {
+        let piece = piece.expect("a piece");
+        assert!(piece.len() <= 10, "{piece:?}");
+        release(&mut slow, piece.len());
+        framed.extend_from_slice(&piece);
+    }
+    let trailers = slow.trailers().await.expect("the end").expect("trailers");
+    assert_eq!(trailers["grpc-status"], "0");
+    let answer = RateLimitResponse::decode(&framed[5..]).expect("an answer");
+    assert_eq!(answer.statuses[0].limit_remaining, 499);
+    // The place is free again, and what was refused has charged nothing.
+    poll::until_async("a place", || async {
+        let told = call(&client, &alice).await;
+        (!told.headers().contains_key("grpc-status")).then_some(())
+    })
+    .await;
+}
+
+/// An answer that nobody takes ends with its stream, and gives its place back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_gives_its_places_back() {
+    let server = Setup::rules(RULES)
+        .env("GRPC_MAX_CALLS", "1")
+        .env("GRPC_THREADS", "1")
+        .start_ready();
+    let client = connect(&server, 10).await;
+    let alice = request("d", &[&[("user", "alice")]]);
+    let begun = call(&client, &alice).await;
+    assert!(!begun.headers().contains_key("grpc-status"));
+    // Dropped, it is reset.
+    drop(begun);
+    poll::until_async("a place", || async {
+        let told = call(&client, &alice).await;
+        (!told.headers().contains_key("grpc-status")).then_some(())
+    })
+    .await;
+}
+
+/// More than a connection is served at a time, each to the hit.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_come_at_once_are_all_answered() {
+    let server = Setup::rules(RULES).start_ready();
+    let client = server.client().await;
+    let alice = request("d", &[&[("user", "alice")]]);
+    let calls = (0..800).map(|_| {
+        let (mut client, alice) = (client.clone(), alice.clone());
+        async move { client.should_rate_limit(alice).await }
+    });
+    let answers = join_all(calls).await;
+    let over = answers
+        .iter()
+        .filter(|answer| is_over(answer.as_ref().expect("an answer").get_ref()));
+    assert_eq!(over.count(), 300);
+}
+
+/// A message may come in as many frames as the client likes, and end without another word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_late_is_waited_for() {
+    let server = Setup::rules(RULES).start_ready();
+    let client = connect(&server, 1 << 16).await;
+    let message = request("d", &[&[("user", "alice")]]).encode_to_vec();
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(message.len() as u32);
+    framed.put_slice(&message);
+    let head =
+        Request::post("http://d/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
+            .header("content-type", "application/grpc")
+            .body(())
+            .expect("a head");
+    let mut client = client.ready().await.expect("a connection");
+    let (mut response, mut body) = client.send_request(head, false).expect("a stream");
+    while !framed.is_empty() {
+        let piece = framed.split_to(framed.len().min(7));
+        body.send_data(piece.freeze(), false).expect("a piece");
+        tokio::task::yield_now().await;
+    }
+    let early = poll_fn(|cx| std::task::Poll::Ready(std::pin::Pin::new(&mut response).poll(cx)));
+    assert!(early.await.is_pending(), "it has not ended");
+    body.send_data(Bytes::new(), true).expect("an end");
+    let mut answer = response.await.expect("a response").into_body();
+    let framed = answer.data().await.expect("a message").expect("a message");
+    let answer = RateLimitResponse::decode(&framed[5..]).expect("an answer");
+    assert_eq!(answer.statuses[0].limit_remaining, 499);
+}
