@@ -306,7 +306,10 @@ impl Shard {
             change -= 1;
         }
         self.note(record.expires());
-        let known = self.records.insert(print, record);
+        let round = &mut self.round;
+        let known = self.records.insert(print, record, |lowered| {
+            *round = lowered.expires().min(*round);
+        });
         change + isize::from(!known)
     }
 
@@ -332,8 +335,8 @@ impl Shard {
             let index = self.advance_hand();
             let expires = self.records.at(index).expires();
             if expires <= now {
-                // The last key takes the place, and is looked at next.
-                self.records.swap_remove(index);
+                // Another key takes the place, and is looked at next.
+                self.remove(index);
                 self.hand = index;
                 removed += 1;
             } else {
@@ -355,12 +358,16 @@ impl Shard {
             })
             .collect();
         if let Some((_, index)) = sample.into_iter().min_by_key(|(expires, _)| *expires) {
-            self.records.swap_remove(index);
-            // The last key has taken the place, which the hand has passed.
-            if index < self.records.len() {
-                self.round = self.round.min(self.records.at(index).expires());
-            }
+            self.remove(index);
         }
+    }
+
+    /// Removes a key; others may move to where the hand has passed.
+    fn remove(&mut self, index: usize) {
+        let round = &mut self.round;
+        self.records.remove(index, |lowered| {
+            *round = lowered.expires().min(*round);
+        });
     }
 
     /// The place to look at now; the hand moves on to the next.

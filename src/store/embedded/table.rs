@@ -1,33 +1,27 @@
 //! Values by fingerprint, each also at an index: what a shard of the embedded store is.
 //!
-//! Values lie dense in chunks of [`CHUNK`], so that growth neither moves one nor reserves for others that may never come. The
-//! index over them is linear hashing: there are as many buckets as values, each a chain through them. A value that comes brings
+//! Values lie dense in chunks of [`CHUNK`], so that growth neither moves one nor reserves for others that may never come. Where
+//! one is looked for is linear hashing: there are as many buckets as values, each a chain through them. A value that comes brings
 //! one bucket, which takes its part of one other; a value that goes takes one along. So a key costs the same at any fill, and
 //! no write ever waits for all keys to be hashed anew, as it would under an index that doubles.
 //!
 //! Of many keys each is in no cache, and to wait for memory takes longer than all else that is done for it. So a value lies in one
-//! line of the cache with its fingerprint and its place in the chain, and the buckets by themselves, where they are few pages.
+//! line of the cache with its fingerprint and its place in the chain; and the first of a bucket lies at the bucket's own index,
+//! whoever was there makes way, as in R. Ierusalimschy et al., "The Implementation of Lua 5.0", section 4. Two of three values
+//! are found at the first look.
 
 /// How many values come in one allocation: few, as the last chunk is half empty on average; many, as each has an address.
 const CHUNK: usize = 64;
-
-/// How many buckets come in one allocation.
-const BUCKETS: usize = 256;
 
 /// The end of a chain.
 const NONE: u32 = u32::MAX;
 
 /// Values by fingerprint; fewer than 2^32 - 1.
 #[derive(Debug)]
-#[expect(
-    clippy::vec_box,
-    reason = "growth is to move addresses, and not what they point to"
-)]
 pub(super) struct Table<V> {
     chunks: Vec<Box<[Entry<V>; CHUNK]>>,
-    /// Of each bucket, the index of the first in its chain.
-    heads: Vec<Box<[u32; BUCKETS]>>,
-    /// How many values there are, at the indices below, and how many buckets.
+    /// How many values there are, at the indices below, and how many buckets. If a bucket has values, one is at its index, and
+    /// is the first of its chain.
     len: usize,
 }
 
@@ -42,18 +36,9 @@ struct Entry<V> {
     next: u32,
 }
 
-/// What each value takes, with its fingerprint and its bucket.
+/// What each value takes, with its fingerprint.
 pub(super) const fn bytes_each<V>() -> usize {
-    size_of::<Entry<V>>() + size_of::<u32>()
-}
-
-/// What points to a value.
-#[derive(Clone, Copy, Debug)]
-enum Link {
-    /// The bucket, as the first in its chain.
-    Head(usize),
-    /// The value before it in its chain.
-    Next(usize),
+    size_of::<Entry<V>>()
 }
 
 impl<V: Default> Table<V> {
@@ -62,21 +47,21 @@ impl<V: Default> Table<V> {
         self.len
     }
 
-    /// Where the value of `print` is, until a value is removed.
+    /// Where the value of `print` is, until one comes or goes.
     pub(super) fn find(&self, print: u128) -> Option<usize> {
         if self.len == 0 {
             return None;
         }
         let print = halves(print);
-        let mut at = self.follow(Link::Head(bucket(print, self.len)));
-        while let Some(index) = at {
+        // Where the bucket has no values this is another's chain, and finds nothing either.
+        let mut index = bucket(print, self.len);
+        loop {
             let entry = self.entry(index);
             if entry.print == print {
-                break;
+                return Some(index);
             }
-            at = place(entry.next);
+            index = place(entry.next)?;
         }
-        at
     }
 
     /// The value at `index`, which is below [`Table::len`].
@@ -89,34 +74,51 @@ impl<V: Default> Table<V> {
         &mut self.entry_mut(index).value
     }
 
-    /// Puts `value` in the place of the one of `print`, or behind all others if there is none. Tells whether there was one.
-    pub(super) fn insert(&mut self, print: u128, value: V) -> bool {
+    /// Puts `value` in the place of the one of `print`, or anywhere if there is none, and tells whether there was one. `lowered`
+    /// is told of each value that makes way towards the beginning.
+    pub(super) fn insert(&mut self, print: u128, value: V, lowered: impl FnMut(&V)) -> bool {
         if let Some(index) = self.find(print) {
             *self.at_mut(index) = value;
             return true;
         }
+        let mut lowered = lowered;
         let print = halves(print);
-        let index = self.len;
-        self.add_bucket();
-        let bucket = Link::Head(bucket(print, self.len));
-        let next = self.follow(bucket).map_or(NONE, |next| next as u32);
+        let free = self.add_bucket(&mut lowered);
+        let home = bucket(print, self.len);
+        let (index, next) = if home == free {
+            (free, NONE)
+        } else if self.is_first(home) {
+            let first = self.entry_mut(home);
+            let next = std::mem::replace(&mut first.next, free as u32);
+            (free, next)
+        } else {
+            self.make_way(home, free, &mut lowered);
+            (home, NONE)
+        };
         *self.entry_mut(index) = Entry { print, value, next };
-        self.point(bucket, Some(index));
         false
     }
 
-    /// Removes the value at `index`, which is below [`Table::len`]; the last value takes its place.
-    pub(super) fn swap_remove(&mut self, index: usize) -> V {
-        self.unlink(index);
-        let last = self.len - 1;
-        let mut removed = std::mem::take(self.entry_mut(last));
-        if index != last {
-            let link = self.link_to(last, removed.print);
-            self.point(link, Some(index));
-            std::mem::swap(&mut removed, self.entry_mut(index));
-        }
-        self.remove_bucket();
-        removed.value
+    /// Removes the value at `index`, which is below [`Table::len`]; others move. `lowered` is told of each that moves towards the
+    /// beginning.
+    pub(super) fn remove(&mut self, index: usize, lowered: impl FnMut(&V)) -> V {
+        let mut lowered = lowered;
+        let removed = std::mem::take(&mut self.entry_mut(index).value);
+        let next = self.entry(index).next;
+        let free = match (self.is_first(index), place(next)) {
+            (true, Some(next)) => {
+                self.shift(next, index, &mut lowered);
+                next
+            }
+            (true, None) => index,
+            (false, _) => {
+                let before = self.before(index);
+                self.entry_mut(before).next = next;
+                index
+            }
+        };
+        self.remove_bucket(free, &mut lowered);
+        removed
     }
 
     /// All values and their fingerprints.
@@ -128,86 +130,107 @@ impl<V: Default> Table<V> {
         })
     }
 
-    /// Makes room for one more value, and splits the bucket whose upper half the new one is.
-    fn add_bucket(&mut self) {
+    /// Makes room for one more value, and splits the bucket whose upper half the new one is. Tells which index is free then.
+    fn add_bucket(&mut self, lowered: &mut impl FnMut(&V)) -> usize {
         let new = self.len;
-        self.len += 1;
-        if self.len > self.chunks.len() * CHUNK {
+        if new == self.chunks.len() * CHUNK {
             let chunk = std::array::from_fn(|_| Entry::default());
             self.chunks.push(Box::new(chunk));
         }
-        if self.len > self.heads.len() * BUCKETS {
-            self.heads.push(Box::new([NONE; BUCKETS]));
-        }
-        let Some(parent) = parent(new) else {
-            return;
+        let split = parent(new).filter(|parent| self.is_first(*parent));
+        self.len += 1;
+        let Some(parent) = split else {
+            return new;
         };
-        let (mut kept, mut moved) = (Link::Head(parent), Link::Head(new));
-        let mut at = self.follow(kept);
+        // First and last of those that stay, and of those that go.
+        let mut halves = [None::<(usize, usize)>; 2];
+        let mut at = Some(parent);
         while let Some(index) = at {
-            at = self.follow(Link::Next(index));
-            let tail = if bucket(self.entry(index).print, self.len) == new {
-                &mut moved
-            } else {
-                &mut kept
-            };
-            self.point(*tail, Some(index));
-            *tail = Link::Next(index);
+            let entry = self.entry_mut(index);
+            let goes = bucket(entry.print, new + 1) == new;
+            at = place(std::mem::replace(&mut entry.next, NONE));
+            let half = &mut halves[usize::from(goes)];
+            *half = Some(match *half {
+                Some((first, last)) => {
+                    self.entry_mut(last).next = index as u32;
+                    (first, index)
+                }
+                None => (index, index),
+            });
         }
-        self.point(kept, None);
-        self.point(moved, None);
+        let [stay, go] = halves;
+        let mut free = new;
+        if let Some((first, _)) = go {
+            self.shift(first, new, lowered);
+            free = first;
+        }
+        // Who was at the parent's index is the first of those that go, if of those that stay it is not.
+        if let Some((first, _)) = stay.filter(|(first, _)| *first != parent) {
+            self.shift(first, parent, lowered);
+            free = first;
+        }
+        free
     }
 
-    /// Gives the chain of the last bucket to the one it was split from, and the room back.
-    fn remove_bucket(&mut self) {
+    /// Gives the chain of the last bucket to the one it was split from, and the room back; `free` is the index that holds nothing.
+    fn remove_bucket(&mut self, mut free: usize, lowered: &mut impl FnMut(&V)) {
         let last = self.len - 1;
-        if let Some(parent) = parent(last) {
-            let mut end = Link::Head(parent);
-            while let Some(index) = self.follow(end) {
-                end = Link::Next(index);
+        if let Some(parent) = parent(last)
+            && free != last
+            && self.is_first(last)
+        {
+            if free != parent && self.is_first(parent) {
+                let mut end = parent;
+                while let Some(next) = place(self.entry(end).next) {
+                    end = next;
+                }
+                self.entry_mut(end).next = last as u32;
+            } else {
+                if free != parent {
+                    self.make_way(parent, free, lowered);
+                }
+                self.shift(last, parent, lowered);
+                free = last;
             }
-            self.point(end, self.follow(Link::Head(last)));
-            self.point(Link::Head(last), None);
         }
         self.len = last;
-        // One of each is spared, so that keys that come and go at a border do not allocate each time.
+        if free != last {
+            self.make_way(last, free, lowered);
+        }
+        // One is spared, so that keys that come and go at a border do not allocate each time.
         if self.len.div_ceil(CHUNK) + 1 < self.chunks.len() {
             self.chunks.pop();
         }
-        if self.len.div_ceil(BUCKETS) + 1 < self.heads.len() {
-            self.heads.pop();
+    }
+
+    /// Whether the value at `index` is of the bucket there, and so its first.
+    fn is_first(&self, index: usize) -> bool {
+        bucket(self.entry(index).print, self.len) == index
+    }
+
+    /// Moves the value at `from`, which is not the first of its chain, to `to`, which is free.
+    fn make_way(&mut self, from: usize, to: usize, lowered: &mut impl FnMut(&V)) {
+        let before = self.before(from);
+        self.entry_mut(before).next = to as u32;
+        self.shift(from, to, lowered);
+    }
+
+    /// Moves the value at `from` to `to`, which is free; what pointed to it still does.
+    fn shift(&mut self, from: usize, to: usize, lowered: &mut impl FnMut(&V)) {
+        let moved = std::mem::take(self.entry_mut(from));
+        if to < from {
+            lowered(&moved.value);
         }
+        *self.entry_mut(to) = moved;
     }
 
-    /// Takes the value at `index` out of its chain.
-    fn unlink(&mut self, index: usize) {
-        let link = self.link_to(index, self.entry(index).print);
-        self.point(link, self.follow(Link::Next(index)));
-    }
-
-    /// What points to the value of `print` at `index`.
-    fn link_to(&self, index: usize, print: [u64; 2]) -> Link {
-        let mut link = Link::Head(bucket(print, self.len));
-        while let Some(at) = self.follow(link).filter(|at| *at != index) {
-            link = Link::Next(at);
+    /// The index before `index` in its chain, of which it is not the first.
+    fn before(&self, index: usize) -> usize {
+        let mut before = bucket(self.entry(index).print, self.len);
+        while let Some(next) = place(self.entry(before).next).filter(|next| *next != index) {
+            before = next;
         }
-        link
-    }
-
-    /// The index that `link` points to.
-    fn follow(&self, link: Link) -> Option<usize> {
-        place(match link {
-            Link::Head(bucket) => self.heads[bucket / BUCKETS][bucket % BUCKETS],
-            Link::Next(index) => self.entry(index).next,
-        })
-    }
-
-    fn point(&mut self, link: Link, to: Option<usize>) {
-        let from = match link {
-            Link::Head(bucket) => &mut self.heads[bucket / BUCKETS][bucket % BUCKETS],
-            Link::Next(index) => &mut self.entry_mut(index).next,
-        };
-        *from = to.map_or(NONE, |index| index as u32);
+        before
     }
 
     fn entry(&self, index: usize) -> &Entry<V> {
@@ -223,7 +246,6 @@ impl<V> Default for Table<V> {
     fn default() -> Self {
         Self {
             chunks: Vec::new(),
-            heads: Vec::new(),
             len: 0,
         }
     }
@@ -297,7 +319,7 @@ mod tests {
     fn remove(table: &mut Table<u32>, model: &mut HashMap<u128, u32>, index: usize) {
         let (print, value) = table.iter().nth(index).expect("an entry");
         let value = *value;
-        assert_eq!(table.swap_remove(index), value);
+        assert_eq!(table.remove(index, |_| {}), value);
         assert_eq!(model.remove(&print), Some(value));
         assert_eq!(table.find(print), None);
     }
@@ -311,6 +333,11 @@ mod tests {
         for (index, (print, value)) in table.iter().enumerate() {
             assert_eq!(table.find(print), Some(index));
             assert_eq!(table.at(index), value);
+            let home = bucket(halves(print), table.len());
+            assert!(
+                table.is_first(home),
+                "{print:x} is not at its bucket's index"
+            );
         }
     }
 
@@ -322,7 +349,7 @@ mod tests {
                 match step {
                     Step::Insert(print, value) => {
                         let known = model.insert(print, value).is_some();
-                        assert_eq!(table.insert(print, value), known);
+                        assert_eq!(table.insert(print, value, |_| {}), known);
                     }
                     Step::Remove(index) if table.len() > 0 => {
                         let index = index % table.len();
@@ -344,14 +371,12 @@ mod tests {
     fn what_is_removed_gives_its_room_back() {
         let mut table = Table::default();
         for print in 0..10 * CHUNK as u128 {
-            table.insert(print, 1_u32);
+            table.insert(print, 1_u32, |_| {});
         }
         assert_eq!(table.chunks.len(), 10);
-        assert_eq!(table.heads.len(), 3);
         while table.len() > CHUNK {
-            table.swap_remove(0);
+            table.remove(0, |_| {});
         }
         assert_eq!(table.chunks.len(), 2, "one to spare");
-        assert_eq!(table.heads.len(), 2, "one to spare");
     }
 }
