@@ -3,7 +3,6 @@
 //! Nearly all calls are answered when they are first looked at, so they never become tasks of their own, which cost a tenth of what
 //! serving them does; and the answers to what came together leave together.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,12 +29,16 @@ const FULL: &str = "too many calls are under way";
 /// The most calls of a turn, while other connections of the thread wait: a fraction of a millisecond.
 const MOST: usize = 64;
 
+/// For how many calls a connection keeps room between turns.
+const KEPT: usize = 8;
+
 /// A connection as a future, which ends with it.
 pub(super) struct Turns<'p, M> {
     http: Connection<Begun, Bytes>,
     port: &'p Port<M>,
-    /// Calls that nobody has looked at yet, in the order in which they came: no more than a connection may have at once.
-    waiting: VecDeque<(Request<RecvStream>, SendResponse<Bytes>)>,
+    /// Room for the calls of a turn, in the order in which they came; empty between turns. Those beyond wait in the connection,
+    /// which bounds them, however many the client takes back.
+    come: Vec<(Request<RecvStream>, SendResponse<Bytes>)>,
     /// Set when a call comes.
     heard: &'p AtomicBool,
 }
@@ -49,7 +52,7 @@ impl<'p, M: Method> Turns<'p, M> {
         Self {
             http,
             port,
-            waiting: VecDeque::new(),
+            come: Vec::new(),
             heard,
         }
     }
@@ -88,30 +91,29 @@ impl<M: Method> Future for Turns<'_, M> {
     type Output = Result<(), h2::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        // All that came first, as each look sends what has been answered before it.
-        while let Poll::Ready(come) = this.http.poll_accept(cx) {
-            match come {
-                Some(Ok(call)) => this.waiting.push_back(call),
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => return Poll::Ready(Ok(())),
+        // All that came first, as each look for more sends what has been answered before it.
+        while self.come.len() < MOST {
+            match self.http.poll_accept(cx) {
+                Poll::Ready(Some(Ok(call))) => self.come.push(call),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
             }
         }
-        if this.waiting.is_empty() {
-            return Poll::Pending;
+        let mut come = std::mem::take(&mut self.come);
+        if !come.is_empty() {
+            self.heard.store(true, Ordering::Relaxed);
         }
-        this.heard.store(true, Ordering::Relaxed);
-        for _ in 0..MOST {
-            let Some((request, respond)) = this.waiting.pop_front() else {
-                break;
-            };
-            // A panic ends its call, as it would a task of its own, and not the connection.
-            let _ = catch_unwind(AssertUnwindSafe(|| this.begin(request, respond)));
-        }
-        // What was answered wakes the connection, which then sends it all at once.
-        if !this.waiting.is_empty() {
+        // What is answered wakes the connection, which then sends it all at once.
+        if come.len() == MOST {
             cx.waker().wake_by_ref();
         }
+        for (request, respond) in come.drain(..) {
+            // A panic ends its call, as it would a task of its own, and not the connection.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.begin(request, respond)));
+        }
+        come.shrink_to(KEPT);
+        self.come = come;
         Poll::Pending
     }
 }
