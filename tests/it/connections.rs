@@ -94,25 +94,34 @@ async fn connect(server: &Server, window: u32) -> SendRequest<Bytes> {
     client
 }
 
+/// The head of a call.
+fn head() -> Request<()> {
+    Request::post("http://d/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .expect("a head")
+}
+
+/// A message as gRPC sends it.
+fn framed(message: &RateLimitRequest) -> BytesMut {
+    let message = message.encode_to_vec();
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(message.len() as u32);
+    framed.put_slice(&message);
+    framed
+}
+
 /// A call whose answer has begun and not been read.
 async fn call(
     client: &SendRequest<Bytes>,
     asked: &RateLimitRequest,
 ) -> http::Response<h2::RecvStream> {
-    let head =
-        Request::post("http://d/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .expect("a head");
     let mut client = client.clone().ready().await.expect("a connection");
-    let (response, mut body) = client.send_request(head, false).expect("a stream");
-    let message = asked.encode_to_vec();
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(message.len() as u32);
-    framed.put_slice(&message);
-    body.send_data(framed.freeze(), true).expect("a message");
+    let (response, mut body) = client.send_request(head(), false).expect("a stream");
+    body.send_data(framed(asked).freeze(), true)
+        .expect("a message");
     response.await.expect("a response")
 }
 
@@ -196,20 +205,11 @@ async fn calls_that_come_at_once_are_all_answered() {
 async fn a_message_that_comes_late_is_waited_for() {
     let server = Setup::rules(RULES).start_ready();
     let client = connect(&server, 1 << 16).await;
-    let message = request("d", &[&[("user", "alice")]]).encode_to_vec();
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(message.len() as u32);
-    framed.put_slice(&message);
-    let head =
-        Request::post("http://d/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
-            .header("content-type", "application/grpc")
-            .body(())
-            .expect("a head");
+    let mut message = framed(&request("d", &[&[("user", "alice")]]));
     let mut client = client.ready().await.expect("a connection");
-    let (mut response, mut body) = client.send_request(head, false).expect("a stream");
-    while !framed.is_empty() {
-        let piece = framed.split_to(framed.len().min(7));
+    let (mut response, mut body) = client.send_request(head(), false).expect("a stream");
+    while !message.is_empty() {
+        let piece = message.split_to(message.len().min(7));
         body.send_data(piece.freeze(), false).expect("a piece");
         tokio::task::yield_now().await;
     }
