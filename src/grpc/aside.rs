@@ -18,7 +18,7 @@ pub(super) async fn answer(mut services: Routes, request: Request<RecvStream>, m
     }
 }
 
-/// Sends a response as it comes, until it ends or the caller goes.
+/// Sends a response as it comes; none if the caller goes before it ends.
 async fn say(
     caller: Caller,
     head: Response<()>,
@@ -26,7 +26,7 @@ async fn say(
 ) -> Option<()> {
     if body.is_end_stream() {
         caller.end(head);
-        return None;
+        return Some(());
     }
     let mut answer = caller.begin(head)?;
     loop {
@@ -34,7 +34,7 @@ async fn say(
             Some(Ok(frame)) => frame,
             Some(Err(_)) => {
                 answer.fail();
-                return None;
+                return Some(());
             }
             None => {
                 answer.end(HeaderMap::new());

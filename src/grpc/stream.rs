@@ -1,6 +1,7 @@
 //! A stream of HTTP/2: one call's request and response.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -9,7 +10,6 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame};
-use std::future::poll_fn;
 use tonic::Status;
 
 use super::places::Place;
@@ -60,7 +60,7 @@ impl Caller {
 
     /// What `future` comes to; none if the caller goes before.
     pub(super) async fn waits_for<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
-        let mut future = std::pin::pin!(future);
+        let mut future = pin!(future);
         poll_fn(|cx| match future.poll_unpin(cx) {
             Poll::Ready(value) => Poll::Ready(Some(value)),
             Poll::Pending => self.respond.poll_reset(cx).map(|_| None),

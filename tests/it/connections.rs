@@ -9,6 +9,7 @@ use futures::future::{join_all, poll_fn};
 use h2::client::{self, SendRequest};
 use http::Request;
 use prost::Message;
+use tokio::time::timeout;
 use tollgate::grpc::wire::{RateLimitRequest, RateLimitResponse};
 
 use crate::support::poll;
@@ -125,13 +126,27 @@ async fn call(
     response.await.expect("a response")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_goes_as_the_client_takes_it_and_keeps_its_place_until_then() {
+/// A server of one call at a time, and a client that takes ten bytes at a time.
+async fn one_at_a_time() -> (Server, SendRequest<Bytes>) {
     let server = Setup::rules(RULES)
         .env("GRPC_MAX_CALLS", "1")
         .env("GRPC_THREADS", "1")
         .start_ready();
     let client = connect(&server, 10).await;
+    (server, client)
+}
+
+async fn until_there_is_a_place(client: &SendRequest<Bytes>, asked: &RateLimitRequest) {
+    poll::until_async("a place", || async {
+        let told = call(client, asked).await;
+        (!told.headers().contains_key("grpc-status")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_as_the_client_takes_it_and_keeps_its_place_until_then() {
+    let (_server, client) = one_at_a_time().await;
     let alice = request("d", &[&[("user", "alice")]]);
     let mut slow = call(&client, &alice).await.into_body();
     let first = slow.data().await.expect("a piece").expect("a piece");
@@ -156,31 +171,19 @@ async fn an_answer_goes_as_the_client_takes_it_and_keeps_its_place_until_then() 
     let answer = RateLimitResponse::decode(&framed[5..]).expect("an answer");
     assert_eq!(answer.statuses[0].limit_remaining, 499);
     // The place is free again, and what was refused has charged nothing.
-    poll::until_async("a place", || async {
-        let told = call(&client, &alice).await;
-        (!told.headers().contains_key("grpc-status")).then_some(())
-    })
-    .await;
+    until_there_is_a_place(&client, &alice).await;
 }
 
 /// An answer that nobody takes ends with its stream, and gives its place back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_gives_its_places_back() {
-    let server = Setup::rules(RULES)
-        .env("GRPC_MAX_CALLS", "1")
-        .env("GRPC_THREADS", "1")
-        .start_ready();
-    let client = connect(&server, 10).await;
+    let (_server, client) = one_at_a_time().await;
     let alice = request("d", &[&[("user", "alice")]]);
     let begun = call(&client, &alice).await;
     assert!(!begun.headers().contains_key("grpc-status"));
     // Dropped, it is reset.
     drop(begun);
-    poll::until_async("a place", || async {
-        let told = call(&client, &alice).await;
-        (!told.headers().contains_key("grpc-status")).then_some(())
-    })
-    .await;
+    until_there_is_a_place(&client, &alice).await;
 }
 
 /// More than a connection is served at a time, each to the hit.
@@ -220,4 +223,25 @@ async fn a_message_that_comes_late_is_waited_for() {
     let framed = answer.data().await.expect("a message").expect("a message");
     let answer = RateLimitResponse::decode(&framed[5..]).expect("an answer");
     assert_eq!(answer.statuses[0].limit_remaining, 499);
+}
+
+/// What was read makes room for more: of one message, and of many on one connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_beyond_the_window_are_read_to_their_end() {
+    let server = Setup::rules(RULES)
+        .env("GRPC_MAX_MESSAGE_SIZE", "4194304")
+        .start_ready();
+    let mut client = server.client().await;
+    let long = "x".repeat(3 << 20);
+    for _ in 0..2 {
+        let answer = client.should_rate_limit(request("d", &[&[("user", &long)]]));
+        let answer = timeout(Duration::from_secs(20), answer).await;
+        let status = answer.expect("in time").expect_err("it is too long");
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+    }
+    let value = "x".repeat(16_000);
+    for _ in 0..200 {
+        let answer = client.should_rate_limit(request("d", &[&[("user", &value)]]));
+        assert!(!is_over(answer.await.expect("an answer").get_ref()));
+    }
 }
