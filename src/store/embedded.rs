@@ -6,8 +6,9 @@
 //!   good as fresh: a hostile flood of new keys can push out what matters least first, and never grows the process.
 //! - [`book`] has what is kept beside the counters, [`snapshot`] writes all of it to a file, [`copy`] is for simulations.
 //! - A shard is a `table` of `packed` records: a key with one fixed window or one token bucket costs 64 bytes.
-//! - Expired keys go as others come: each write looks at the next [`SWEEP`] keys, and [`Embedded::sweep`] does the same for
-//!   an idle process, so no lock is ever held for long.
+//! - Expired keys go as others come: each new key looks at the next [`SWEEP`], so their number goes down while they are more than
+//!   half; and [`Embedded::sweep`] looks at more now and then. So no lock is ever held for long, and a key that comes again in the
+//!   next window finds its place.
 
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -35,7 +36,7 @@ mod table;
 /// How many shards there are; a power of two.
 pub const SHARDS: usize = 1024;
 
-/// How many keys a write looks at for expired ones.
+/// How many keys are looked at for expired ones when a new one comes.
 pub const SWEEP: usize = 2;
 
 /// Among how many keys a full shard chooses the one to forget.
@@ -148,15 +149,11 @@ impl Embedded {
             }
         }
         for ((print, place), (record, changed)) in prints.iter().zip(places).zip(records) {
-            if !changed {
+            if !changed || place.is_some() {
                 continue;
             }
             let shard = shard(&mut locked, *print);
-            let mut change = -shard.sweep(SWEEP, now);
-            if place.is_none() {
-                change += shard.put(*print, record.into(), self.most_per_shard);
-            }
-            self.count(change);
+            self.count(shard.add(*print, record.into(), self.most_per_shard, now));
         }
         (outcome, now)
     }
@@ -178,18 +175,10 @@ impl Embedded {
         if !changed {
             return (outcome, now);
         }
-        let record = record.into();
-        let change = match place {
-            Some(place) => {
-                shard.replace(place, record);
-                -shard.sweep(SWEEP, now)
-            }
-            None => {
-                let swept = shard.sweep(SWEEP, now);
-                shard.put(print, record, self.most_per_shard) - swept
-            }
-        };
-        self.count(change);
+        match place {
+            Some(place) => shard.replace(place, record.into()),
+            None => self.count(shard.add(print, record.into(), self.most_per_shard, now)),
+        }
         (outcome, now)
     }
 
@@ -296,6 +285,12 @@ impl Shard {
 
     fn get(&self, place: Option<usize>) -> Record {
         place.map_or_else(Record::default, |place| self.records.at(place).unpack())
+    }
+
+    /// Writes the record of a new key where some that have expired go, and tells by how much the number of keys has changed.
+    fn add(&mut self, print: u128, record: Packed, most: usize, now: Timestamp) -> isize {
+        let swept = self.sweep(SWEEP, now);
+        self.put(print, record, most) - swept
     }
 
     /// Writes a record, and tells by how much the number of keys has changed.
