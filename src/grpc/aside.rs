@@ -11,7 +11,7 @@ use super::stream::{Caller, Incoming};
 
 /// Answers a call as `services` do.
 pub(super) async fn answer(mut services: Routes, request: Request<RecvStream>, mut caller: Caller) {
-    let request = request.map(|body| tonic::body::Body::new(Incoming(body)));
+    let request = request.map(|body| tonic::body::Body::new(Incoming::new(body)));
     if let Some(Ok(response)) = caller.waits_for(services.call(request)).await {
         let (head, body) = response.into_parts();
         say(caller, Response::from_parts(head, ()), body).await;

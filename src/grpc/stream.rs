@@ -15,7 +15,23 @@ use tonic::Status;
 use super::places::Place;
 
 /// What a client sends after the head of its request.
-pub(super) struct Incoming(pub(super) RecvStream);
+pub(super) struct Incoming {
+    stream: RecvStream,
+    has_ended: bool,
+}
+
+/// Up to how many bytes at the end of a message the window has back only when the call has ended: h2 does that by itself, and each
+/// thing asked of it is a lock.
+const LEFT_TO_H2: usize = 512;
+
+impl Incoming {
+    pub(super) fn new(stream: RecvStream) -> Self {
+        Self {
+            stream,
+            has_ended: false,
+        }
+    }
+}
 
 impl Body for Incoming {
     type Data = Bytes;
@@ -25,19 +41,22 @@ impl Body for Incoming {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let stream = &mut self.0;
-        if let Some(data) = ready!(stream.poll_data(cx)) {
+        let this = &mut *self;
+        if let Some(data) = ready!(this.stream.poll_data(cx)) {
             let data = data?;
-            // It fails where more is given back than came.
-            let _ = stream.flow_control().release_capacity(data.len());
+            this.has_ended = this.stream.is_end_stream();
+            if !this.has_ended || data.len() > LEFT_TO_H2 {
+                // It fails where more is given back than came.
+                let _ = this.stream.flow_control().release_capacity(data.len());
+            }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let trailers = ready!(stream.poll_trailers(cx))?;
+        let trailers = ready!(this.stream.poll_trailers(cx))?;
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.has_ended
     }
 }
 
