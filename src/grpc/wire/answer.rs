@@ -132,56 +132,73 @@ impl Message {
     }
 
     /// A number; zero is what a field reads that is not there.
-    fn number(&mut self, tag: u32, number: u64) {
+    #[inline]
+    fn number(&mut self, tag: u8, number: u64) {
         if number != 0 {
             self.present(tag, number);
         }
     }
 
-    fn present(&mut self, tag: u32, number: u64) {
-        self.key(tag, WireType::Varint);
-        self.varint(number);
+    #[inline]
+    fn present(&mut self, tag: u8, number: u64) {
+        self.begin(key(tag, WireType::Varint), number);
     }
 
-    fn double(&mut self, tag: u32, number: f64) {
-        self.key(tag, WireType::SixtyFourBit);
-        self.0.extend_from_slice(&number.to_le_bytes());
+    #[inline]
+    fn double(&mut self, tag: u8, number: f64) {
+        let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+        let key = key(tag, WireType::SixtyFourBit);
+        self.0.extend_from_slice(&[key, a, b, c, d, e, f, g, h]);
     }
 
     /// A text; an empty one is what a field reads that is not there.
-    fn text(&mut self, tag: u32, text: &str) {
+    #[inline]
+    fn text(&mut self, tag: u8, text: &str) {
         if !text.is_empty() {
             self.bytes(tag, text.as_bytes());
         }
     }
 
-    fn bytes(&mut self, tag: u32, bytes: &[u8]) {
-        self.key(tag, WireType::LengthDelimited);
-        self.varint(bytes.len() as u64);
+    #[inline]
+    fn bytes(&mut self, tag: u8, bytes: &[u8]) {
+        self.begin(key(tag, WireType::LengthDelimited), bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 
     /// A message within this one. Its length stands before it, and is known after it: one byte is held free, which nearly
     /// always is enough, and else the message moves on.
-    fn nested(&mut self, tag: u32, write: impl FnOnce(&mut Self)) {
-        self.key(tag, WireType::LengthDelimited);
-        let at = self.0.len();
-        self.0.push(0);
+    #[inline]
+    fn nested(&mut self, tag: u8, write: impl FnOnce(&mut Self)) {
+        let key = key(tag, WireType::LengthDelimited);
+        self.0.extend_from_slice(&[key, 0]);
+        let begin = self.0.len();
         write(self);
-        let length = self.0.len() - at - 1;
-        if length < 0x80 {
-            self.0[at] = length as u8;
-            return;
+        let length = self.0.len() - begin;
+        match self.0.get_mut(begin - 1) {
+            Some(place) if length < 0x80 => *place = length as u8,
+            _ => self.make_way(begin, length),
         }
+    }
+
+    /// Puts a length of several bytes before the last `length` bytes, in place of the one at hand.
+    #[cold]
+    fn make_way(&mut self, begin: usize, length: usize) {
         let end = self.0.len();
         self.varint(length as u64);
         let digits = self.0.len() - end;
-        self.0[at..].rotate_right(digits);
-        self.0.remove(at + digits);
+        self.0[begin - 1..].rotate_right(digits);
+        self.0.remove(begin - 1 + digits);
     }
 
-    fn key(&mut self, tag: u32, wire_type: WireType) {
-        self.varint(u64::from(tag) << 3 | wire_type as u64);
+    /// A key and a number, which nearly always is one byte.
+    #[inline]
+    fn begin(&mut self, key: u8, number: u64) {
+        if number < 0x80 {
+            self.0.extend_from_slice(&[key, number as u8]);
+        } else {
+            self.0.push(key);
+            self.varint(number);
+        }
     }
 
     fn varint(&mut self, mut number: u64) {
@@ -191,6 +208,11 @@ impl Message {
         }
         self.0.push(number as u8);
     }
+}
+
+/// The key of a field, whose number is below 16 as all are here: one byte.
+const fn key(tag: u8, wire_type: WireType) -> u8 {
+    tag << 3 | wire_type as u8
 }
 
 #[cfg(test)]
