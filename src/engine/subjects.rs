@@ -27,7 +27,7 @@ impl Engine {
         call: &Call<'_>,
     ) -> Result<SmallVec<[Found<'r>; 2]>, Rejection> {
         let descriptors = &request.descriptors;
-        let mut found: SmallVec<[Found<'r>; 2]> = SmallVec::with_capacity(descriptors.len());
+        let mut found: SmallVec<[Found<'r>; 2]> = SmallVec::new();
         for (place, descriptor) in descriptors.iter().enumerate() {
             found.push(Found::of(domain, descriptor, place)?);
         }
@@ -43,7 +43,8 @@ impl Engine {
                     let key = key::standing(&self.settings.key_prefix, domain, *subject);
                     match self.directory.cached(&key) {
                         Some(standing) => standing,
-                        None => self.ask(&key, call.answers_by, &mut answers).await,
+                        // Rarely, so all others have no room for it.
+                        None => Box::pin(self.ask(&key, call.answers_by, &mut answers)).await,
                     }
                 }
             };

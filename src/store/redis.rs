@@ -292,7 +292,7 @@ impl Link {
                     }
                     Ok(Ok(Turn::Alone)) => {
                         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                        self.decide(part, true, None, left).await
+                        Box::pin(self.decide(part, true, None, left)).await
                     }
                 }
             }

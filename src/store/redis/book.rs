@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use fred::util::redis_keyslot;
+use smallvec::smallvec;
 
 use super::connected::Home;
 use super::frames::unreadable;
@@ -122,7 +123,7 @@ impl Redis {
     ) -> Result<(), StoreError> {
         let call = Call {
             script: &script::DECIDE,
-            keys: vec![Bytes::copy_from_slice(key.as_str().as_bytes())],
+            keys: smallvec![Bytes::copy_from_slice(key.as_str().as_bytes())],
             body: request::forget(tags),
             durability: Durability::Usual,
         };

@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::join_all;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span};
 
@@ -333,7 +333,7 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
     extend(&mut runs, batch, *hits);
     let call = Call {
         script: &script::DECIDE,
-        keys: vec![key.clone()],
+        keys: smallvec![key.clone()],
         body: request::together(demand, &runs),
         durability: *durability,
     };

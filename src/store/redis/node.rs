@@ -31,6 +31,7 @@ use tracing::Instrument;
 
 use super::breaker::Change;
 use super::finding::Finding;
+use super::part::Few;
 use super::pipe::{Confirming, Endpoint, Greeting, Pipe, Trouble};
 use super::script::Script;
 use super::settings::SettingsError;
@@ -80,7 +81,7 @@ pub(super) struct Call {
     /// The script.
     pub(super) script: &'static Script,
     /// The keys, all of one hash slot in a cluster.
-    pub(super) keys: Vec<Bytes>,
+    pub(super) keys: Few<Bytes>,
     /// The packed request.
     pub(super) body: Bytes,
     /// When it counts as made.

@@ -14,8 +14,11 @@ use crate::limit::{Durability, Hits, Limit, Unit};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
 
+/// What there is nearly always one of.
+pub(super) type Few<T> = SmallVec<[T; 1]>;
+
 /// What stands under the keys of a call; the second place is of no use here.
-pub(super) type Records = SmallVec<[(Record, bool); 1]>;
+pub(super) type Records = Few<(Record, bool)>;
 
 /// What of a transaction goes into one call.
 #[derive(Debug)]
@@ -23,11 +26,11 @@ pub(super) struct Part<'a, 'l> {
     /// Where the keys are.
     pub(super) home: Home,
     /// The keys.
-    pub(super) keys: Vec<Bytes>,
+    pub(super) keys: Few<Bytes>,
     /// The demands on them, in the transaction's order.
-    pub(super) demands: Vec<Asked<'a, 'l>>,
+    pub(super) demands: Few<Asked<'a, 'l>>,
     /// The place of each demand in the transaction.
-    pub(super) places: Vec<usize>,
+    pub(super) places: Few<usize>,
 }
 
 /// Cuts `transaction` by hash slot if it goes to a cluster, and keys of limits per second from the others if there are
@@ -36,10 +39,10 @@ pub(super) fn split<'a, 'l>(
     transaction: &Transaction<'a, 'l>,
     in_cluster: bool,
     per_second: Option<bool>,
-) -> Vec<Part<'a, 'l>> {
-    let mut parts: Vec<Part<'a, 'l>> = Vec::with_capacity(1);
+) -> Few<Part<'a, 'l>> {
+    let mut parts: Few<Part<'a, 'l>> = Few::new();
     // For each key of the transaction, its part and its place there.
-    let mut homes: Vec<(usize, usize)> = Vec::with_capacity(transaction.keys.len());
+    let mut homes: Few<(usize, usize)> = Few::new();
     for (index, key) in transaction.keys.iter().enumerate() {
         let is_per_second = per_second.is_some() && is_per_second(transaction, index);
         let has_slots = match per_second {
@@ -98,9 +101,9 @@ impl<'a, 'l> Part<'a, 'l> {
     fn new(home: Home) -> Self {
         Self {
             home,
-            keys: Vec::with_capacity(1),
-            demands: Vec::with_capacity(1),
-            places: Vec::with_capacity(1),
+            keys: Few::new(),
+            demands: Few::new(),
+            places: Few::new(),
         }
     }
 
@@ -152,8 +155,8 @@ impl<'a, 'l> Part<'a, 'l> {
     /// What the demands come to at `at`, given what stood under the keys.
     pub(super) fn decide(&self, mut records: Records, at: Timestamp) -> Decided {
         let demand = |asked: &Asked<'a, 'l>| asked.demand(asked.amount);
-        let demands: SmallVec<[Demand<'l>; 1]> = self.demands.iter().map(demand).collect();
-        let times: SmallVec<[Timestamp; 1]> = records
+        let demands: Few<Demand<'l>> = self.demands.iter().map(demand).collect();
+        let times: Few<Timestamp> = records
             .iter()
             .map(|(record, _)| record.seen.max(at))
             .collect();

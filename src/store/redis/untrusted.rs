@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use futures::future::join_all;
+use smallvec::smallvec;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
@@ -22,7 +23,7 @@ pub async fn answers(said: &[u8]) -> std::io::Result<Vec<Bytes>> {
     let pipe = Pipe::over(near);
     let call = Call {
         script: &script::DECIDE,
-        keys: vec![Bytes::from_static(b"key")],
+        keys: smallvec![Bytes::from_static(b"key")],
         body: Bytes::new(),
         durability: Durability::Usual,
     };

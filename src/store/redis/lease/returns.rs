@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::super::Link;
 use super::super::node::Call;
@@ -80,7 +80,7 @@ pub(in super::super) async fn give_back(link: &Link, lease: &Lease, but: &[Tag])
         .collect();
     let call = Call {
         script: &script::DECIDE,
-        keys: vec![lease.key.clone()],
+        keys: smallvec![lease.key.clone()],
         body: request::give_back(&charges, &[], None),
         durability: Durability::Usual,
     };
