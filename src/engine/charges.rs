@@ -32,6 +32,8 @@ pub struct Charges<'a> {
     pub demands: SmallVec<[Demand<'a>; 2]>,
     /// One per descriptor, in order.
     pub items: SmallVec<[Item<'a>; 2]>,
+    /// More about each limit of the demands, in their order and in that of the limits within each.
+    pub terms: SmallVec<[Terms<'a>; 2]>,
     /// What is counted for billing beside the demands, if the request passes.
     pub meters: Vec<Meter<'a>>,
     /// More about the candidates, in the order of the demands and of those within each.
@@ -67,7 +69,7 @@ pub struct Meter<'a> {
 }
 
 /// What becomes of a descriptor.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Item<'a> {
     /// No rule, or all its limits are replaced.
     Free,
@@ -78,7 +80,7 @@ pub enum Item<'a> {
 }
 
 /// A descriptor that is charged.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Limited<'a> {
     /// The rule; none for a limit that the request brought.
     pub rule: Option<&'a Rule>,
@@ -86,8 +88,8 @@ pub struct Limited<'a> {
     pub plan: Option<&'a str>,
     /// Its place among the demands.
     pub demand: usize,
-    /// More about each of the demand's limits, in the same order.
-    pub limits: SmallVec<[Terms<'a>; 2]>,
+    /// Where those of its limits begin among all terms, and among the readings of an outcome.
+    pub first: usize,
     /// Never refuses.
     pub shadow: bool,
     /// Refuses only together with all of its kind.
@@ -193,6 +195,11 @@ impl<'r> Found<'r> {
         })
     }
 
+    /// The limit that stands in place of the one at `place`.
+    fn own_limit(&self, place: usize) -> Option<&Limit> {
+        self.own.get(place).and_then(Option::as_ref)
+    }
+
     pub(super) fn limits(&self) -> &'r [RuleLimit] {
         match (self.plan, self.rule) {
             (Some((_, plan)), _) => &plan.limits,
@@ -230,14 +237,10 @@ impl<'a> Charges<'a> {
         cost: Hits,
     ) -> Result<(), Rejection> {
         let replaced = replaced(found);
-        self.keys.reserve(found.len());
-        self.demands.reserve(found.len());
-        self.items.reserve(found.len());
         let descriptors = request.descriptors.iter().enumerate();
         for ((place, descriptor), found) in descriptors.zip(found) {
             let amount = amount(request, descriptor, cost)?;
             self.metered(settings, domain, (place, descriptor), found, amount);
-            let limits = limits(settings, domain, found, &replaced);
             let key = || {
                 let prefix = &settings.key_prefix;
                 key::key(prefix, domain, &descriptor.entries, found.rule)
@@ -246,17 +249,15 @@ impl<'a> Charges<'a> {
             let item = if found.is_unlimited() {
                 if !tries.is_empty() {
                     self.unlimited(key(), amount);
-                    self.tries(settings, found, place, &[]);
+                    self.tries(settings, found, place);
                 }
                 Item::Unlimited(found.plan.map(|(name, _)| name))
-            } else if limits.0.is_empty() {
-                Item::Free
             } else {
-                let limited = self.limited(settings, found, key(), amount, limits);
-                if !tries.is_empty() {
-                    self.tries(settings, found, place, &limited.limits);
+                let limited = self.limited(settings, domain, found, &replaced, amount, key);
+                if limited.is_some() && !tries.is_empty() {
+                    self.tries(settings, found, place);
                 }
-                Item::Limited(limited)
+                limited.map_or(Item::Free, Item::Limited)
             };
             self.items.push(item);
         }
@@ -317,34 +318,79 @@ impl<'a> Charges<'a> {
         })
     }
 
+    /// Adds what the limits of a descriptor ask of its key, but for those that are replaced; none if that leaves none.
     fn limited(
         &mut self,
         settings: &Settings,
-        found: &Found<'a>,
-        key: Key,
+        domain: &Domain,
+        found: &'a Found<'a>,
+        replaced: &Option<HashSet<&str>>,
         amount: Amount,
-        (bounds, limits): Limits<'a>,
-    ) -> Limited<'a> {
-        let rule = found.rule;
-        let key = self.place(key);
+        key: impl FnOnce() -> Key,
+    ) -> Option<Limited<'a>> {
+        let default = settings.charge_always_by_default();
+        let (rule, first) = (found.rule, self.terms.len());
+        let mut limits: SmallVec<[Bound<'a>; 2]> = SmallVec::new();
+        if rule.is_none()
+            && let Some(limit) = found.own_limit(0)
+        {
+            let always = default;
+            limits.push(Bound { limit, always });
+            self.terms.push(Terms {
+                name: None,
+                policy: None,
+                place: 0,
+                failure_mode: domain.failure_mode,
+            });
+        }
+        let first_place = found.plan.map_or(0, |(_, plan)| plan.first);
+        for (place, limit) in found.limits().iter().enumerate() {
+            let name = limit.name.as_deref();
+            if let (Some(name), Some(replaced)) = (name, replaced)
+                && replaced.contains(name)
+            {
+                continue;
+            }
+            let own = found.own_limit(place);
+            limits.push(Bound {
+                limit: own.unwrap_or(&limit.limit),
+                always: limit.charge_always.unwrap_or(default),
+            });
+            self.terms.push(Terms {
+                name,
+                policy: limit.policy.as_deref().filter(|_| own.is_none()),
+                place: first_place + place,
+                failure_mode: limit.failure_mode.unwrap_or(domain.failure_mode),
+            });
+        }
+        if limits.is_empty() {
+            return None;
+        }
+        let key = self.place(key());
         let shadow = rule.is_some_and(|rule| rule.shadow_mode);
         let quota = settings.quota_mode || rule.is_some_and(|rule| rule.quota_mode);
         self.demands.push(Demand {
             key,
             amount,
             role: role(shadow, quota),
-            limits: bounds,
+            limits,
             ban: rule.and_then(|rule| rule.ban.as_ref()),
             candidates: Vec::new(),
         });
-        Limited {
+        Some(Limited {
             rule,
             plan: found.plan.map(|(name, _)| name),
             demand: self.demands.len() - 1,
-            limits,
+            first,
             shadow,
             quota,
-        }
+        })
+    }
+
+    /// More about each limit of a descriptor, in the order of those of its demand.
+    pub fn terms_of(&self, limited: &Limited<'a>) -> &[Terms<'a>] {
+        let count = self.demands[limited.demand].limits.len();
+        &self.terms[limited.first..limited.first + count]
     }
 
     /// A demand without limits, for what is tried where nothing limits. It has no part in the decision.
@@ -361,27 +407,21 @@ impl<'a> Charges<'a> {
         });
     }
 
-    /// Adds the candidates of a descriptor to its demand, which is the last and has the limits `terms`. Whoever has numbers or
-    /// grants of its own for a limit would keep them, and a limit that is replaced would be: nothing is tried there.
+    /// Adds the candidates of a descriptor to its demand, which is the last. Whoever has numbers or grants of its own for a limit would keep them, and a limit that is replaced would be: nothing is tried there.
     #[inline(never)]
-    fn tries(
-        &mut self,
-        settings: &Settings,
-        found: &'a Found<'a>,
-        descriptor: usize,
-        terms: &[Terms<'a>],
-    ) {
+    fn tries(&mut self, settings: &Settings, found: &'a Found<'a>, descriptor: usize) {
         let demand = self.demands.len() - 1;
         let (Some(rule), Some(asked)) = (found.rule, self.demands.last_mut()) else {
             return;
         };
+        let terms = &self.terms[self.terms.len() - asked.limits.len()..];
         let first = found.plan.map_or(0, |(_, plan)| plan.first);
         let (candidates, first_candidate) = found.candidates();
         for (place, candidate) in candidates.iter().enumerate() {
             let instead_of = match candidate.instead_of {
                 None => None,
                 Some(limit) => {
-                    let is_own = found.own.get(limit).is_some_and(Option::is_some);
+                    let is_own = found.own_limit(limit).is_some();
                     let of_limit = |terms: &Terms<'a>| terms.place == first + limit;
                     match terms.iter().position(of_limit).filter(|_| !is_own) {
                         Some(at) => Some(at),
@@ -475,70 +515,24 @@ const TOO_MANY_HITS: Rejection = Rejection::TooManyHits {
     most: Hits::MAX.floor(),
 };
 
-/// The names that the limits of the request replace.
-fn replaced<'a>(found: &'a [Found<'_>]) -> HashSet<&'a str> {
-    let mut names = HashSet::new();
+/// The names that the limits of the request replace; none if there are none, as nearly always.
+fn replaced<'a>(found: &'a [Found<'_>]) -> Option<HashSet<&'a str>> {
+    let mut names: Option<HashSet<&str>> = None;
+    let mut add = |replaces: &'a [String]| {
+        if !replaces.is_empty() {
+            let replaces = replaces.iter().map(String::as_str);
+            names.get_or_insert_default().extend(replaces);
+        }
+    };
     for found in found {
         if let Some(rule) = found.rule {
-            names.extend(rule.replaces.iter().map(String::as_str));
+            add(&rule.replaces);
         }
         for limit in found.limits() {
-            names.extend(limit.replaces.iter().map(String::as_str));
+            add(&limit.replaces);
         }
     }
     names
-}
-
-/// The limits of a descriptor, and more about each.
-type Limits<'a> = (SmallVec<[Bound<'a>; 2]>, SmallVec<[Terms<'a>; 2]>);
-
-/// The limits of a descriptor but for those that are replaced.
-fn limits<'a>(
-    settings: &Settings,
-    domain: &Domain,
-    found: &'a Found<'a>,
-    replaced: &HashSet<&str>,
-) -> Limits<'a> {
-    let default = settings.charge_always_by_default();
-    let own = |place: usize| found.own.get(place).and_then(Option::as_ref);
-    let mut limits = Limits::default();
-    let mut add = |bound, terms| {
-        limits.0.push(bound);
-        limits.1.push(terms);
-    };
-    if found.rule.is_none() {
-        if let Some(limit) = own(0) {
-            let always = default;
-            let terms = Terms {
-                name: None,
-                policy: None,
-                place: 0,
-                failure_mode: domain.failure_mode,
-            };
-            add(Bound { limit, always }, terms);
-        }
-        return limits;
-    }
-    let first = found.plan.map_or(0, |(_, plan)| plan.first);
-    for (place, limit) in found.limits().iter().enumerate() {
-        let name = limit.name.as_deref();
-        if name.is_some_and(|name| replaced.contains(name)) {
-            continue;
-        }
-        let own = own(place);
-        let bound = Bound {
-            limit: own.unwrap_or(&limit.limit),
-            always: limit.charge_always.unwrap_or(default),
-        };
-        let terms = Terms {
-            name,
-            policy: limit.policy.as_deref().filter(|_| own.is_none()),
-            place: first + place,
-            failure_mode: limit.failure_mode.unwrap_or(domain.failure_mode),
-        };
-        add(bound, terms);
-    }
-    limits
 }
 
 /// The hits of the descriptor at `place`; none if there is none there.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Reason;
-use super::charges::{Charges, Item};
+use super::charges::Charges;
 use crate::limit::transaction::{Amount, Bound, Demand, Fold, Outcome, Reading, Readings, Role};
 use crate::limit::{Hits, Limit, Verdict};
 use crate::rules::FailureMode;
@@ -127,13 +127,8 @@ fn admitted(charges: &Charges<'_>, readings: &[Reading]) -> bool {
 
 /// The failure mode of each limit, in the order of the readings.
 fn modes(charges: &Charges<'_>) -> SmallVec<[FailureMode; 4]> {
-    let limited = charges.items.iter().filter_map(|item| match item {
-        Item::Limited(limited) => Some(limited),
-        Item::Free | Item::Unlimited(_) => None,
-    });
-    limited
-        .flat_map(|limited| limited.limits.iter().map(|terms| terms.failure_mode))
-        .collect()
+    let terms = charges.terms.iter();
+    terms.map(|terms| terms.failure_mode).collect()
 }
 
 /// Whether the limits that deny refuse the request by themselves.

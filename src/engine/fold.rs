@@ -1,14 +1,15 @@
 //! Outcome to ruling: what each descriptor is told, and which limit decides for the request.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 use smallvec::SmallVec;
 
-use super::charges::{Charges, Item, Limited};
+use super::charges::{Charges, Item, Limited, Terms};
 use super::compare::{self, Compared};
 use super::{Code, CurrentLimit, Status};
 use crate::directory::{List, Listed};
-use crate::limit::transaction::{Amount, Outcome, Reading};
+use crate::limit::transaction::{Amount, Bound, Outcome, Reading};
 use crate::limit::{Hits, Limit, Verdict};
 use crate::rules::Rule;
 use crate::rules::policy::Policy;
@@ -107,26 +108,20 @@ pub struct Said<'a> {
 impl<'a> Ruling<'a> {
     /// Reads an outcome back into the descriptors of its charges.
     pub fn new(charges: &Charges<'a>, outcome: &Outcome) -> Self {
-        let mut at = 0;
-        let mut firsts = SmallVec::with_capacity(charges.demands.len());
-        for demand in &charges.demands {
-            firsts.push(at);
-            at += demand.limits.len();
-        }
         let reader = Reader {
             charges,
             outcome,
-            firsts,
+            firsts: OnceCell::new(),
         };
         let mut ruling = Self {
             admitted: outcome.admitted,
-            items: SmallVec::with_capacity(charges.items.len()),
+            items: SmallVec::new(),
             apart: None,
-            compared: Vec::new(),
+            compared: match charges.tried.is_empty() {
+                true => Vec::new(),
+                false => compare::compared(charges, outcome),
+            },
         };
-        if !charges.tried.is_empty() {
-            ruling.compared = compare::compared(charges, outcome);
-        }
         for (descriptor, item) in charges.items.iter().enumerate() {
             ruling.items.push(match item {
                 Item::Free => Judged::Free,
@@ -330,20 +325,29 @@ impl Said<'_> {
     }
 }
 
+/// Whether any of these refuses.
+fn is_refusal(readings: &[Reading]) -> bool {
+    readings
+        .iter()
+        .any(|reading| reading.verdict != Verdict::Allowed)
+}
+
 struct Reader<'p, 'a> {
     charges: &'p Charges<'a>,
     outcome: &'p Outcome,
-    /// Where the readings of each demand begin.
-    firsts: SmallVec<[usize; 4]>,
+    /// Where the readings of each demand begin, once that is looked for.
+    firsts: OnceCell<Vec<usize>>,
 }
 
 impl<'a> Reader<'_, 'a> {
     fn spoken(&self, descriptor: usize, limited: &Limited<'a>) -> Spoken<'a> {
         let demand = &self.charges.demands[limited.demand];
-        let refused = self.refuses(limited.demand);
-        let mut limits: SmallVec<[Said<'a>; 2]> = SmallVec::with_capacity(demand.limits.len());
-        for place in 0..demand.limits.len() {
-            limits.push(self.said(limited, place, refused));
+        let terms = self.charges.terms_of(limited);
+        let readings = &self.outcome.readings[limited.first..limited.first + terms.len()];
+        let refused = is_refusal(readings);
+        let mut limits: SmallVec<[Said<'a>; 2]> = SmallVec::new();
+        for ((bound, terms), reading) in demand.limits.iter().zip(terms).zip(readings) {
+            limits.push(self.said(limited.demand, bound, terms, reading, refused));
         }
         let places = 0..limits.len();
         let deciding = if refused {
@@ -365,14 +369,19 @@ impl<'a> Reader<'_, 'a> {
         }
     }
 
-    fn said(&self, limited: &Limited<'a>, place: usize, refused: bool) -> Said<'a> {
-        let demand = &self.charges.demands[limited.demand];
-        let bound = demand.limits[place];
-        let reading = self.readings(limited.demand)[place];
+    fn said(
+        &self,
+        demand: usize,
+        bound: &Bound<'a>,
+        terms: &Terms<'a>,
+        reading: &Reading,
+        refused: bool,
+    ) -> Said<'a> {
+        let amount = self.charges.demands[demand].amount;
         let charged = bound.always || (self.outcome.admitted && !refused);
-        let after = match demand.amount {
+        let after = match amount {
             Amount::Charge(hits) if charged => reading.used.plus(hits),
-            Amount::Charge(hits) => self.used_without_charge(limited.demand, bound.limit, hits),
+            Amount::Charge(hits) => self.used_without_charge(demand, bound.limit, hits),
             Amount::Refund(hits) if charged => reading.used.saturating_sub(hits),
             Amount::Refund(_) | Amount::Peek(_) => reading.used,
         };
@@ -383,12 +392,12 @@ impl<'a> Reader<'_, 'a> {
         };
         Said {
             limit: bound.limit,
-            name: limited.limits[place].name,
-            policy: limited.limits[place].policy,
-            place: limited.limits[place].place,
+            name: terms.name,
+            policy: terms.policy,
+            place: terms.place,
             verdict: reading.verdict,
             used: reading.used,
-            charged: charged && matches!(demand.amount, Amount::Charge(_)),
+            charged: charged && matches!(amount, Amount::Charge(_)),
             remaining,
             reset,
             full_reset: reading.reset,
@@ -417,13 +426,20 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn refuses(&self, index: usize) -> bool {
-        self.readings(index)
-            .iter()
-            .any(|reading| reading.verdict != Verdict::Allowed)
+        is_refusal(self.readings(index))
     }
 
     fn readings(&self, index: usize) -> &[Reading] {
-        let first = self.firsts[index];
+        let firsts = self.firsts.get_or_init(|| {
+            let demands = self.charges.demands.iter();
+            let first = demands.scan(0, |next, demand| {
+                let first = *next;
+                *next += demand.limits.len();
+                Some(first)
+            });
+            first.collect()
+        });
+        let first = firsts[index];
         &self.outcome.readings[first..first + self.charges.demands[index].limits.len()]
     }
 }

@@ -90,12 +90,18 @@ pub(super) fn entry(
 fn text(to: &mut String, domain: &Domain, of: &str, text: &str) {
     if text.len() > LONGEST {
         hashed(to, domain, of, text);
-    } else if text.bytes().all(|byte| PLAIN[usize::from(byte)]) {
+    } else if is_plain(text) {
         // As nearly all are: it is taken as a whole.
         to.push_str(text);
     } else {
         text.bytes().for_each(|byte| escaped(to, byte));
     }
+}
+
+/// Whether all of a text stands as it is. All of it is looked at, as it is short: that is faster than to stop midway.
+fn is_plain(text: &str) -> bool {
+    text.bytes()
+        .fold(true, |plain, byte| plain & PLAIN[usize::from(byte)])
 }
 
 fn pattern(to: &mut String, pattern: &str) {

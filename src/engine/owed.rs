@@ -98,7 +98,7 @@ impl Owed {
             if !fits {
                 continue;
             }
-            for (bound, terms) in demand.limits.iter().zip(&limited.limits) {
+            for (bound, terms) in demand.limits.iter().zip(charges.terms_of(limited)) {
                 if terms.failure_mode == FailureMode::Local {
                     let limit = bound.limit;
                     let owing = || Owing {

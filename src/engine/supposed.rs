@@ -94,14 +94,15 @@ impl Engine {
                     let key: Option<&Key> = demand.and_then(|demand| charges.keys.get(demand.key));
                     charged.key = key.cloned();
                     let bounds = demand.iter().flat_map(|demand| &demand.limits);
-                    let limits = bounds
-                        .zip(&limited.limits)
-                        .map(|(bound, terms)| ChargedLimit {
-                            label: labels(terms.name, bound.limit),
-                            limit: bound.limit.clone(),
-                            always: bound.always,
-                            failure_mode: terms.failure_mode,
-                        });
+                    let limits =
+                        bounds
+                            .zip(charges.terms_of(limited))
+                            .map(|(bound, terms)| ChargedLimit {
+                                label: labels(terms.name, bound.limit),
+                                limit: bound.limit.clone(),
+                                always: bound.always,
+                                failure_mode: terms.failure_mode,
+                            });
                     charged.limits = limits.collect();
                 }
             }

@@ -93,9 +93,13 @@ impl Call {
         let span = traced.span;
         let answering = async {
             let (engine, unseen) = (&parts.engine, unseen.as_ref());
-            decide_unseen(engine, message, begun, deadline, unseen, wire::framed).await
+            let tell = wire::framed;
+            // In its place at once, and only pointed to from here on, as it is large.
+            pin!(decide_unseen(
+                engine, message, begun, deadline, unseen, tell
+            ))
+            .await
         };
-        // In its place at once, and only pointed to from here on.
         let answering = pin!(answering);
         let answering = AssertUnwindSafe(answering).catch_unwind();
         let answered = if span.is_none() {
@@ -154,9 +158,7 @@ async fn decide_unseen<T>(
     tell: impl FnOnce(&Answer<'_>) -> T,
 ) -> Result<T, Rejection> {
     let request = wire::request(message).inspect_err(|_| engine.refuse())?;
-    engine
-        .check_unseen(&request, begun, deadline, unseen, tell)
-        .await
+    pin!(engine.check_unseen(&request, begun, deadline, unseen, tell)).await
 }
 
 /// What a caller is told of a rejection.

@@ -46,9 +46,12 @@ pub fn request(message: &RateLimitRequest) -> Result<Request<'_>, Rejection> {
         hits_addend: message.hits_addend,
         ..Request::default()
     };
-    request.descriptors.reserve(message.descriptors.len());
-    for (index, message) in message.descriptors.iter().enumerate() {
-        request.descriptors.push(descriptor(index, message)?);
+    // Filled where they stay, as they are large.
+    let count = message.descriptors.len();
+    request.descriptors.resize_with(count, Descriptor::default);
+    let messages = message.descriptors.iter().enumerate();
+    for ((index, message), to) in messages.zip(&mut request.descriptors) {
+        descriptor(index, message, to)?;
     }
     Ok(request)
 }
@@ -58,7 +61,11 @@ pub fn decode(bytes: Bytes) -> Result<RateLimitRequest, DecodeError> {
     RateLimitRequest::decode(bytes)
 }
 
-fn descriptor(index: usize, message: &RateLimitDescriptor) -> Result<Descriptor<'_>, Rejection> {
+fn descriptor<'m>(
+    index: usize,
+    message: &'m RateLimitDescriptor,
+    to: &mut Descriptor<'m>,
+) -> Result<(), Rejection> {
     let limit = message.limit.as_ref().map(|limit| match unit(limit.unit) {
         Some(unit) => Ok(Override {
             requests_per_unit: limit.requests_per_unit,
@@ -66,20 +73,17 @@ fn descriptor(index: usize, message: &RateLimitDescriptor) -> Result<Descriptor<
         }),
         None => Err(Rejection::OverrideUnit { descriptor: index }),
     });
-    let mut descriptor = Descriptor {
-        hits_addend: message.hits_addend.as_ref().map(|hits| hits.value),
-        is_negative_hits: message.is_negative_hits,
-        limit: limit.transpose()?,
-        ..Descriptor::default()
-    };
-    descriptor.entries.reserve(message.entries.len());
+    to.hits_addend = message.hits_addend.as_ref().map(|hits| hits.value);
+    to.is_negative_hits = message.is_negative_hits;
+    to.limit = limit.transpose()?;
+    to.entries.reserve(message.entries.len());
     for entry in &message.entries {
-        descriptor.entries.push(Entry {
+        to.entries.push(Entry {
             key: &entry.key,
             value: &entry.value,
         });
     }
-    Ok(descriptor)
+    Ok(())
 }
 
 /// `envoy.type.v3.RateLimitUnit` ends at YEAR; the reference also takes the 7 that Envoy's answers have for WEEK.

@@ -101,11 +101,17 @@ impl RuleCounters {
             over,
             shadow,
         } = hits;
-        for (counter, hits) in self.0.iter().zip([total, within, near, over, shadow]) {
+        let count = |place: usize, hits: Hits| {
             if hits > Hits::ZERO {
-                counter.fetch_add(hits.thousandths(), Ordering::Relaxed);
+                self.0[place].fetch_add(hits.thousandths(), Ordering::Relaxed);
             }
-        }
+        };
+        // One after the other: a loop over both takes longer than what it does.
+        count(0, total);
+        count(1, within);
+        count(2, near);
+        count(3, over);
+        count(4, shadow);
     }
 }
 
