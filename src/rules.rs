@@ -166,46 +166,52 @@ pub enum FailureMode {
     Local,
 }
 
-/// A node of the descriptor tree that says something about requests: it has limits, or is unlimited. What most rules have one
-/// or two of stands in it, since each place that a request must look at may be a miss of the caches.
+/// A node of the descriptor tree that says something about requests: it has limits, or is unlimited.
+///
+/// Of many rules none is in a cache, so what a decision looks at stands together at the beginning, in the order given, and all
+/// that people look at behind it; what few rules have stands elsewhere.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Rule {
     /// Its place in the rule set.
     pub id: RuleId,
+    /// No limit at all, and said so.
+    pub unlimited: bool,
+    /// Computed and counted, never refuses.
+    pub shadow_mode: bool,
+    /// Refuses only when all such descriptors of a request do.
+    pub quota_mode: bool,
+    /// Whether such values are in the name; see [`Rule::metric_name`].
+    pub named_by_values: bool,
+    /// How many limits the rules before it have: where the counters of its own begin.
+    pub first: usize,
+    /// The rule's name in metrics, but for the values of `detailed_metric` and `value_to_metric`.
+    pub name: Arc<str>,
+    /// The limits are those of a plan.
+    pub plan: Option<Box<PlanChoice>>,
+    /// Who is refused by these limits too often is refused for a while.
+    pub ban: Option<Box<Ban>>,
+    /// Counts what each subject uses, for billing.
+    pub meter: Option<Box<Limit>>,
+    /// The limits, charged together; empty when unlimited, or when a plan has them.
+    pub limits: SmallVec<[RuleLimit; 1]>,
+    /// What is tried beside them; a plan has its own.
+    pub candidates: Vec<RuleCandidate>,
+    /// What an unlimited rule replaces; limits have their own lists.
+    pub replaces: Vec<String>,
+    /// Keys have something else than the request's value at some level: see [`Segment::share_threshold`] and
+    /// [`PlanSource::Entry`].
+    pub alters_keys: bool,
+    /// The metric's name has the request's values at all levels.
+    pub detailed_metric: bool,
+    /// The keys and values from the first level down to this rule, as written.
+    pub levels: SmallVec<[Segment; 2]>,
     /// The name of its domain.
     pub domain: Arc<str>,
     /// Where it stands, for people: file and line.
     pub source: Source,
     /// Its place in the YAML, such as `descriptors[0].descriptors[2]`.
     pub path: String,
-    /// The rule's name in metrics, but for the values of `detailed_metric` and `value_to_metric`.
-    pub name: Arc<str>,
-    /// Whether such values are in the name; see [`Rule::metric_name`].
-    pub named_by_values: bool,
-    /// The keys and values from the first level down to this rule, as written.
-    pub levels: SmallVec<[Segment; 2]>,
-    /// No limit at all, and said so.
-    pub unlimited: bool,
-    /// The limits, charged together; empty when unlimited, or when a plan has them.
-    pub limits: SmallVec<[RuleLimit; 1]>,
-    /// What is tried beside them; a plan has its own.
-    pub candidates: Vec<RuleCandidate>,
-    /// How many limits the rules before it have: where the counters of its own begin.
-    pub first: usize,
-    /// The limits are those of a plan.
-    pub plan: Option<PlanChoice>,
-    /// Who is refused by these limits too often is refused for a while.
-    pub ban: Option<Ban>,
-    /// Counts what each subject uses, for billing.
-    pub meter: Option<Limit>,
-    /// What an unlimited rule replaces; limits have their own lists.
-    pub replaces: Vec<String>,
-    /// Computed and counted, never refuses.
-    pub shadow_mode: bool,
-    /// Refuses only when all such descriptors of a request do.
-    pub quota_mode: bool,
-    /// The metric's name has the request's values at all levels.
-    pub detailed_metric: bool,
     /// Answered in the dynamic metadata of requests that pass.
     pub metadata: Option<serde_json::Value>,
 }

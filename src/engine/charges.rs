@@ -277,7 +277,7 @@ impl<'a> Charges<'a> {
     ) {
         let Some((rule, limit)) = found
             .rule
-            .and_then(|rule| Some((rule, rule.meter.as_ref()?)))
+            .and_then(|rule| Some((rule, rule.meter.as_deref()?)))
         else {
             return;
         };
@@ -374,7 +374,7 @@ impl<'a> Charges<'a> {
             amount,
             role: role(shadow, quota),
             limits,
-            ban: rule.and_then(|rule| rule.ban.as_ref()),
+            ban: rule.and_then(|rule| rule.ban.as_deref()),
             candidates: Vec::new(),
         });
         Some(Limited {

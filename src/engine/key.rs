@@ -16,6 +16,8 @@ pub const LONGEST: usize = 64;
 /// The key of a descriptor; `rule` is the one that it matched, if any.
 pub fn key(prefix: &str, domain: &Domain, entries: &[Entry<'_>], rule: Option<&Rule>) -> Key {
     let placing = placing(domain, entries);
+    // What has no part in the key is not looked at.
+    let rule = rule.filter(|rule| rule.alters_keys);
     let tag = |to: &mut String| {
         text(to, domain, "", &domain.name);
         match placing {

@@ -33,7 +33,7 @@ impl Engine {
         }
         let mut answers = true;
         for (place, (found, descriptor)) in found.iter_mut().zip(descriptors).enumerate() {
-            let choice = found.rule.and_then(|rule| rule.plan.as_ref());
+            let choice = found.rule.and_then(|rule| rule.plan.as_deref());
             let (Some(choice), Some(subject)) = (choice, descriptor.entries.last()) else {
                 continue;
             };

@@ -236,7 +236,7 @@ fn limits<'r>(domain: &'r Domain, rule: &'r Rule) -> Vec<&'r Limit> {
                 .unwrap_or_default()
         }
     };
-    limits.extend(&rule.meter);
+    limits.extend(rule.meter.as_deref());
     limits
 }
 

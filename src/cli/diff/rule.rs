@@ -82,7 +82,7 @@ pub(super) fn compare(
         candidates::of(old),
         candidates::of(new),
     ));
-    let ban = |rule: Option<&Rule>| rule.and_then(|rule| rule.ban);
+    let ban = |rule: Option<&Rule>| rule.and_then(|rule| rule.ban.as_deref().copied());
     changes.extend(bans(ban(old), ban(new)));
     beside(&mut changes, old, new);
     let counts = |rule: Option<&Rule>| {

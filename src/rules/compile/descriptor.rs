@@ -21,7 +21,9 @@ use crate::rules::diagnostic::Code;
 use crate::rules::file::{Node as Yaml, Span, Value};
 use crate::rules::matcher::{Builder, Duplicate, Level, Matcher};
 use crate::rules::policy::Policy;
-use crate::rules::{Domain, Rule, RuleId, RuleLimit, RuleSet, Segment, Source};
+use crate::rules::{
+    Domain, PlanChoice, PlanSource, Rule, RuleId, RuleLimit, RuleSet, Segment, Source,
+};
 use crate::rules::{name, outline};
 use crate::time::Micros;
 
@@ -195,28 +197,31 @@ impl Reader<'_> {
         let first = self.rules.limits;
         self.rules.limits += plan.as_ref().map_or(limits.len(), |_| self.of_plans);
         let id = RuleId(u32::try_from(self.rules.rules.len()).unwrap_or(u32::MAX));
+        let names_plan = |plan: &PlanChoice| matches!(plan.from, PlanSource::Entry(_));
+        let shares = self.levels.iter().any(|level| level.share_threshold);
         let rule = Arc::new(Rule {
             id,
+            unlimited,
+            shadow_mode,
+            quota_mode,
+            named_by_values: by_values,
+            first,
+            name: name::written(&self.levels).into(),
+            alters_keys: shares || plan.as_ref().is_some_and(names_plan),
+            plan: plan.map(Box::new),
+            ban: ban.map(Box::new),
+            meter: meter.map(Box::new),
+            limits,
+            candidates,
+            replaces,
+            detailed_metric,
+            levels: self.levels.clone(),
             domain: Arc::clone(&self.domain.name),
             source: Source {
                 file: Arc::clone(&self.file),
                 line: fields.own_span().line,
             },
             path: fields.scope.path(),
-            name: name::written(&self.levels).into(),
-            named_by_values: by_values,
-            levels: self.levels.clone(),
-            unlimited,
-            limits,
-            candidates,
-            first,
-            plan,
-            ban,
-            meter,
-            replaces,
-            shadow_mode,
-            quota_mode,
-            detailed_metric,
             metadata,
         });
         self.rules.rules.push(Arc::clone(&rule));
