@@ -13,6 +13,7 @@
 //! - `connected`: the servers, and the other ones for limits per second; `node`, `cluster`: connections; `finding`: where a server is; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
 //! - `untrusted`: what is read of all this, for the fuzzer
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -144,7 +145,8 @@ impl Redis {
         let parts = part::split(transaction, in_cluster, per_second);
         match parts.as_slice() {
             [only] => {
-                let decided = self.link.transact(only, transaction).await?;
+                // In its place at once, like all that is large on the way of a call.
+                let decided = pin!(self.link.transact(only, transaction)).await?;
                 let readings = decided.readings.into_iter();
                 let trials = decided.trials.into_iter();
                 Ok(Outcome {
@@ -269,7 +271,7 @@ impl Link {
         let deadline = tokio::time::Instant::now() + timeout;
         match combine::enter(self, print, may_lease, asking) {
             Entered::Alone(_leading) => {
-                let decided = self.decide(part, true, None, timeout).await?;
+                let decided = pin!(self.decide(part, true, None, timeout)).await?;
                 if may_lease {
                     self.hot.note(print, part.room_after(&decided, hits));
                 }
@@ -327,7 +329,7 @@ impl Link {
                 body,
                 durability: part.durability(),
             };
-            let answer = self.run(part.home, &call, left).await?;
+            let answer = pin!(self.run(part.home, &call, left)).await?;
             match Reply::parse(answer) {
                 Some(Reply::Before(at, values)) if values.len() == part.keys.len() => {
                     let decided = part.decide(part.records(values)?, at);
@@ -378,7 +380,7 @@ impl Link {
             return Err(full());
         };
         let servers = self.servers_of(home);
-        servers.run(home.slot, call, timeout).await
+        pin!(servers.run(home.slot, call, timeout)).await
     }
 }
 

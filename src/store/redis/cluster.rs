@@ -1,6 +1,7 @@
 //! A Redis Cluster: which master has which slot, and the way to it when slots move.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,7 +99,8 @@ impl Cluster {
             if left.is_zero() {
                 break;
             }
-            match node.run(call, (Some(slot), asking), left).await {
+            let answer = pin!(node.run(call, (Some(slot), asking), left)).await;
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Failed(error)) => {
                     if !node.is_connected() {

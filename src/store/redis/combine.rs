@@ -281,7 +281,9 @@ impl Leading {
             let waiting = {
                 let mut place = self.link.hot.places[self.place].lock();
                 place.is_hot = most > 1;
-                std::mem::take(&mut place.waiting)
+                // As many come meanwhile, or nobody: they are large, and would be moved on as their list grows.
+                let room = Vec::with_capacity(place.waiting.len());
+                std::mem::replace(&mut place.waiting, room)
             };
             if waiting.is_empty() {
                 // Whoever has come since is found when this is dropped.
@@ -298,6 +300,8 @@ impl Leading {
 /// Those that can go together. Who has given up is left out, and not charged.
 fn groups(waiting: Vec<Waiting>) -> SmallVec<[Vec<Waiting>; 1]> {
     let mut groups: SmallVec<[Vec<Waiting>; 1]> = SmallVec::new();
+    // Nearly always they are one.
+    let mut room = waiting.len();
     for one in waiting.into_iter().filter(|one| !one.turn.is_closed()) {
         let same = |group: &&mut Vec<Waiting>| {
             let first = group.first().map(|first| &first.asked);
@@ -305,7 +309,11 @@ fn groups(waiting: Vec<Waiting>) -> SmallVec<[Vec<Waiting>; 1]> {
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(one),
-            None => groups.push(vec![one]),
+            None => {
+                let mut group = Vec::with_capacity(std::mem::take(&mut room));
+                group.push(one);
+                groups.push(group);
+            }
         }
     }
     groups

@@ -1,5 +1,6 @@
 //! The servers of a store: one or a cluster, and where among two of these a key lives.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ impl Connected {
         timeout: Duration,
     ) -> Result<Bytes, StoreError> {
         match self {
-            Connected::Cluster(cluster) => cluster.run(slot, call, timeout).await,
+            Connected::Cluster(cluster) => pin!(cluster.run(slot, call, timeout)).await,
             Connected::One(node) => match node.run(call, (None, false), timeout).await {
                 Ok(answer) => Ok(answer),
                 Err(NoAnswer::Failed(error)) => Err(error),
