@@ -260,7 +260,7 @@ fn put(to: &mut BytesMut, words: &[&[u8]]) {
 }
 
 impl Method for Probe {
-    fn call(&self, _: &HeaderMap, message: RateLimitRequest) -> Answering {
+    fn call(&self, _: &HeaderMap, message: RateLimitRequest, _: Instant) -> Answering {
         if self.wires.is_empty() {
             return Answering::Now(Ok(wire::framed(&self.answer)));
         }

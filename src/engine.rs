@@ -143,12 +143,28 @@ struct Call<'c> {
     answers_by: Instant,
     /// Nothing is charged or counted.
     rehearsal: bool,
-    /// The decision's; none if it is not traced.
-    span: Span,
-    /// What is told of it after the fact, if it is not.
-    unseen: Option<&'c Unseen<'c>>,
+    traced: Traced<'c>,
     /// What the directory says of the subjects, if it need not be asked.
     standings: Option<recording::Standings<'c>>,
+}
+
+/// How a decision is traced.
+#[derive(Debug)]
+pub struct Traced<'u> {
+    /// Its span; none if it has none.
+    pub span: Span,
+    /// What is told of it after the fact, if it has none.
+    pub unseen: Option<&'u Unseen<'u>>,
+}
+
+impl Traced<'_> {
+    /// By the span that is current here, if any.
+    pub fn here() -> Self {
+        Self {
+            span: spans::current(),
+            unseen: None,
+        }
+    }
 }
 
 /// The rules that hold now; a request sees one of them from its beginning to its end.
@@ -335,20 +351,20 @@ impl Engine {
         deadline: Option<Instant>,
         tell: impl FnOnce(&Answer<'_>) -> T,
     ) -> Result<T, Rejection> {
-        self.check_unseen(request, begun, deadline, None, tell)
+        self.check_traced(request, begun, deadline, Traced::here(), tell)
             .await
     }
 
-    /// The same for a request without a span, of which `unseen` may be told after the fact.
-    pub async fn check_unseen<T>(
+    /// The same for a request that is traced so.
+    pub async fn check_traced<T>(
         &self,
         request: &Request<'_>,
         begun: Instant,
         deadline: Option<Instant>,
-        unseen: Option<&Unseen<'_>>,
+        traced: Traced<'_>,
         tell: impl FnOnce(&Answer<'_>) -> T,
     ) -> Result<T, Rejection> {
-        let call = self.call(begun, deadline, false, unseen);
+        let call = self.call(begun, deadline, false, traced);
         // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
         let decided = pin!(self.decide(request, &call, |told| tell(told.answer)));
         decided.await.inspect_err(|_| self.metrics.service_error())
@@ -356,7 +372,7 @@ impl Engine {
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer<'static>, Rejection> {
-        let call = self.call(Instant::now(), None, true, None);
+        let call = self.call(Instant::now(), None, true, Traced::here());
         self.decide(request, &call, |told| told.answer.owned())
             .await
     }
@@ -459,7 +475,7 @@ impl Engine {
         begun: Instant,
         deadline: Option<Instant>,
         rehearsal: bool,
-        unseen: Option<&'c Unseen<'c>>,
+        traced: Traced<'c>,
     ) -> Call<'c> {
         let timeout = self.settings.store_timeout;
         let by = begun + timeout.saturating_sub(TIMER_GRAIN).max(timeout / 2);
@@ -467,8 +483,7 @@ impl Engine {
         Call {
             answers_by: deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by)),
             rehearsal,
-            span: spans::current(),
-            unseen,
+            traced,
             standings: None,
         }
     }

@@ -118,8 +118,8 @@ pub async fn serve_method(
     let port = Port {
         method,
         others: others.prepare(),
-        calls: Places::new(0),
-        asides: Places::new(0),
+        calls: Arc::new(Places::new(0)),
+        asides: Arc::new(Places::new(0)),
         settings,
         shutdown: shutdown.clone(),
     };
@@ -127,8 +127,8 @@ pub async fn serve_method(
         .map(|number| {
             let calls = Places::new(port.settings.max_calls.div_ceil(count));
             let port = Port {
-                calls,
-                asides: Places::new(MAX_ASIDES.div_ceil(count)),
+                calls: Arc::new(calls),
+                asides: Arc::new(Places::new(MAX_ASIDES.div_ceil(count))),
                 ..port.clone()
             };
             threads::spawn(number, port, tls.clone())

@@ -48,8 +48,8 @@ impl Engine {
         };
         if let Store::Embedded(store) = &*self.store {
             // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
-            let seen_later = call.unseen.map(|unseen| (unseen, Instant::now()));
-            let span = spans::store_call(&call.span, self.store.name(), charges.keys.len());
+            let seen_later = call.traced.unseen.map(|unseen| (unseen, Instant::now()));
+            let span = spans::store_call(&call.traced.span, self.store.name(), charges.keys.len());
             let (outcome, at) = span.in_scope(|| store.transact_at(&transaction));
             if let Some((unseen, begun)) = seen_later {
                 unseen.asked(self.store.name(), begun, begun.elapsed(), None);
@@ -59,13 +59,15 @@ impl Engine {
         let begun = Instant::now();
         transaction.timeout = call.answers_by.saturating_duration_since(begun);
         let result = match &*self.store {
-            Store::Redis(store) => Box::pin(self.ask_redis(store, &transaction, &call.span)).await,
+            Store::Redis(store) => {
+                Box::pin(self.ask_redis(store, &transaction, &call.traced.span)).await
+            }
             Store::Embedded(_) | Store::Faulty(_) => {
                 Box::pin(self.store.transact(&transaction)).await
             }
         };
         let (store, took) = (self.store.name(), begun.elapsed());
-        if let Some(unseen) = call.unseen {
+        if let Some(unseen) = call.traced.unseen {
             let error = result.as_ref().err().map(StoreError::kind);
             unseen.asked(store, begun, took, error);
         }

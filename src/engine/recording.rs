@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::charges::{Charges, Found};
 use super::fold::{Ruling, Spoken};
-use super::{Answer, Code, Engine, Reason, Rejection, Request, Settings, key};
+use super::{Answer, Code, Engine, Reason, Rejection, Request, Settings, Traced, key};
 use crate::capture::{Asked, Decision, Recorder, Sample};
 use crate::directory::Standing;
 use crate::rules::{Descriptor, Domain, Entries, Entry};
@@ -60,7 +60,7 @@ impl Engine {
         standings: Standings<'_>,
         tell: impl FnOnce(Told<'_, '_, '_>) -> T,
     ) -> Result<T, Rejection> {
-        let mut call = self.call(Instant::now(), None, false, None);
+        let mut call = self.call(Instant::now(), None, false, Traced::here());
         call.standings = Some(standings);
         self.decide(request, &call, tell).await
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::charges::{Charges, Item};
-use super::{Engine, Rejection, Request};
+use super::{Engine, Rejection, Request, Traced};
 use crate::limit::transaction::Amount;
 use crate::limit::{Hits, Limit};
 use crate::rules::FailureMode;
@@ -61,7 +61,7 @@ impl Engine {
         let Some(domain) = live.rules.domains.get(request.domain) else {
             return Ok(None);
         };
-        let call = self.call(Instant::now(), None, true, None);
+        let call = self.call(Instant::now(), None, true, Traced::here());
         let found = self.find(domain, request, &call).await?;
         let cost = domain.costs.of(&request.descriptors);
         let mut charges = Charges::default();

@@ -22,8 +22,8 @@ impl Engine {
         (refused, failed): (bool, bool),
         decide: impl FnOnce(&mut dyn FnMut(Decision<'_>)),
     ) {
-        let Some(unseen) = call.unseen else {
-            return spans::record(&call.span, decide);
+        let Some(unseen) = call.traced.unseen else {
+            return spans::record(&call.traced.span, decide);
         };
         if let Some(kept) = unseen.keep((refused, failed), (0, false), decide) {
             self.metrics.kept_trace(kept);

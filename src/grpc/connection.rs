@@ -1,6 +1,7 @@
 //! One connection: its HTTP/2, whom its calls go to, and its end.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -31,9 +32,9 @@ pub(super) struct Port<M> {
     /// Health and reflection.
     pub(super) others: Routes,
     /// How many calls there may be at once, of all connections of its thread.
-    pub(super) calls: Places,
+    pub(super) calls: Arc<Places>,
     /// The same for calls of health and reflection, which are answered when there is no place for others.
-    pub(super) asides: Places,
+    pub(super) asides: Arc<Places>,
     pub(super) settings: Settings,
     pub(super) shutdown: watch::Receiver<bool>,
 }

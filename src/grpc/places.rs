@@ -1,39 +1,33 @@
 //! Places: how many of something there may be at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A number of places, shared by whoever takes them.
-#[derive(Clone, Debug)]
+/// A number of places, for whoever takes them.
+#[derive(Debug)]
 pub(super) struct Places {
-    taken: Arc<AtomicUsize>,
+    /// What all places share, so that it has as many holders as are taken, and one.
+    shared: Arc<()>,
     most: usize,
 }
 
 /// One that is taken until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct Place(#[expect(dead_code, reason = "it is held, and counted")] Arc<()>);
 
 impl Places {
     /// As many as `most`.
     pub(super) fn new(most: usize) -> Self {
         Self {
-            taken: Arc::default(),
+            shared: Arc::default(),
             most,
         }
     }
 
     /// One of them; none if all are taken.
     pub(super) fn take(&self) -> Option<Place> {
-        let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(&self.taken));
-        (before < self.most).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let place = Place(Arc::clone(&self.shared));
+        let taken = Arc::strong_count(&self.shared) - 1;
+        (taken <= self.most).then_some(place)
     }
 }
 
@@ -49,7 +43,7 @@ mod tests {
         assert!(places.take().is_none());
         assert!(places.take().is_none(), "who gets none takes none");
         drop(first);
-        assert!(places.clone().take().is_some());
+        assert!(places.take().is_some());
         assert!(Places::new(0).take().is_none());
     }
 }

@@ -12,10 +12,9 @@ use tracing::{Instrument, error};
 
 use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest};
-use crate::engine::{Answer, Engine, Rejection};
+use crate::engine::{Answer, Engine, Rejection, Traced};
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::tracing::always::Unseen;
 use crate::telemetry::tracing::{self as spans, Begun};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -48,9 +47,8 @@ impl Rls {
 }
 
 impl Method for Rls {
-    fn call(&self, headers: &HeaderMap, message: RateLimitRequest) -> Answering {
+    fn call(&self, headers: &HeaderMap, message: RateLimitRequest, begun: Instant) -> Answering {
         let parts = &self.parts;
-        let begun = Instant::now();
         let call = Call {
             begun,
             deadline: timeout(headers).map(|timeout| begun + timeout),
@@ -92,13 +90,14 @@ impl Call {
         let unseen = parts.tracing.unseen(&traced, begun);
         let span = traced.span;
         let answering = async {
-            let (engine, unseen) = (&parts.engine, unseen.as_ref());
-            let tell = wire::framed;
+            let traced = Traced {
+                span: span.clone(),
+                unseen: unseen.as_ref(),
+            };
+            let engine = &parts.engine;
             // In its place at once, and only pointed to from here on, as it is large.
-            pin!(decide_unseen(
-                engine, message, begun, deadline, unseen, tell
-            ))
-            .await
+            let call = (begun, deadline, traced);
+            pin!(decide_traced(engine, message, call, wire::framed)).await
         };
         let answering = pin!(answering);
         let answering = AssertUnwindSafe(answering).catch_unwind();
@@ -145,20 +144,18 @@ pub async fn decide<T>(
     deadline: Option<Instant>,
     tell: impl FnOnce(&Answer<'_>) -> T,
 ) -> Result<T, Rejection> {
-    decide_unseen(engine, message, begun, deadline, None, tell).await
+    decide_traced(engine, message, (begun, deadline, Traced::here()), tell).await
 }
 
-/// The same; `unseen` is what is told of it after the fact.
-async fn decide_unseen<T>(
+/// The same for a message that is traced so.
+async fn decide_traced<T>(
     engine: &Engine,
     message: &RateLimitRequest,
-    begun: Instant,
-    deadline: Option<Instant>,
-    unseen: Option<&Unseen<'_>>,
+    (begun, deadline, traced): (Instant, Option<Instant>, Traced<'_>),
     tell: impl FnOnce(&Answer<'_>) -> T,
 ) -> Result<T, Rejection> {
     let request = wire::request(message).inspect_err(|_| engine.refuse())?;
-    pin!(engine.check_unseen(&request, begun, deadline, unseen, tell)).await
+    pin!(engine.check_traced(&request, begun, deadline, traced, tell)).await
 }
 
 /// What a caller is told of a rejection.

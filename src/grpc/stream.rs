@@ -82,9 +82,14 @@ impl Caller {
         let mut future = pin!(future);
         poll_fn(|cx| match future.poll_unpin(cx) {
             Poll::Ready(value) => Poll::Ready(Some(value)),
-            Poll::Pending => self.respond.poll_reset(cx).map(|_| None),
+            Poll::Pending => self.poll_gone(cx).map(|()| None),
         })
         .await
+    }
+
+    /// Whether the caller has gone, or when it does.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.respond.poll_reset(cx).map(|_| ())
     }
 
     /// Begins an answer; none if the caller has gone.

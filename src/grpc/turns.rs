@@ -1,14 +1,18 @@
 //! A connection and its calls, in turns: what has come in is read, then each call is looked at, then all that is answered is sent.
 //!
-//! Nearly all calls are answered when they are first looked at, so they never become tasks of their own, which cost a tenth of what
-//! serving them does; and the answers to what came together leave together.
+//! No call becomes a task of its own, which would cost a tenth of what serving it does: most are answered when they are first looked
+//! at, and the others are the connection's to look at. So the answers to what came together leave together.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::Request;
@@ -17,7 +21,7 @@ use tonic::Status;
 use super::connection::Port;
 use super::preface::Begun;
 use super::stream::Caller;
-use super::unary::{self, Method};
+use super::unary::{self, Method, Waits};
 use super::{aside, stream};
 
 /// The path of the one method that is served here.
@@ -29,16 +33,20 @@ const FULL: &str = "too many calls are under way";
 /// The most calls of a turn, while other connections of the thread wait: a fraction of a millisecond.
 const MOST: usize = 64;
 
-/// For how many calls a connection keeps room between turns.
-const KEPT: usize = 8;
+/// A call that has come.
+type Come = (Request<RecvStream>, SendResponse<Bytes>);
+
+thread_local! {
+    /// Where the calls of a turn lie, in the order in which they came: room for [`MOST`], and empty between turns.
+    static ROOM: Cell<Vec<Come>> = const { Cell::new(Vec::new()) };
+}
 
 /// A connection as a future, which ends with it.
 pub(super) struct Turns<'p, M> {
     http: Connection<Begun, Bytes>,
     port: &'p Port<M>,
-    /// Room for the calls of a turn, in the order in which they came; empty between turns. Those beyond wait in the connection,
-    /// which bounds them, however many the client takes back.
-    come: Vec<(Request<RecvStream>, SendResponse<Bytes>)>,
+    /// The calls that wait for their answers.
+    waiting: FuturesUnordered<Waits>,
     /// Set when a call comes.
     heard: &'p AtomicBool,
 }
@@ -52,7 +60,7 @@ impl<'p, M: Method> Turns<'p, M> {
         Self {
             http,
             port,
-            come: Vec::new(),
+            waiting: FuturesUnordered::new(),
             heard,
         }
     }
@@ -62,8 +70,13 @@ impl<'p, M: Method> Turns<'p, M> {
         self.http.graceful_shutdown();
     }
 
-    /// Looks at a call for the first time.
-    fn begin(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    /// Looks at a call that came at `begun` for the first time, and tells if it must wait.
+    fn begin(
+        &self,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        begun: Instant,
+    ) -> Option<Waits> {
         let port = self.port;
         let is_decision = request.uri().path() == SHOULD_RATE_LIMIT;
         let places = match is_decision {
@@ -71,17 +84,20 @@ impl<'p, M: Method> Turns<'p, M> {
             false => &port.asides,
         };
         let Some(place) = places.take() else {
-            return stream::refuse(respond, &Status::resource_exhausted(FULL));
+            stream::refuse(respond, &Status::resource_exhausted(FULL));
+            return None;
         };
         let caller = Caller::new(respond, place);
         match is_decision {
             true => {
                 let (head, body) = request.into_parts();
                 let most = port.settings.max_message_size;
-                unary::answer(&port.method, most, head.headers, body, caller);
+                let call = (head.headers, body, begun);
+                unary::answer(&port.method, most, call, caller)
             }
             false => {
                 tokio::spawn(aside::answer(port.others.clone(), request, caller));
+                None
             }
         }
     }
@@ -91,29 +107,35 @@ impl<M: Method> Future for Turns<'_, M> {
     type Output = Result<(), h2::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // All that came first, as each look for more sends what has been answered before it.
-        while self.come.len() < MOST {
+        let mut come = ROOM.take();
+        // All that came first, as each look for more sends what has been answered before it. Those beyond wait in the connection,
+        // which bounds them, however many the client takes back.
+        while come.len() < MOST {
             match self.http.poll_accept(cx) {
-                Poll::Ready(Some(Ok(call))) => self.come.push(call),
+                Poll::Ready(Some(Ok(call))) => come.push(call),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
             }
         }
-        let mut come = std::mem::take(&mut self.come);
         if !come.is_empty() {
             self.heard.store(true, Ordering::Relaxed);
+            // What is answered wakes the connection, which then sends it all at once.
+            if come.len() == MOST {
+                cx.waker().wake_by_ref();
+            }
+            let begun = Instant::now();
+            for (request, respond) in come.drain(..) {
+                // A panic ends its call, as it would a task of its own, and not the connection.
+                let looked = catch_unwind(AssertUnwindSafe(|| self.begin(request, respond, begun)));
+                self.waiting.extend(looked.ok().flatten());
+            }
         }
-        // What is answered wakes the connection, which then sends it all at once.
-        if come.len() == MOST {
-            cx.waker().wake_by_ref();
-        }
-        for (request, respond) in come.drain(..) {
-            // A panic ends its call, as it would a task of its own, and not the connection.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.begin(request, respond)));
-        }
-        come.shrink_to(KEPT);
-        self.come = come;
+        ROOM.set(come);
+        // Those that have just come, and those that have been woken; on the embedded store none ever waits.
+        while !self.waiting.is_empty()
+            && let Poll::Ready(Some(())) = self.waiting.poll_next_unpin(cx)
+        {}
         Poll::Pending
     }
 }

@@ -4,8 +4,10 @@
 //! request, and its general form costs as much as the decision.
 
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
@@ -21,8 +23,8 @@ use super::wire::{self, PREFIX, RateLimitRequest};
 
 /// What answers the calls of `RateLimitService/ShouldRateLimit`.
 pub trait Method: Clone + Send + Sync + 'static {
-    /// Answers one call.
-    fn call(&self, headers: &HeaderMap, message: RateLimitRequest) -> Answering;
+    /// Answers one call, which came at `begun`.
+    fn call(&self, headers: &HeaderMap, message: RateLimitRequest, begun: Instant) -> Answering;
 
     /// Keeps at hand what the calls of one thread need, until the future is dropped.
     fn prepare(&self) -> impl Future<Output = ()> + Send;
@@ -41,23 +43,49 @@ pub enum Answering {
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// Answers a call for which `method` decides, of at most `most` bytes: at once if nothing must be waited for, else in a task.
+/// A call that waits for its answer, until it has been told.
+pub(super) struct Waits {
+    /// None once it has been answered.
+    caller: Option<Caller>,
+    answering: BoxFuture<'static, Answered>,
+}
+
+impl Future for Waits {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        // A panic ends its call, as it would a task of its own, and not the connection.
+        let looked = catch_unwind(AssertUnwindSafe(|| {
+            let Poll::Ready(answered) = this.answering.poll_unpin(cx) else {
+                let caller = this.caller.as_mut();
+                return caller.map_or(Poll::Ready(()), |caller| caller.poll_gone(cx));
+            };
+            if let Some(caller) = this.caller.take() {
+                tell(caller, answered);
+            }
+            Poll::Ready(())
+        }));
+        looked.unwrap_or(Poll::Ready(()))
+    }
+}
+
+/// Answers a call that came at `begun`, for which `method` decides, of at most `most` bytes: at once, unless something must be waited for.
 pub(super) fn answer<M: Method>(
     method: &M,
     most: usize,
-    headers: HeaderMap,
-    body: RecvStream,
-    mut caller: Caller,
-) {
+    (headers, body, begun): (HeaderMap, RecvStream, Instant),
+    caller: Caller,
+) -> Option<Waits> {
     let mut reading = Reading::new(Incoming::new(body), most);
-    // Nobody is woken: what is not there yet is asked for again at once, by a task.
+    // Nobody is woken: what is not there yet is asked for again at once.
     let answering = match reading.poll_unpin(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(message)) => method.call(&headers, message),
+        Poll::Ready(Ok(message)) => method.call(&headers, message, begun),
         Poll::Ready(Err(status)) => Answering::Now(Err(status)),
         Poll::Pending => {
             let method = method.clone();
             Answering::Later(Box::pin(async move {
-                match method.call(&headers, reading.await?) {
+                match method.call(&headers, reading.await?, begun) {
                     Answering::Now(answered) => answered,
                     Answering::Later(answering) => answering.await,
                 }
@@ -65,14 +93,14 @@ pub(super) fn answer<M: Method>(
         }
     };
     match answering {
-        Answering::Now(answered) => tell(caller, answered),
-        Answering::Later(answering) => {
-            tokio::spawn(async move {
-                if let Some(answered) = caller.waits_for(answering).await {
-                    tell(caller, answered);
-                }
-            });
+        Answering::Now(answered) => {
+            tell(caller, answered);
+            None
         }
+        Answering::Later(answering) => Some(Waits {
+            caller: Some(caller),
+            answering,
+        }),
     }
 }
 

@@ -2,16 +2,21 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::{join_all, poll_fn};
 use h2::client::{self, SendRequest};
-use http::Request;
+use http::{HeaderMap, Request};
 use prost::Message;
+use tokio::sync::Barrier;
 use tokio::time::timeout;
-use tollgate::grpc::wire::{RateLimitRequest, RateLimitResponse};
+use tollgate::engine::Answer;
+use tollgate::grpc::unary::{Answering, Method};
+use tollgate::grpc::wire::{self, RateLimitRequest, RateLimitResponse};
 
+use crate::support::method::Served;
 use crate::support::poll;
 use crate::support::server::{Server, Setup, is_over, request};
 
@@ -201,6 +206,37 @@ async fn calls_that_come_at_once_are_all_answered() {
         .iter()
         .filter(|answer| is_over(answer.as_ref().expect("an answer").get_ref()));
     assert_eq!(over.count(), 300);
+}
+
+/// Answers nobody before so many have asked.
+#[derive(Clone)]
+struct Together(Arc<Barrier>);
+
+impl Method for Together {
+    fn call(&self, _: &HeaderMap, _: RateLimitRequest, _: Instant) -> Answering {
+        let barrier = Arc::clone(&self.0);
+        Answering::Later(Box::pin(async move {
+            barrier.wait().await;
+            Ok(wire::framed(&Answer::default()))
+        }))
+    }
+
+    async fn prepare(&self) {}
+}
+
+/// However many wait, those that come behind them are looked at.
+#[tokio::test]
+async fn calls_that_wait_keep_no_others_from_their_turn() {
+    const CALLS: usize = 300;
+    let served = Served::by(Together(Arc::new(Barrier::new(CALLS)))).await;
+    let calls = (0..CALLS).map(|_| {
+        let mut client = served.client.clone();
+        async move { client.should_rate_limit(request("d", &[])).await }
+    });
+    let answers = timeout(Duration::from_secs(20), join_all(calls)).await;
+    let answers = answers.expect("all were looked at");
+    assert!(answers.iter().all(Result::is_ok));
+    served.end().await;
 }
 
 /// A message may come in as many frames as the client likes, and end without another word.

@@ -4,19 +4,16 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
-use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use futures::future::join_all;
 use http::HeaderMap;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tokio::sync::watch;
 use tollgate::engine::{Engine, Settings};
-use tollgate::grpc::listen::Listener;
 use tollgate::grpc::rls::Rls;
 use tollgate::grpc::unary::{Answering, Method};
-use tollgate::grpc::{self, wire};
+use tollgate::grpc::wire;
 use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
 use tollgate::telemetry::Tracing;
@@ -24,13 +21,13 @@ use tollgate::telemetry::metrics::Metrics;
 use tollgate::telemetry::tracing as spans;
 use tollgate::time::Clock;
 use tonic::Code;
-use tonic::service::Routes;
 use tracing::Subscriber;
 use tracing::dispatcher::{self, Dispatch};
 use tracing::field::{Field, Visit};
 use tracing::span::{Id, Record};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use crate::support::method::Served;
 use crate::support::rules::compile;
 
 /// Decisions for this domain panic.
@@ -38,6 +35,9 @@ const PANICS: &str = "panics";
 
 /// Calls for this domain panic before there is a decision.
 const WORSE: &str = "worse";
+
+/// Calls for this domain panic after they have waited.
+const LATER: &str = "later";
 
 const RULES: &str = "
 domain: d
@@ -66,9 +66,15 @@ impl Visit for Panics {
 struct Panicky(Rls, Dispatch);
 
 impl Method for Panicky {
-    fn call(&self, headers: &HeaderMap, message: RateLimitRequest) -> Answering {
+    fn call(&self, headers: &HeaderMap, message: RateLimitRequest, begun: Instant) -> Answering {
         assert!(message.domain != WORSE, "on purpose");
-        dispatcher::with_default(&self.1, || self.0.call(headers, message))
+        if message.domain == LATER {
+            return Answering::Later(Box::pin(async {
+                tokio::task::yield_now().await;
+                panic!("on purpose")
+            }));
+        }
+        dispatcher::with_default(&self.1, || self.0.call(headers, message, begun))
     }
 
     async fn prepare(&self) {}
@@ -88,45 +94,24 @@ async fn a_call_that_panics_is_answered_internal_and_no_other() {
     };
     let tracing = Tracing::new(&all, Some(&SdkTracerProvider::builder().build()));
     let method = Panicky(Rls::new(Arc::new(engine), metrics, tracing), dispatch);
-    let listener = Listener::tcp(([127, 0, 0, 1], 0).into(), None).expect("a port");
-    let address = listener.address().expect("an address");
-    let (down, shutdown) = watch::channel(false);
-    let settings = grpc::Settings {
-        max_connection_age: Duration::ZERO,
-        max_connection_age_grace: Duration::ZERO,
-        keepalive_interval: Duration::ZERO,
-        keepalive_timeout: Duration::from_secs(20),
-        max_connections: 100,
-        max_concurrent_streams: 100,
-        max_calls: 100,
-        max_message_size: 1 << 20,
-        needed_domains: Some(0),
-        threads: 1,
-    };
-    let served = grpc::serve_method(listener, method, Routes::default(), settings, shutdown);
-    let server = tokio::spawn(served);
-    let client = RateLimitServiceClient::connect(format!("http://{address}"))
-        .await
-        .expect("a connection");
+    let served = Served::by(method).await;
     for _ in 0..3 {
-        let domains = ["d", PANICS, "d", WORSE, "d"];
+        let domains = ["d", PANICS, "d", WORSE, "d", LATER, "d"];
         let calls = join_all(domains.map(|domain| {
-            let mut client = client.clone();
+            let mut client = served.client.clone();
             async move {
                 let answer = client.should_rate_limit(message(domain)).await;
                 answer.map(drop).map_err(|status| status.code())
             }
         }));
-        let [one, inside, two, outside, three] = calls.await.try_into().expect("five");
-        assert_eq!([one, two, three], [Ok(()); 3]);
+        let [one, inside, two, outside, three, later, four] =
+            calls.await.try_into().expect("seven");
+        assert_eq!([one, two, three, four], [Ok(()); 4]);
         assert_eq!(inside, Err(Code::Internal));
-        // Its stream is cut off, which the client reads as it likes.
-        assert!(outside.is_err());
+        // Their streams are cut off, which the client reads as it likes.
+        assert!(outside.is_err() && later.is_err());
     }
-    down.send_replace(true);
-    drop(client);
-    let ended = server.await.expect("no panic");
-    ended.expect("a server that ends well");
+    served.end().await;
 }
 
 fn message(domain: &str) -> RateLimitRequest {
