@@ -281,9 +281,7 @@ impl Leading {
             let waiting = {
                 let mut place = self.link.hot.places[self.place].lock();
                 place.is_hot = most > 1;
-                // As many come meanwhile, or nobody: they are large, and would be moved on as their list grows.
-                let room = Vec::with_capacity(place.waiting.len());
-                std::mem::replace(&mut place.waiting, room)
+                std::mem::take(&mut place.waiting)
             };
             if waiting.is_empty() {
                 // Whoever has come since is found when this is dropped.
@@ -298,22 +296,23 @@ impl Leading {
 }
 
 /// Those that can go together. Who has given up is left out, and not charged.
-fn groups(waiting: Vec<Waiting>) -> SmallVec<[Vec<Waiting>; 1]> {
+fn groups(mut waiting: Vec<Waiting>) -> SmallVec<[Vec<Waiting>; 1]> {
+    waiting.retain(|one| !one.turn.is_closed());
+    // Nearly always they are one, and stay where they are, as they are large.
+    if let Some((first, others)) = waiting.split_first()
+        && others.iter().all(|one| first.asked.goes_with(&one.asked))
+    {
+        return smallvec![waiting];
+    }
     let mut groups: SmallVec<[Vec<Waiting>; 1]> = SmallVec::new();
-    // Nearly always they are one.
-    let mut room = waiting.len();
-    for one in waiting.into_iter().filter(|one| !one.turn.is_closed()) {
+    for one in waiting {
         let same = |group: &&mut Vec<Waiting>| {
             let first = group.first().map(|first| &first.asked);
             first.is_some_and(|first| first.goes_with(&one.asked))
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(one),
-            None => {
-                let mut group = Vec::with_capacity(std::mem::take(&mut room));
-                group.push(one);
-                groups.push(group);
-            }
+            None => groups.push(vec![one]),
         }
     }
     groups
