@@ -407,7 +407,8 @@ impl<'a> Charges<'a> {
         });
     }
 
-    /// Adds the candidates of a descriptor to its demand, which is the last. Whoever has numbers or grants of its own for a limit would keep them, and a limit that is replaced would be: nothing is tried there.
+    /// Adds the candidates of a descriptor to its demand, which is the last. Whoever has numbers or grants of its own for a limit
+    /// would keep them, and a limit that is replaced would be: nothing is tried there.
     #[inline(never)]
     fn tries(&mut self, settings: &Settings, found: &'a Found<'a>, descriptor: usize) {
         let demand = self.demands.len() - 1;

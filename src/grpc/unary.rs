@@ -23,7 +23,7 @@ use super::wire::{self, PREFIX, RateLimitRequest};
 
 /// What answers the calls of `RateLimitService/ShouldRateLimit`.
 pub trait Method: Clone + Send + Sync + 'static {
-    /// Answers one call, which came at `begun`.
+    /// Answers one call, whose message was there at `begun`.
     fn call(&self, headers: &HeaderMap, message: RateLimitRequest, begun: Instant) -> Answering;
 
     /// Keeps at hand what the calls of one thread need, until the future is dropped.
@@ -70,7 +70,8 @@ impl Future for Waits {
     }
 }
 
-/// Answers a call that came at `begun`, for which `method` decides, of at most `most` bytes: at once, unless something must be waited for.
+/// Answers a call that came at `begun`, for which `method` decides, of at most `most` bytes: at once, unless something must be
+/// waited for.
 pub(super) fn answer<M: Method>(
     method: &M,
     most: usize,
@@ -85,7 +86,8 @@ pub(super) fn answer<M: Method>(
         Poll::Pending => {
             let method = method.clone();
             Answering::Later(Box::pin(async move {
-                match method.call(&headers, reading.await?, begun) {
+                let message = reading.await?;
+                match method.call(&headers, message, Instant::now()) {
                     Answering::Now(answered) => answered,
                     Answering::Later(answering) => answering.await,
                 }

@@ -1,7 +1,7 @@
 //! Connections of the gRPC port, as HTTP/2 has them: signs of life, windows, many calls at once.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use futures::future::{join_all, poll_fn};
 use h2::client::{self, SendRequest};
 use http::{HeaderMap, Request};
 use prost::Message;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, mpsc};
 use tokio::time::timeout;
 use tollgate::engine::Answer;
 use tollgate::grpc::unary::{Answering, Method};
@@ -33,9 +33,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 
+fn address(server: &Server) -> SocketAddr {
+    server.grpc.expect("a port")
+}
+
 /// A connection that sends frames and reads them.
 fn frames(server: &Server) -> TcpStream {
-    let mut stream = TcpStream::connect(server.grpc.expect("a port")).expect("a connection");
+    let mut stream = TcpStream::connect(address(server)).expect("a connection");
     let patience = Some(Duration::from_secs(20));
     stream.set_read_timeout(patience).expect("a timeout");
     stream.write_all(PREFACE).expect("a preface");
@@ -88,8 +92,7 @@ fn a_silent_client_is_asked_for_signs_of_life_and_lives_by_them() {
 }
 
 /// A client of HTTP/2 that lets so many bytes of an answer come at a time.
-async fn connect(server: &Server, window: u32) -> SendRequest<Bytes> {
-    let address = server.grpc.expect("a port");
+async fn connect(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
     let stream = tokio::net::TcpStream::connect(address).await;
     let mut builder = client::Builder::new();
     let shaken = builder
@@ -137,7 +140,7 @@ async fn one_at_a_time() -> (Server, SendRequest<Bytes>) {
         .env("GRPC_MAX_CALLS", "1")
         .env("GRPC_THREADS", "1")
         .start_ready();
-    let client = connect(&server, 10).await;
+    let client = connect(address(&server), 10).await;
     (server, client)
 }
 
@@ -243,7 +246,7 @@ async fn calls_that_wait_keep_no_others_from_their_turn() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_comes_late_is_waited_for() {
     let server = Setup::rules(RULES).start_ready();
-    let client = connect(&server, 1 << 16).await;
+    let client = connect(address(&server), 1 << 16).await;
     let mut message = framed(&request("d", &[&[("user", "alice")]]));
     let mut client = client.ready().await.expect("a connection");
     let (mut response, mut body) = client.send_request(head(), false).expect("a stream");
@@ -259,6 +262,40 @@ async fn a_message_that_comes_late_is_waited_for() {
     let framed = answer.data().await.expect("a message").expect("a message");
     let answer = RateLimitResponse::decode(&framed[5..]).expect("an answer");
     assert_eq!(answer.statuses[0].limit_remaining, 499);
+}
+
+/// Tells when the message of each call was there.
+#[derive(Clone)]
+struct Begun(mpsc::UnboundedSender<Instant>);
+
+impl Method for Begun {
+    fn call(&self, _: &HeaderMap, _: RateLimitRequest, begun: Instant) -> Answering {
+        let _ = self.0.send(begun);
+        Answering::Now(Ok(wire::framed(&Answer::default())))
+    }
+
+    async fn prepare(&self) {}
+}
+
+/// The time that the store may take does not run while the client is yet to say what it asks.
+#[tokio::test]
+async fn a_call_begins_when_its_message_is_there() {
+    let (sender, mut begun) = mpsc::unbounded_channel();
+    let served = Served::by(Begun(sender)).await;
+    let client = connect(served.address, 1 << 16).await;
+    let asked = request("d", &[]);
+    let mut late = client.clone().ready().await.expect("a connection");
+    let (response, mut body) = late.send_request(head(), false).expect("a stream");
+    // What came on the same connection after its head has been answered, so the head has been read.
+    call(&client, &asked).await;
+    begun.recv().await.expect("a call");
+    let before = Instant::now();
+    body.send_data(framed(&asked).freeze(), true)
+        .expect("a message");
+    response.await.expect("a response");
+    assert!(begun.recv().await.expect("a call") >= before);
+    drop((client, late));
+    served.end().await;
 }
 
 /// What was read makes room for more: of one message, and of many on one connection.

@@ -1,5 +1,6 @@
 //! A method of a test's own, behind the service's server.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
@@ -13,6 +14,7 @@ use tonic::transport::Channel;
 
 /// A server of one thread, and a client with one connection to it.
 pub(crate) struct Served {
+    pub(crate) address: SocketAddr,
     pub(crate) client: RateLimitServiceClient<Channel>,
     down: watch::Sender<bool>,
     server: JoinHandle<std::io::Result<()>>,
@@ -40,6 +42,7 @@ impl Served {
         let connecting = RateLimitServiceClient::connect(format!("http://{address}"));
         let client = connecting.await.expect("a connection");
         Self {
+            address,
             client,
             down,
             server,
