@@ -181,7 +181,7 @@ pub struct Rule {
     pub shadow_mode: bool,
     /// Refuses only when all such descriptors of a request do.
     pub quota_mode: bool,
-    /// Whether such values are in the name; see [`Rule::metric_name`].
+    /// Whether the name in metrics has values of the request in it; see [`Rule::metric_name`].
     pub named_by_values: bool,
     /// How many limits the rules before it have: where the counters of its own begin.
     pub first: usize,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// A number of places, for whoever takes them.
+/// A number of places. One thread takes them, and any gives them back: of several that took the last one at once, none might get it.
 #[derive(Debug)]
 pub(super) struct Places {
     /// What all places share, so that it has as many holders as are taken, and one.

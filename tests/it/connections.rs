@@ -317,4 +317,12 @@ async fn messages_beyond_the_window_are_read_to_their_end() {
         let answer = client.should_rate_limit(request("d", &[&[("user", &value)]]));
         assert!(!is_over(answer.await.expect("an answer").get_ref()));
     }
+    // What comes with the end of its call h2 gives back by itself: one and a half windows of it.
+    let client = connect(address(&server), 1 << 16).await;
+    for number in 0..4000 {
+        let value = format!("{number:0>400}");
+        let asked = request("d", &[&[("user", &value)]]);
+        let told = timeout(Duration::from_secs(20), call(&client, &asked)).await;
+        assert!(told.expect("in time").status().is_success());
+    }
 }
