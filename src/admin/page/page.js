@@ -33,6 +33,18 @@ function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// Makes these the children of an element, in this order. Those that stand right already are not touched: what is pressed stays pressed.
+function lineUp(list, wanted) {
+  const stays = new Set(wanted);
+  for (const child of [...list.children]) if (!stays.has(child)) child.remove();
+  const held = list.contains(document.activeElement) ? document.activeElement : null;
+  wanted.forEach((child, place) => {
+    if (list.children[place] !== child) list.insertBefore(child, list.children[place] || null);
+  });
+  // What has the focus loses it where it is moved.
+  if (held && held !== document.activeElement) held.focus({ preventScroll: true });
+}
+
 function rate(value) {
   if (!value) return '0';
   if (value < 0.1) return '<0.1';
@@ -160,14 +172,17 @@ function verdict(level, headline, points, reason) {
   const box = $('verdict');
   const key = JSON.stringify([level, headline, points, reason]);
   if (box.dataset.key === key) return;
-  const had = box.querySelector('details');
   box.dataset.key = key;
   box.dataset.level = level;
   const parts = [el('p', { class: 'headline' }, headline)];
   if (points.length === 1) parts.push(el('p', {}, points[0]));
   if (points.length > 1) parts.push(el('ul', {}, ...points.map((point) => el('li', {}, point))));
-  if (reason) parts.push(el('details', { open: Boolean(had && had.open) }, el('summary', {}, 'What is wrong with them'), el('pre', { tabindex: 0 }, reason)));
-  box.replaceChildren(...parts);
+  if (reason) {
+    const details = box.querySelector('details') || el('details', {}, el('summary', {}, 'What is wrong with them'), el('pre', { tabindex: 0 }));
+    say(details.querySelector('pre'), reason);
+    parts.push(details);
+  }
+  lineUp(box, parts);
   const marks = { good: '', wait: '', warn: '▲ ', bad: '● ' };
   document.title = `${marks[level]}Tollgate`;
 }
@@ -375,6 +390,21 @@ async function lookWho() {
   }
 }
 
+// The rows that are shown. They stay from one answer to the next, so that a button which is pressed or has the focus stays itself.
+let people = new Map();
+
+function personRow(one) {
+  const key = JSON.stringify([one.rule.domain, one.rule.rule, one.subject]);
+  const known = people.get(key);
+  if (known) return known;
+  const share = el('span', { class: 'share', 'aria-hidden': 'true' });
+  const count = el('span', { class: 'count' });
+  const of = el('small', {}, `${one.rule.domain} › ${one.rule.rule}`);
+  const why = el('button', { type: 'button', class: 'small', 'aria-label': `Explain a request of ${readable(one.subject)}`, on: { click: () => explainSubject(one) } }, 'explain');
+  const item = el('li', {}, share, el('span', { class: 'subject' }, el('span', { class: 'mono' }, readable(one.subject)), of), count, one.subject.includes('#') ? el('span') : why);
+  return { key, share, count, item };
+}
+
 function showWho(top) {
   const all = top.rules.flatMap((rule) => rule.subjects.map((subject) => ({ rule, ...subject })));
   all.sort((a, b) => b.hits - a.hits);
@@ -382,21 +412,17 @@ function showWho(top) {
   const highest = first.length ? first[0].hits : 1;
   const nobody = top.by === 'refused' ? 'Nobody was refused.' : 'Nobody has asked.';
   const rows = first.map((one) => {
-    const share = el('span', { class: 'share', 'aria-hidden': 'true' });
-    share.style.width = `${Math.max(1, (one.hits / highest) * 100)}%`;
+    const row = personRow(one);
+    row.share.style.width = `${Math.max(1, (one.hits / highest) * 100)}%`;
     const about = one.rule.hits > EXACT;
     const told = (hits) => (about ? whole(Number(hits.toPrecision(2))) : whole(hits));
-    const count = (about ? '≈ ' : '') + (one.at_least < one.hits ? `${told(one.at_least)}–${told(one.hits)}` : told(one.hits));
-    const of = el('small', {}, `${one.rule.domain} › ${one.rule.rule}`);
-    const why = el('button', { type: 'button', class: 'small', 'aria-label': `Explain a request of ${readable(one.subject)}`, on: { click: () => explainSubject(one) } }, 'explain');
-    return el('li', {}, share, el('span', { class: 'subject' }, el('span', { class: 'mono' }, readable(one.subject)), of), el('span', { class: 'count' }, count), one.subject.includes('#') ? el('span') : why);
+    say(row.count, (about ? '≈ ' : '') + (one.at_least < one.hits ? `${told(one.at_least)}–${told(one.hits)}` : told(one.hits)));
+    return row;
   });
   const list = $('who');
   list.className = `plain ${top.by}`;
-  const held = document.activeElement && list.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
-  list.replaceChildren(...(rows.length ? rows : [el('li', { class: 'empty' }, nobody)]));
-  // Whoever was at a button by keyboard stays there.
-  if (held) [...list.querySelectorAll('button')].find((button) => button.getAttribute('aria-label') === held)?.focus();
+  people = new Map(rows.map((row) => [row.key, row]));
+  lineUp(list, rows.length ? rows.map((row) => row.item) : [el('li', { class: 'empty' }, nobody)]);
   const of = top.instances.length > 1 ? `all ${top.instances.length} instances` : 'this instance';
   const missing = top.whole ? '' : ' The others could not be asked.';
   say($('who-note'), `Hits of ${of} since ${new Date(top.since).toLocaleTimeString()}, ${top.by === 'refused' ? 'refused' : 'admitted or not'}.${missing}`);

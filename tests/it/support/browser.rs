@@ -162,16 +162,22 @@ impl Browser {
     /// Clicks on the middle of an element.
     #[track_caller]
     pub(crate) fn click(&self, selector: &str) {
+        for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
+            self.mouse(kind, selector);
+        }
+    }
+
+    /// One event of the mouse on the middle of an element, wherever that is by now.
+    #[track_caller]
+    pub(crate) fn mouse(&self, kind: &str, selector: &str) {
         let place = self.value(&format!(
             "(() => {{ const found = document.querySelector({selector:?}); found.scrollIntoView({{block: 'center', behavior: 'instant'}}); \
              const box = found.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
         ));
-        for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
-            let event = json!({
-                "type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1,
-            });
-            self.call("Input.dispatchMouseEvent", &event);
-        }
+        let event = json!({
+            "type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1,
+        });
+        self.call("Input.dispatchMouseEvent", &event);
     }
 
     /// Presses a key by its name.
@@ -234,13 +240,18 @@ impl Browser {
         std::fs::write(path, bytes.expect("base64")).expect("a file");
     }
 
-    /// What was reported on the console: errors, warnings, exceptions, what a policy has stopped.
+    /// What was reported of the page: errors and warnings of scripts, exceptions, what did not load, what a policy has stopped. Not what
+    /// the browser thinks of the machine.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let heard = self.heard.lock().expect("no panic");
         let complains = |event: &&Value| match event["method"].as_str().unwrap_or_default() {
             "Runtime.exceptionThrown" => true,
             "Runtime.consoleAPICalled" => event["params"]["type"] != "log",
-            "Log.entryAdded" => event["params"]["entry"]["level"] != "verbose",
+            "Log.entryAdded" => {
+                let entry = &event["params"]["entry"];
+                let of_the_page = ["javascript", "network", "security"].map(Value::from);
+                entry["level"] != "verbose" && of_the_page.contains(&entry["source"])
+            }
             _ => false,
         };
         let complaints = heard.events.iter().filter(complains);
