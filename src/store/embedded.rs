@@ -95,7 +95,9 @@ impl Embedded {
     /// shard, so it is for a snapshot's own secret, and for simulations.
     pub fn with_secret(max_keys: usize, clock: Clock, secret_keys: (u64, u64)) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
+            shards: (0..SHARDS)
+                .map(|number| Mutex::new(Shard::new(number)))
+                .collect(),
             keys: AtomicUsize::new(0),
             most_per_shard: max_keys.div_ceil(SHARDS).max(1),
             secret: SipHasher13::new_with_keys(secret_keys.0, secret_keys.1),
@@ -274,9 +276,9 @@ impl Embedded {
 }
 
 impl Shard {
-    fn new() -> Self {
+    fn new(number: usize) -> Self {
         Self {
-            records: Table::default(),
+            records: Table::at_place(number),
             hand: 0,
             quiet_until: Timestamp::MAX,
             round: Timestamp::MAX,
@@ -491,7 +493,7 @@ mod tests {
         const MOST: usize = 16;
         for seed in 0..300 {
             let mut random = SmallRng::seed_from_u64(seed);
-            let mut shard = Shard::new();
+            let mut shard = Shard::new(seed as usize);
             let mut now = Timestamp::from_secs(1_700_000_000);
             for step in 0..400 {
                 now = now + Micros::new(random.random_range(0..1_000_000));

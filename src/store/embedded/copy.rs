@@ -23,10 +23,10 @@ impl Embedded {
 
     /// Goes back to how it was: whatever was charged since is lost.
     pub fn go_back(&self, contents: &Contents) {
-        for shard in &self.shards {
+        for (number, shard) in self.shards.iter().enumerate() {
             let mut shard = shard.lock();
             let removed = shard.records.len();
-            *shard = super::Shard::new();
+            *shard = super::Shard::new(number);
             self.count(-isize::try_from(removed).unwrap_or(isize::MAX));
         }
         for (print, record) in &contents.0 {
