@@ -300,7 +300,7 @@ pub struct Http {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Logs and traces")]
 pub struct Telemetry {
-    /// panic, fatal, error, warn, info, debug, trace, or a filter such as tollgate=debug,info
+    /// panic, fatal, error, warn, info, debug, trace (as debug in a release), or a filter such as tollgate=debug,info
     #[arg(long, env, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
     /// text or json
