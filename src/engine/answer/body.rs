@@ -1,6 +1,6 @@
 //! The body of a refusal: plain JSON, or RFC 9457 problem details.
 
-use serde_json::json;
+use serde::Serialize;
 
 use crate::engine::Header;
 use crate::engine::fold::{Ruling, Said, Spoken};
@@ -25,6 +25,29 @@ impl Body {
             value: self.media_type.into(),
         }
     }
+}
+
+/// [`rules::Body::Json`].
+#[derive(Serialize)]
+struct Plain<'b> {
+    error: &'b str,
+    limit: Option<u32>,
+    message: &'b str,
+    reset_at: Option<&'b str>,
+    retry_after: Option<u64>,
+}
+
+/// [`rules::Body::Problem`], as RFC 9457 has it and draft-ietf-httpapi-ratelimit-headers-10 names it.
+#[derive(Serialize)]
+struct Problem<'b> {
+    detail: &'b str,
+    error: &'b str,
+    limit: Option<u32>,
+    retry_after: Option<u64>,
+    status: u16,
+    title: &'b str,
+    #[serde(rename = "type")]
+    kind: &'b str,
 }
 
 /// What a refusal tells its client.
@@ -52,32 +75,33 @@ pub fn body(domain: &Domain, ruling: &Ruling<'_>, now: Timestamp) -> Option<Body
         reset_at,
         ..
     } = told;
-    let (media_type, value) = match response.body {
+    let (media_type, text) = match response.body {
         rules::Body::None => return None,
         rules::Body::Json => (
             "application/json",
-            json!({
-                "error": error,
-                "message": message,
-                "limit": limit,
-                "reset_at": reset_at,
-                "retry_after": retry_after,
+            serde_json::to_string(&Plain {
+                error,
+                limit,
+                message: &message,
+                reset_at: reset_at.as_deref(),
+                retry_after,
             }),
         ),
         rules::Body::Problem => (
             "application/problem+json",
-            json!({
-                "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
-                "title": "Request cannot be satisfied as assigned quota has been exceeded",
-                "status": 429,
-                "detail": message,
-                "error": error,
-                "limit": limit,
-                "retry_after": retry_after,
+            serde_json::to_string(&Problem {
+                detail: &message,
+                error,
+                limit,
+                retry_after,
+                status: 429,
+                title: "Request cannot be satisfied as assigned quota has been exceeded",
+                kind: "https://iana.org/assignments/http-problem-types#quota-exceeded",
             }),
         ),
     };
-    let text = value.to_string();
+    // Texts and numbers always can be told in JSON.
+    let text = text.ok()?;
     Some(Body { media_type, text })
 }
 
