@@ -1,7 +1,8 @@
-//! How many allocations a request costs between the message and the frame of its answer.
+//! How many allocations a request costs from the bytes of its message to the frame of its answer.
 
 use std::time::Instant;
 
+use prost::Message;
 use tollgate::engine::{Engine, Settings};
 use tollgate::grpc::wire;
 use tollgate::rules::compile::{Options, compile};
@@ -35,9 +36,10 @@ fn main() {
     let engine = Engine::new(store, Settings::default(), Clock::System, Metrics::new());
     engine.install(rules);
     let entry = ("user_id".to_owned(), "alice".to_owned());
-    let message = wire::message("bench", 1, [vec![entry]]);
+    let message = wire::message("bench", 1, [vec![entry]]).encode_to_vec();
     let decide = || {
-        let Ok(request) = wire::request(&message) else {
+        let mut room = None;
+        let Ok(request) = wire::read(&message, &mut room) else {
             return;
         };
         let told = engine.check(&request, Instant::now(), None, wire::framed);

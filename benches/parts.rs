@@ -6,13 +6,12 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use futures::FutureExt;
-use smallvec::SmallVec;
+use prost::Message;
 use tollgate::engine::{Answer, Code, Engine, Settings};
-use tollgate::grpc::wire::{self, RateLimitRequest};
+use tollgate::grpc::wire;
 use tollgate::limit::period::Zone;
 use tollgate::limit::transaction::{Amount, Bound, Demand, Record, Role, transact};
 use tollgate::limit::{Algorithm, Hits, Limit, Unit};
-use tollgate::rules::Descriptor;
 use tollgate::rules::compile::{Options, compile};
 use tollgate::rules::file::SourceFile;
 use tollgate::store::Store;
@@ -126,7 +125,7 @@ fn ask(limit: &Limit, record: Record, hits: Hits) -> (bool, Record) {
 
 /// A message to a request, an answer to its bytes, and whole decisions of the embedded store with both.
 pub(crate) fn whole() -> Vec<Part> {
-    let answer = |engine: &Engine, message| decide(engine, message, |answer| answer.owned());
+    let answer = |engine: &Engine, message: &[u8]| decide(engine, message, |answer| answer.owned());
     let (one, ten) = (messages(1), messages(10));
     let engine = self::engine(1_000_000_000);
     let (short, long) = (answer(&engine, &one[0]), answer(&engine, &ten[0]));
@@ -139,7 +138,7 @@ pub(crate) fn whole() -> Vec<Part> {
             black_box(wire::framed(black_box(&answer)));
         })
     };
-    let check = |name, engine: Engine, messages: Vec<RateLimitRequest>| {
+    let check = |name, engine: Engine, messages: Vec<Vec<u8>>| {
         Part::new(name, move |place| {
             black_box(decide(&engine, &messages[place % PLACES], wire::framed));
         })
@@ -147,9 +146,9 @@ pub(crate) fn whole() -> Vec<Part> {
     let decode = one.clone();
     vec![
         Part::new("wire/request", move |place| {
+            let mut room = None;
             let message = black_box(&decode[place % PLACES]);
-            let request = wire::request(message).expect("a request");
-            black_box::<SmallVec<[Descriptor<'_>; 2]>>(request.descriptors);
+            black_box(wire::read(message, &mut room).is_ok());
         }),
         encode("wire/answer_1", short),
         encode("wire/answer_10", long),
@@ -178,21 +177,18 @@ fn engine(requests: u32) -> Engine {
 }
 
 /// Messages of `count` descriptors each, all of other users.
-fn messages(count: usize) -> Vec<RateLimitRequest> {
+fn messages(count: usize) -> Vec<Vec<u8>> {
     let descriptor = |number: usize| vec![("user_id".to_owned(), format!("user-{number:06}"))];
     let message = |place: usize| {
         let numbers = (0..count).map(|n| place * count + n);
-        wire::message(DOMAIN, 1, numbers.map(descriptor))
+        wire::message(DOMAIN, 1, numbers.map(descriptor)).encode_to_vec()
     };
     (0..PLACES).map(message).collect()
 }
 
-fn decide<T>(
-    engine: &Engine,
-    message: &RateLimitRequest,
-    tell: impl FnOnce(&Answer<'_>) -> T,
-) -> T {
-    let request = wire::request(message).expect("a request");
+fn decide<T>(engine: &Engine, message: &[u8], tell: impl FnOnce(&Answer<'_>) -> T) -> T {
+    let mut room = None;
+    let request = wire::read(message, &mut room).expect("a request");
     let told = engine.check(&request, Instant::now(), None, tell);
     told.now_or_never().expect("no waiting").expect("an answer")
 }

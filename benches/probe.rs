@@ -6,6 +6,7 @@
 //! order given, as `redis-cli --cluster create` deals them out.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tollgate::engine::{self, Answer, Engine};
 use tollgate::grpc::listen::Listener;
 use tollgate::grpc::unary::{Answering, Method};
-use tollgate::grpc::wire::{self, RateLimitRequest};
+use tollgate::grpc::wire;
 use tollgate::grpc::{self, Settings};
 use tollgate::rules::compile::{Options, compile};
 use tollgate::rules::file::SourceFile;
@@ -260,13 +261,17 @@ fn put(to: &mut BytesMut, words: &[&[u8]]) {
 }
 
 impl Method for Probe {
-    fn call(&self, _: &HeaderMap, message: RateLimitRequest, _: Instant) -> Answering {
+    fn call(&self, _: &HeaderMap, message: Bytes, _: Instant) -> Answering {
         if self.wires.is_empty() {
+            let mut room = None;
+            black_box(wire::read(&message, &mut room).is_ok());
             return Answering::Now(Ok(wire::framed(&self.answer)));
         }
         let probe = self.clone();
         Answering::Later(Box::pin(async move {
-            let first = message.descriptors.first();
+            let mut room = None;
+            let request = wire::read(&message, &mut room).unwrap_or_default();
+            let first = request.descriptors.first();
             if let Some(entry) = first.and_then(|first| first.entries.first()) {
                 let key = Bytes::from(format!("{{probe|{}={}}}", entry.key, entry.value));
                 let slot = usize::from(redis_keyslot(&key));

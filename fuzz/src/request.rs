@@ -11,9 +11,18 @@ use super::world;
 
 /// The bytes of a `RateLimitRequest`.
 pub fn run(data: &[u8]) {
+    let mut room = None;
+    let read = wire::read(data, &mut room);
     let Ok(message) = RateLimitRequest::decode(data) else {
+        assert!(read.is_err());
         return;
     };
+    // However it is read.
+    match (read, wire::request(&message)) {
+        (Ok(read), Ok(told)) => assert_eq!(format!("{read:?}"), format!("{told:?}")),
+        (Err(_), Err(_)) => {}
+        (read, told) => panic!("{read:?} and {told:?}"),
+    }
     decide(&world::engine(), &message);
 }
 

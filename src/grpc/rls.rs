@@ -5,13 +5,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName};
 use tonic::{Code, Status};
 use tracing::{Instrument, error};
 
 use super::unary::{Answered, Answering, Method};
-use super::wire::{self, RateLimitRequest};
+use super::wire::{self, RateLimitRequest, Unread};
 use crate::engine::{Answer, Engine, Rejection, Traced};
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
@@ -47,7 +48,7 @@ impl Rls {
 }
 
 impl Method for Rls {
-    fn call(&self, headers: &HeaderMap, message: RateLimitRequest, begun: Instant) -> Answering {
+    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering {
         let parts = &self.parts;
         let call = Call {
             begun,
@@ -80,7 +81,7 @@ struct Call {
 }
 
 impl Call {
-    async fn answer(self, parts: &Parts, message: &RateLimitRequest) -> Answered {
+    async fn answer(self, parts: &Parts, message: &[u8]) -> Answered {
         let Call {
             begun,
             deadline,
@@ -95,9 +96,12 @@ impl Call {
                 unseen: unseen.as_ref(),
             };
             let engine = &parts.engine;
+            let mut room = None;
+            let request = wire::read(message, &mut room).inspect_err(|_| engine.refuse())?;
             // In its place at once, and only pointed to from here on, as it is large.
-            let call = (begun, deadline, traced);
-            pin!(decide_traced(engine, message, call, wire::framed)).await
+            let answered =
+                pin!(engine.check_traced(&request, begun, deadline, traced, wire::framed));
+            Ok(answered.await?)
         };
         let answering = pin!(answering);
         let answering = AssertUnwindSafe(answering).catch_unwind();
@@ -107,7 +111,10 @@ impl Call {
             answering.instrument(span.clone()).await
         };
         let answered = match answered {
-            Ok(answered) => answered.map_err(|rejection| status(&rejection)),
+            Ok(answered) => answered.map_err(|unread| match unread {
+                Unread::Malformed(error) => Status::internal(error.to_string()),
+                Unread::Rejected(rejection) => status(&rejection),
+            }),
             Err(_) => {
                 error!("a request made the service panic; it alone is answered INTERNAL");
                 Err(Status::internal("internal error"))
@@ -144,18 +151,8 @@ pub async fn decide<T>(
     deadline: Option<Instant>,
     tell: impl FnOnce(&Answer<'_>) -> T,
 ) -> Result<T, Rejection> {
-    decide_traced(engine, message, (begun, deadline, Traced::here()), tell).await
-}
-
-/// The same for a message that is traced so.
-async fn decide_traced<T>(
-    engine: &Engine,
-    message: &RateLimitRequest,
-    (begun, deadline, traced): (Instant, Option<Instant>, Traced<'_>),
-    tell: impl FnOnce(&Answer<'_>) -> T,
-) -> Result<T, Rejection> {
     let request = wire::request(message).inspect_err(|_| engine.refuse())?;
-    pin!(engine.check_traced(&request, begun, deadline, traced, tell)).await
+    engine.check(&request, begun, deadline, tell).await
 }
 
 /// What a caller is told of a rejection.

@@ -1,10 +1,10 @@
 //! Messages to requests, answers to messages: the only file that names generated types.
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
     RateLimitDescriptor, rate_limit_descriptor,
 };
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response as response;
+use prost::encoding::WireType;
 use prost::{DecodeError, Message};
 
 use crate::engine::{Code, Rejection, Request};
@@ -12,6 +12,7 @@ use crate::limit::Unit;
 use crate::rules::{Descriptor, Entry, Override};
 
 mod answer;
+mod plain;
 
 pub use answer::{PREFIX, bytes, framed};
 
@@ -56,9 +57,32 @@ pub fn request(message: &RateLimitRequest) -> Result<Request<'_>, Rejection> {
     Ok(request)
 }
 
-/// A message off the wire.
-pub fn decode(bytes: Bytes) -> Result<RateLimitRequest, DecodeError> {
-    RateLimitRequest::decode(bytes)
+/// Why a message is not a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    /// It is no `RateLimitRequest`.
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    /// It is one that nobody may make.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+}
+
+/// A message off the wire as the engine takes it. What few messages have is read by way of the generated one, which is put in `room`.
+pub fn read<'m>(
+    message: &'m [u8],
+    room: &'m mut Option<RateLimitRequest>,
+) -> Result<Request<'m>, Unread> {
+    if let Some(request) = plain::request(message) {
+        return Ok(request);
+    }
+    let message = RateLimitRequest::decode(message)?;
+    Ok(request(room.insert(message))?)
+}
+
+/// The key of a field, whose number is below 16 as all are here: one byte.
+const fn key(tag: u8, wire_type: WireType) -> u8 {
+    tag << 3 | wire_type as u8
 }
 
 fn descriptor<'m>(

@@ -216,7 +216,7 @@ async fn calls_that_come_at_once_are_all_answered() {
 struct Together(Arc<Barrier>);
 
 impl Method for Together {
-    fn call(&self, _: &HeaderMap, _: RateLimitRequest, _: Instant) -> Answering {
+    fn call(&self, _: &HeaderMap, _: Bytes, _: Instant) -> Answering {
         let barrier = Arc::clone(&self.0);
         Answering::Later(Box::pin(async move {
             barrier.wait().await;
@@ -264,12 +264,38 @@ async fn a_message_that_comes_late_is_waited_for() {
     assert_eq!(answer.statuses[0].limit_remaining, 499);
 }
 
+/// What is no request ends its call with a word, is counted, and nobody else notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_no_request_ends_its_call_alone() {
+    let server = Setup::rules(RULES).start_ready();
+    let client = connect(address(&server), 1 << 16).await;
+    for garbage in [&[0xff_u8][..], &[0x0a, 5, b'd'], &[0x0a, 1, 0xff]] {
+        let mut client = client.clone().ready().await.expect("a connection");
+        let (response, mut body) = client.send_request(head(), false).expect("a stream");
+        let prefix = [0, 0, 0, 0, garbage.len() as u8];
+        let framed = Bytes::from([&prefix, garbage].concat());
+        body.send_data(framed, true).expect("a message");
+        let response = response.await.expect("a response");
+        assert_eq!(response.headers()["grpc-status"], "13", "INTERNAL");
+        let told = response.headers()["grpc-message"].to_str().expect("text");
+        assert!(told.contains("decode"), "{told}");
+    }
+    let asked = request("d", &[&[("user", "alice")]]);
+    let answer = server.client().await.should_rate_limit(asked).await;
+    assert_eq!(
+        answer.expect("an answer").get_ref().statuses[0].limit_remaining,
+        499
+    );
+    let errors = "ratelimit_service_should_rate_limit_error{err_type=\"service_error\"}";
+    assert_eq!(server.metric(errors), 3.0);
+}
+
 /// Tells when the message of each call was there.
 #[derive(Clone)]
 struct Begun(mpsc::UnboundedSender<Instant>);
 
 impl Method for Begun {
-    fn call(&self, _: &HeaderMap, _: RateLimitRequest, begun: Instant) -> Answering {
+    fn call(&self, _: &HeaderMap, _: Bytes, begun: Instant) -> Answering {
         let _ = self.0.send(begun);
         Answering::Now(Ok(wire::framed(&Answer::default())))
     }

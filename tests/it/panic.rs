@@ -6,10 +6,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
 use futures::future::join_all;
 use http::HeaderMap;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use prost::Message;
 use tollgate::engine::{Engine, Settings};
 use tollgate::grpc::rls::Rls;
 use tollgate::grpc::unary::{Answering, Method};
@@ -66,9 +68,10 @@ impl Visit for Panics {
 struct Panicky(Rls, Dispatch);
 
 impl Method for Panicky {
-    fn call(&self, headers: &HeaderMap, message: RateLimitRequest, begun: Instant) -> Answering {
-        assert!(message.domain != WORSE, "on purpose");
-        if message.domain == LATER {
+    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering {
+        let asked = RateLimitRequest::decode(message.clone()).expect("a request");
+        assert!(asked.domain != WORSE, "on purpose");
+        if asked.domain == LATER {
             return Answering::Later(Box::pin(async {
                 tokio::task::yield_now().await;
                 panic!("on purpose")

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use prost::encoding::WireType;
 use serde_json::Value;
 
-use super::{code, unit_number};
+use super::{code, key, unit_number};
 use crate::engine::answer::metadata::Field;
-use crate::engine::{Answer, CurrentLimit, Header, Status};
+use crate::engine::{Answer, CurrentLimit, Status};
 
 /// What stands before a message: whether it is compressed, and its length in four bytes.
 pub const PREFIX: usize = 5;
@@ -58,20 +58,7 @@ fn limit(message: &mut Message, limit: &CurrentLimit<'_>) {
     message.text(3, limit.name.as_deref().unwrap_or_default());
 }
 
-fn header(message: &mut Message, header: &Header<'_>) {
-    message.text(1, &header.name);
-    message.text(2, &header.value);
-}
-
 /// A `google.protobuf.Value`: one of several fields, which is written even when it is zero or empty.
-fn field(message: &mut Message, field: Field<'_>) {
-    match field {
-        Field::Number(number) => message.double(2, number as f64),
-        Field::Text(text) => message.bytes(3, text.as_bytes()),
-        Field::Json(value) => self::value(message, value),
-    }
-}
-
 fn value(message: &mut Message, value: &Value) {
     match value {
         Value::Null => message.present(1, 0),
@@ -92,6 +79,19 @@ fn value(message: &mut Message, value: &Value) {
             }
         }),
     }
+}
+
+/// Keys of messages and texts.
+const PIECE_1: u8 = key(1, WireType::LengthDelimited);
+const PIECE_2: u8 = key(2, WireType::LengthDelimited);
+const PIECE_3: u8 = key(3, WireType::LengthDelimited);
+
+/// What a number takes in a `google.protobuf.Value`.
+const DOUBLE: u8 = 9;
+
+/// Whether a name, a value of this length and all that stands between take no length of more than one byte.
+fn is_short(name: &str, length: usize) -> bool {
+    !name.is_empty() && name.len() + length <= 0x70
 }
 
 /// The fields of a message, in the order in which they are written.
@@ -116,19 +116,65 @@ impl Message {
             self.nested(2, |message| self::status(message, status));
         }
         for header in &answer.headers {
-            self.nested(3, |message| self::header(message, header));
+            self.header(&header.name, &header.value);
         }
         self.text(5, answer.body.as_deref().unwrap_or_default());
         if let Some(metadata) = &answer.metadata {
             self.nested(6, |message| {
-                metadata.each(|name, field| {
-                    message.nested(1, |message| {
-                        message.text(1, name);
-                        message.nested(2, |message| self::field(message, field));
-                    });
-                });
+                metadata.each(|name, field| message.field(name, field));
             });
         }
+    }
+
+    /// A header. Nearly all are so short that each length takes one byte: they are known before, and no place is held free for them.
+    fn header(&mut self, name: &str, value: &str) {
+        if value.is_empty() || !is_short(name, value.len()) {
+            return self.nested(3, |message| {
+                message.text(1, name);
+                message.text(2, value);
+            });
+        }
+        let length = name.len() + value.len() + 4;
+        self.0
+            .extend_from_slice(&[PIECE_3, length as u8, PIECE_1, name.len() as u8]);
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(&[PIECE_2, value.len() as u8]);
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
+    /// A field of a `google.protobuf.Struct`, under its name; short ones like short headers.
+    fn field(&mut self, name: &str, field: Field<'_>) {
+        match field {
+            Field::Text(text) if is_short(name, text.len()) => {
+                let length = text.len() as u8;
+                self.name(name, length + 2);
+                self.0
+                    .extend_from_slice(&[PIECE_2, length + 2, PIECE_3, length]);
+                self.0.extend_from_slice(text.as_bytes());
+            }
+            Field::Number(number) if is_short(name, DOUBLE.into()) => {
+                self.name(name, DOUBLE);
+                self.0.extend_from_slice(&[PIECE_2, DOUBLE]);
+                self.double(2, number as f64);
+            }
+            Field::Text(_) | Field::Number(_) | Field::Json(_) => self.nested(1, |message| {
+                message.text(1, name);
+                message.nested(2, |message| match field {
+                    Field::Number(number) => message.double(2, number as f64),
+                    Field::Text(text) => message.bytes(3, text.as_bytes()),
+                    Field::Json(value) => self::value(message, value),
+                });
+            }),
+        }
+    }
+
+    /// Begins a short field of a struct, whose value takes so many bytes.
+    #[inline]
+    fn name(&mut self, name: &str, value: u8) {
+        let length = name.len() as u8;
+        self.0
+            .extend_from_slice(&[PIECE_1, length + 4 + value, PIECE_1, length]);
+        self.0.extend_from_slice(name.as_bytes());
     }
 
     /// A number; zero is what a field reads that is not there.
@@ -210,19 +256,16 @@ impl Message {
     }
 }
 
-/// The key of a field, whose number is below 16 as all are here: one byte.
-const fn key(tag: u8, wire_type: WireType) -> u8 {
-    tag << 3 | wire_type as u8
-}
-
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::google::protobuf::value::Kind;
     use prost::Message as _;
     use serde_json::{Map, json};
     use smallvec::smallvec;
 
     use super::*;
-    use crate::engine::answer::metadata::Metadata;
+    use crate::engine::answer::metadata::{Decision, Metadata};
+    use crate::engine::{Header, Reason};
     use crate::grpc::wire::RateLimitResponse;
 
     /// The lengths of messages within messages take one byte, two and three; and room is kept or not.
@@ -244,6 +287,35 @@ mod tests {
             assert_eq!(framed(&answer).slice(PREFIX..), written, "{length}");
             let header = read.response_headers_to_add[0].value.len();
             assert_eq!(header, length);
+        }
+    }
+
+    /// Short ones and long ones are written by different hands.
+    #[test]
+    fn a_decision_is_read_as_it_was_written_however_long_its_texts_are() {
+        for length in (0..300).chain([16_384]) {
+            let text = "x".repeat(length);
+            let decision = Decision {
+                domain: text.as_str().into(),
+                reason: Reason::OverLimit,
+                decisive: None,
+                retry_after: Some(length as u64),
+            };
+            let (name, value) = ("retry-after".into(), text.as_str().into());
+            let answer = Answer {
+                headers: smallvec![Header { name, value }],
+                metadata: Some(Metadata::Decision(decision)),
+                ..Answer::default()
+            };
+            let read = RateLimitResponse::decode(bytes(&answer)).expect("a message");
+            let header = &read.response_headers_to_add[0];
+            assert_eq!((&*header.key, &header.value), ("retry-after", &text));
+            let fields = read.dynamic_metadata.expect("metadata").fields;
+            let kind = |name: &str| fields[name].kind.clone().expect("a value");
+            assert_eq!(kind("domain"), Kind::StringValue(text.clone()));
+            assert_eq!(kind("reason"), Kind::StringValue("over_limit".to_owned()));
+            assert_eq!(kind("retry_after"), Kind::NumberValue(length as f64));
+            assert_eq!(fields.len(), 3);
         }
     }
 }
