@@ -216,6 +216,18 @@ impl<'a> Demand<'a> {
 }
 
 impl Record {
+    /// What is used of a limit.
+    pub fn used(&mut self, limit: &Limit, now: Timestamp) -> Hits {
+        let now = self.advance_clock(now);
+        limit.used(&self.slot(limit, now).state)
+    }
+
+    /// Charges a limit, in which there is room for it.
+    pub fn charge(&mut self, limit: &Limit, hits: Hits, now: Timestamp) {
+        let now = self.advance_clock(now);
+        apply(limit, self.slot(limit, now), Amount::Charge(hits), now);
+    }
+
     /// Counts a refusal, and tells how long the ban lasts that there is now.
     pub fn refuse(&mut self, ban: &Ban, now: Timestamp) -> Option<Micros> {
         let now = self.advance_clock(now);

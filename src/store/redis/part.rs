@@ -180,12 +180,13 @@ impl<'a, 'l> Part<'a, 'l> {
         at: Timestamp,
         now: Timestamp,
     ) -> Decided {
-        if let Some(asked) = self.demands.first().filter(|_| !before.is_empty()) {
-            let mut ask = |amount| transact(&mut records, &[asked.demand(amount)], at);
-            let used = ask(Amount::Peek(Hits::ZERO)).readings;
-            let limits = asked.demand.limits.iter().zip(&used);
-            let room = room(limits.map(|(bound, read)| (bound.limit, read.used)));
-            ask(Amount::Charge(fitting(room, before)));
+        if let Some(asked) = self.demands.first().filter(|_| !before.is_empty())
+            && let Some((record, _)) = records.get_mut(asked.key)
+        {
+            let limits = || asked.demand.limits.iter().map(|bound| bound.limit);
+            let room = room(limits().map(|limit| (limit, record.used(limit, at))));
+            let hits = fitting(room, before);
+            limits().for_each(|limit| record.charge(limit, hits, at));
         }
         self.decide(records, now)
     }
