@@ -334,11 +334,11 @@ impl Engine {
         }
     }
 
-    /// Removes expired keys from this instance's memory, a few at a time; to be called now and then.
-    pub fn sweep(&self) {
-        self.local.sweep();
+    /// Removes expired keys from a part of this instance's memory, a few at a time; to be called now and then.
+    pub fn sweep(&self, part: usize) {
+        self.local.sweep(part);
         if let Store::Embedded(store) = &*self.store {
-            store.sweep();
+            store.sweep(part);
         }
     }
 

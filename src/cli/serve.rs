@@ -21,7 +21,7 @@ use crate::grpc::tls::{Files, Protocol, Tls};
 use crate::reload::{Failure, Loaded};
 use crate::settings::{Backend, Settings, reference};
 use crate::store::Store;
-use crate::store::embedded::Embedded;
+use crate::store::embedded::{Embedded, SWEEP_PARTS};
 use crate::store::redis::Redis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Tracing};
@@ -37,7 +37,7 @@ mod secrets;
 mod snapshots;
 mod statistics;
 
-/// How often keys that have expired are looked for.
+/// How often all of memory is looked at for keys that have expired, a part at a time.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a store that has not answered yet is asked again.
@@ -374,9 +374,9 @@ fn background(
     let mut tasks = vec![
         tokio::spawn(feed.follow(Arc::clone(reload))),
         tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(SWEEP_EVERY).await;
-                sweeper.sweep();
+            for part in (0..SWEEP_PARTS).cycle() {
+                tokio::time::sleep(SWEEP_EVERY / SWEEP_PARTS as u32).await;
+                sweeper.sweep(part);
             }
         }),
         tokio::spawn(async move { follower.follow_directory().await }),

@@ -49,6 +49,10 @@ pub(super) const BYTES_A_SLOT: usize = size_of::<Slot>();
 /// How many keys of a shard one [`Embedded::sweep`] looks at.
 const SWEEP_IDLE: usize = 64;
 
+/// Into how many parts the shards are cut for [`Embedded::sweep`]: a part is looked at in a fraction of a millisecond, and who waits for
+/// the processor meanwhile waits no longer.
+pub const SWEEP_PARTS: usize = 16;
+
 /// A store in this process.
 pub struct Embedded {
     shards: Box<[Mutex<Shard>]>,
@@ -230,10 +234,10 @@ impl Embedded {
         self.len() == 0
     }
 
-    /// Removes some expired keys of each shard; to be called now and then.
-    pub fn sweep(&self) {
+    /// Removes some expired keys of each shard of a part, which is below [`SWEEP_PARTS`]; to be called now and then.
+    pub fn sweep(&self, part: usize) {
         let now = self.clock.now();
-        for shard in &self.shards {
+        for shard in self.shards.iter().skip(part).step_by(SWEEP_PARTS) {
             let mut shard = shard.lock();
             let removed = shard.sweep(SWEEP_IDLE, now);
             self.count(-removed);
@@ -483,7 +487,7 @@ mod tests {
         assert!(store.len() < 15_000, "{} keys", store.len());
         check_quiet(&store);
         handle.advance(Micros::from_secs(2));
-        store.sweep();
+        (0..SWEEP_PARTS).for_each(|part| store.sweep(part));
         assert!(store.is_empty(), "{} keys", store.len());
     }
 
