@@ -1,4 +1,7 @@
 //! Messages to requests, answers to messages: the only file that names generated types.
+//!
+//! - `plain`: messages as nearly all are, read in place
+//! - `answer`: answers, written straight to bytes
 
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
     RateLimitDescriptor, rate_limit_descriptor,
