@@ -30,7 +30,7 @@ pub trait Method: Clone + Send + Sync + 'static {
     fn prepare(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// An answer as [`wire::framed`] has it, or why there is none.
+/// An answer as [`framed`](super::wire::framed) has it, or why there is none.
 pub type Answered = Result<Bytes, Status>;
 
 /// How a call is answered.

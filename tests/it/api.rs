@@ -27,9 +27,9 @@ descriptors:
   - key: path
     value: /search
     descriptors:
-      - {key: user, rate_limit: {name: search, requests_per_unit: 7, unit: hour}}
+      - {key: user, rate_limit: {name: search, requests_per_unit: 7, unit: day}}
   - key: ip
-    rate_limit: {requests_per_unit: 1, unit: hour}
+    rate_limit: {requests_per_unit: 1, unit: day}
     ban: {after: 2, within: minute, for: 1h}
 ";
 

@@ -24,7 +24,7 @@ const RULES: &str = "
 domain: d
 descriptors:
   - key: user
-    rate_limit: {requests_per_unit: 1000000, unit: hour}
+    rate_limit: {requests_per_unit: 1000000, unit: day}
 ";
 
 /// Whether the other side closes the connection, rather than wait for what is said.
@@ -252,7 +252,7 @@ async fn past_the_bound_of_the_store_the_failure_mode_decides_at_once() {
 domain: d
 descriptors:
   - key: user
-    rate_limit: {requests_per_unit: 1000000, unit: hour, failure_mode: deny}
+    rate_limit: {requests_per_unit: 1000000, unit: day, failure_mode: deny}
 ";
     let store = redis::Server::start();
     let server = Setup::rules(rules)

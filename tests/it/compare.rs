@@ -5,21 +5,21 @@ use std::process::Output;
 use crate::support::authority::Authority;
 use crate::support::server::{Server, Setup, binary};
 
-fn rules(per_hour: u32) -> String {
+fn rules(per_day: u32) -> String {
     format!(
         "
 domain: d
 descriptors:
   - key: user_id
-    rate_limit: {{requests_per_unit: {per_hour}, unit: hour}}
+    rate_limit: {{requests_per_unit: {per_day}, unit: day}}
   - key: free
     rate_limit: {{unlimited: true}}
 "
     )
 }
 
-fn start(per_hour: u32) -> Server {
-    Setup::rules(&rules(per_hour)).start_ready()
+fn start(per_day: u32) -> Server {
+    Setup::rules(&rules(per_day)).start_ready()
 }
 
 fn compare(old: &str, new: &str, args: &[&str]) -> (Option<i32>, String, String) {
@@ -68,7 +68,7 @@ fn services_with_other_rules_disagree_and_it_is_said_in_what() {
     assert_eq!(code, Some(1));
     assert!(
         said.contains(
-            "request 1: d [user_id=alice]\n  limit: descriptor 0: old 5 per hour, new 3 per hour\n"
+            "request 1: d [user_id=alice]\n  limit: descriptor 0: old 5 per day, new 3 per day\n"
         ),
         "{said}"
     );

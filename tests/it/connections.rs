@@ -24,7 +24,7 @@ const RULES: &str = "
 domain: d
 descriptors:
   - key: user
-    rate_limit: {requests_per_unit: 500, unit: hour}
+    rate_limit: {requests_per_unit: 500, unit: day}
 ";
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

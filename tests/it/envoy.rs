@@ -72,12 +72,12 @@ fn who_calls_is_found_out_and_the_address_is_for_the_anonymous_only() {
 domain: edge
 descriptors:
   - key: user_id
-    rate_limit: {name: user, requests_per_unit: 1000, unit: hour}
+    rate_limit: {name: user, requests_per_unit: 1000, unit: day}
   - key: user
     value: anonymous
     descriptors:
       - key: remote_address
-        rate_limit: {name: address, requests_per_unit: 2, unit: hour}
+        rate_limit: {name: address, requests_per_unit: 2, unit: day}
 ",
     );
     let policy = |path: &str, headers: &[(&str, &str)]| {

@@ -16,7 +16,7 @@ const RULES: &str = "
 domain: d
 descriptors:
   - key: user
-    rate_limit: {requests_per_unit: 3, unit: hour, name: three}
+    rate_limit: {requests_per_unit: 3, unit: day, name: three}
 ";
 
 async fn health(server: &Server, service: &str) -> Result<i32, Status> {

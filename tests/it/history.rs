@@ -26,7 +26,7 @@ plans:
     - {name: month, requests_per_unit: 1000, unit: month}
 descriptors:
   - {key: user, plan: {from: directory, default: free}}
-  - {key: ip, shadow_mode: true, rate_limit: {requests_per_unit: 1, unit: hour}}
+  - {key: ip, shadow_mode: true, rate_limit: {requests_per_unit: 1, unit: day}}
   - {key: free, rate_limit: {unlimited: true}}
 ";
 
@@ -106,8 +106,7 @@ async fn rates_are_those_since_the_look_before() {
 async fn rules_with_a_history_are_bounded_and_quiet_ones_make_way() {
     let mut text = "domain: d\ndescriptors:\n".to_owned();
     for rule in 0..=MAX_RULES {
-        text +=
-            &format!("  - {{key: k{rule}, rate_limit: {{requests_per_unit: 9, unit: hour}}}}\n");
+        text += &format!("  - {{key: k{rule}, rate_limit: {{requests_per_unit: 9, unit: day}}}}\n");
     }
     let engine = engine(&text);
     let begin = Instant::now();
@@ -134,8 +133,7 @@ fn of_many_rules_those_that_are_asked_for_are_shown() {
     const MANY: usize = 600;
     let mut text = "domain: d\ndescriptors:\n".to_owned();
     for rule in 0..MANY {
-        text +=
-            &format!("  - {{key: k{rule}, rate_limit: {{requests_per_unit: 9, unit: hour}}}}\n");
+        text += &format!("  - {{key: k{rule}, rate_limit: {{requests_per_unit: 9, unit: day}}}}\n");
     }
     let server = Setup::rules(&text).start_ready();
     let asked =

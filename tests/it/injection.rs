@@ -24,12 +24,12 @@ response: {headers: [ratelimit, x-ratelimit, x-quota, retry-after], body: json}
 descriptors:
   - key: user
     detailed_metric: true
-    rate_limit: {requests_per_unit: 1, unit: hour}
+    rate_limit: {requests_per_unit: 1, unit: day}
   - key: path
-    rate_limit: {requests_per_unit: 1, unit: hour}
+    rate_limit: {requests_per_unit: 1, unit: day}
     descriptors:
       - key: user
-        rate_limit: {requests_per_unit: 1, unit: hour}
+        rate_limit: {requests_per_unit: 1, unit: day}
 ";
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";

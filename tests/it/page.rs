@@ -324,7 +324,7 @@ async fn texts_of_rules_and_clients_are_harmless() {
     const SCRIPT: &str = "<script>hacked=1</script>";
     const IMAGE: &str = "<img src=x onerror=hacked=1>";
     let rules = format!(
-        "domain: '{IMAGE}'\ndescriptors:\n  - key: '{SCRIPT}'\n    rate_limit: {{name: '{IMAGE}', requests_per_unit: 1, unit: hour}}\n"
+        "domain: '{IMAGE}'\ndescriptors:\n  - key: '{SCRIPT}'\n    rate_limit: {{name: '{IMAGE}', requests_per_unit: 1, unit: day}}\n"
     );
     let server = Setup::rules(&rules).start_ready();
     let mut client = server.client().await;

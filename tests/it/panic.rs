@@ -44,7 +44,7 @@ const LATER: &str = "later";
 const RULES: &str = "
 domain: d
 descriptors:
-  - {key: user, rate_limit: {requests_per_unit: 100, unit: hour}}
+  - {key: user, rate_limit: {requests_per_unit: 100, unit: day}}
 ";
 
 struct Panics;

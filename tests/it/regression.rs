@@ -149,7 +149,7 @@ fn the_secret_of_the_store_was_printed() {
 /// The review: RESPONSE_DYNAMIC_METADATA told Envoy, and so its access log, the values that the domain calls sensitive.
 #[tokio::test]
 async fn sensitive_values_were_told_in_metadata() {
-    let rules = "domain: d\nsensitive: [api_key]\ndescriptors: [{key: api_key, rate_limit: {requests_per_unit: 1, unit: hour}}]";
+    let rules = "domain: d\nsensitive: [api_key]\ndescriptors: [{key: api_key, rate_limit: {requests_per_unit: 1, unit: day}}]";
     let settings = Settings {
         reference_metadata: true,
         ..Settings::default()

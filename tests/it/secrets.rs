@@ -20,7 +20,7 @@ domain: d
 sensitive: [api_key]
 descriptors:
   - key: api_key
-    rate_limit: {requests_per_unit: 1, unit: hour}
+    rate_limit: {requests_per_unit: 1, unit: day}
 ";
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";

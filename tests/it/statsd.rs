@@ -15,10 +15,10 @@ const RULES: &str = "
 domain: edge
 descriptors:
   - key: user_id
-    rate_limit: {requests_per_unit: 10, unit: hour}
+    rate_limit: {requests_per_unit: 10, unit: day}
   - key: remote_address
     value: 10.0.0.1
-    rate_limit: {requests_per_unit: 1, unit: hour}
+    rate_limit: {requests_per_unit: 1, unit: day}
 ";
 
 /// The longest packet that a network carries whole.

@@ -25,7 +25,7 @@ const RULES: &str = "
 domain: d
 descriptors:
   - key: user
-    rate_limit: {requests_per_unit: 3, unit: hour}
+    rate_limit: {requests_per_unit: 3, unit: day}
 ";
 
 /// A directory of PEM files.

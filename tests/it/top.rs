@@ -104,12 +104,12 @@ const RULES: &str = "
 domain: d
 sensitive: [api_key]
 descriptors:
-  - {key: user, rate_limit: {requests_per_unit: 3, unit: hour}}
-  - {key: api_key, rate_limit: {requests_per_unit: 3, unit: hour}}
+  - {key: user, rate_limit: {requests_per_unit: 3, unit: day}}
+  - {key: api_key, rate_limit: {requests_per_unit: 3, unit: day}}
   - key: path
     value: /search
     descriptors:
-      - {key: user, rate_limit: {requests_per_unit: 100, unit: hour}}
+      - {key: user, rate_limit: {requests_per_unit: 100, unit: day}}
 ";
 
 /// An engine in memory, on a clock that is moved by hand.
@@ -233,7 +233,7 @@ async fn of_too_many_rules_the_busiest_have_room() {
     let mut rules = "domain: d\ndescriptors:\n".to_owned();
     for rule in 0..=MAX_RULES {
         rules +=
-            &format!("  - {{key: k{rule}, rate_limit: {{requests_per_unit: 9, unit: hour}}}}\n");
+            &format!("  - {{key: k{rule}, rate_limit: {{requests_per_unit: 9, unit: day}}}}\n");
     }
     let (engine, clock) = engine(&rules);
     let name = |rule: usize| format!("k{rule}");

@@ -19,7 +19,7 @@ const RULES: &str = "
 domain: d
 descriptors:
   - key: user
-    rate_limit: {requests_per_unit: 1, unit: hour, name: one}
+    rate_limit: {requests_per_unit: 1, unit: day, name: one}
 ";
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -72,7 +72,7 @@ async fn a_decision_is_a_child_of_its_caller_and_has_a_store_call() {
             ("rule.path", "descriptors[0]"),
             ("rule.source", "rules.yaml:4"),
             ("hits", "1"),
-            ("limit", "1/hour"),
+            ("limit", "1/day"),
             ("remaining", "0"),
             ("reason", reason),
         ] {
@@ -227,7 +227,7 @@ async fn what_costs_no_call_says_what_it_is_served_from() {
     let rules = "
 domain: d
 descriptors:
-  - {key: user, rate_limit: {requests_per_unit: 100, unit: hour, name: hour}}
+  - {key: user, rate_limit: {requests_per_unit: 100, unit: day, name: day}}
 ";
     let server = Setup::rules(rules)
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))

@@ -19,7 +19,7 @@ const RULES: &str = "
 domain: edge
 plans:
   free:
-    - {name: free_hour, requests_per_unit: 5, unit: hour}
+    - {name: free_day, requests_per_unit: 5, unit: day}
     - {name: free_month, requests_per_unit: 1000, unit: month}
 descriptors:
   - key: user_id
@@ -29,7 +29,7 @@ descriptors:
     descriptors:
       - key: remote_address
         shadow_mode: true
-        rate_limit: {name: shadowed, requests_per_unit: 1, unit: hour, candidate: {requests_per_unit: 2}}
+        rate_limit: {name: shadowed, requests_per_unit: 1, unit: day, candidate: {requests_per_unit: 2}}
 ";
 
 #[track_caller]

@@ -14,7 +14,7 @@ use crate::support::token::bearer;
 fn what_is_exempt_is_never_charged_and_never_refused() {
     let product = Product::with(&[(
         "name: anonymous, requests_per_unit: 30, unit: minute",
-        "name: anonymous, requests_per_unit: 2, unit: hour",
+        "name: anonymous, requests_per_unit: 2, unit: day",
     )]);
     let anonymous = product.anonymous("192.0.2.1");
     let free = ["/health", "/metrics", "/docs", "/docs/api/index.html"];
@@ -139,11 +139,11 @@ fn an_address_is_banned_longer_each_time() {
         ),
         (
             "name: anonymous, requests_per_unit: 30, unit: minute",
-            "name: anonymous, requests_per_unit: 2, unit: hour",
+            "name: anonymous, requests_per_unit: 2, unit: day",
         ),
         (
             "requests_per_unit: 100, unit: second, algorithm: token_bucket, burst: 200",
-            "requests_per_unit: 3, unit: hour",
+            "requests_per_unit: 3, unit: day",
         ),
     ]);
     let anonymous = product.anonymous("192.0.2.1");

@@ -11,7 +11,7 @@ use tollgate::limit::Hits;
 use tollgate::limit::transaction::Amount;
 use tollgate::store::Key;
 
-use super::{ask, charge, key, per_hour, used};
+use super::{ask, charge, key, per_day, used};
 use crate::support::redis::{Server, cluster, connected};
 
 const TASKS: u64 = 32;
@@ -26,7 +26,7 @@ async fn one_key_admits_its_limit_and_not_one_more() {
     for _ in 0..TASKS {
         let store = Arc::clone(&store);
         tasks.spawn(async move {
-            let (key, limit) = (key("one"), per_hour(LIMIT));
+            let (key, limit) = (key("one"), per_day(LIMIT));
             let mut admitted = 0;
             for _ in 0..REQUESTS {
                 let outcome = charge(&store, &key, &limit).await;
@@ -47,7 +47,7 @@ async fn overlapping_sets_of_keys_are_charged_all_or_not_at_all() {
         let (store, keys) = (Arc::clone(&store), Arc::clone(&keys));
         tasks.spawn(async move {
             let mut random = SmallRng::seed_from_u64(seed);
-            let (limit, mut charged) = (per_hour(LIMIT), HashMap::<String, u64>::new());
+            let (limit, mut charged) = (per_day(LIMIT), HashMap::<String, u64>::new());
             for _ in 0..REQUESTS {
                 let count = random.random_range(1..=4);
                 let some: Vec<Key> = keys.choose_multiple(&mut random, count).cloned().collect();
@@ -70,7 +70,7 @@ async fn overlapping_sets_of_keys_are_charged_all_or_not_at_all() {
         *charged.entry(key).or_default() += hits;
     }
     for key in keys.iter() {
-        let found = used(&store, key, &per_hour(LIMIT)).await;
+        let found = used(&store, key, &per_day(LIMIT)).await;
         assert_eq!(found, charged[key.as_str()], "{key:?}");
         assert!(found <= u64::from(LIMIT), "{key:?}");
     }

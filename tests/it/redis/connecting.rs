@@ -9,7 +9,7 @@ use tollgate::store::redis::settings::{
     Address, Credentials, Kind, MAX_ADDRESSES, Servers, Settings, SettingsError, Socket, Tls,
 };
 
-use super::{charge, key, per_hour};
+use super::{charge, key, per_day};
 use crate::support::redis::{CALL_TIMEOUT, Server, connected, free_port, until};
 
 const PASSWORD: &str = "correct-horse";
@@ -251,7 +251,7 @@ impl Certificates {
 
 async fn works(settings: &Settings) {
     let store = connected(settings).await;
-    let outcome = charge(&store, &key("way"), &per_hour(5)).await;
+    let outcome = charge(&store, &key("way"), &per_day(5)).await;
     assert!(outcome.expect("an outcome").admitted);
 }
 
@@ -274,7 +274,7 @@ async fn a_user_without_client_tracking_is_served_all_the_same() {
     let mut settings = server.settings();
     settings.credentials = Credentials::parse("plain:pass");
     let store = connected(&settings).await;
-    let (key, limit) = (key("plain"), per_hour(2));
+    let (key, limit) = (key("plain"), per_day(2));
     for n in 0..4 {
         let outcome = charge(&store, &key, &limit).await.expect("an outcome");
         assert_eq!(outcome.admitted, n < 2);

@@ -10,7 +10,7 @@ use tollgate::limit::{Hits, Limit};
 use tollgate::store::redis::{MAX_IN_FLIGHT, Redis};
 use tollgate::store::{Key, StoreError};
 
-use super::{ask_within, charge, key, per_hour, used};
+use super::{ask_within, charge, key, per_day, used};
 use crate::support::redis::cluster::{Cluster, MASTERS};
 use crate::support::redis::sentinel::Sentinel;
 use crate::support::redis::{PATIENCE, Server, connected, until};
@@ -22,7 +22,7 @@ const AT_ONCE: Duration = Duration::from_millis(500);
 async fn the_script_is_loaded_again_after_it_was_forgotten() {
     let server = Server::start();
     let (store, admin) = (server.store().await, server.admin().await);
-    let (key, limit) = (key("flush"), per_hour(5));
+    let (key, limit) = (key("flush"), per_day(5));
     for _ in 0..3 {
         charge(&store, &key, &limit).await.expect("an outcome");
         admin.run("SCRIPT FLUSH").await;
@@ -34,7 +34,7 @@ async fn the_script_is_loaded_again_after_it_was_forgotten() {
 async fn a_stopped_server_is_unreachable_at_once_and_is_found_again() {
     let mut server = Server::start();
     let store = server.store().await;
-    let (key, limit) = (key("restart"), per_hour(5));
+    let (key, limit) = (key("restart"), per_day(5));
     charge(&store, &key, &limit).await.expect("an outcome");
     server.kill();
     until("the loss is seen", async || {
@@ -70,7 +70,7 @@ async fn a_store_may_start_before_its_server() {
 async fn a_hanging_server_costs_no_more_than_the_timeout() {
     let server = Server::start();
     let store = server.store().await;
-    let (key, limit) = (key("hang"), per_hour(5));
+    let (key, limit) = (key("hang"), per_day(5));
     charge(&store, &key, &limit).await.expect("an outcome");
     server.signal("-STOP");
     let timeout = Duration::from_millis(20);
@@ -86,7 +86,7 @@ async fn a_hanging_server_costs_no_more_than_the_timeout() {
 async fn a_charge_whose_answer_is_lost_is_made_once() {
     let server = Server::start();
     let store = server.store().await;
-    let (key, limit) = (key("lost"), per_hour(5));
+    let (key, limit) = (key("lost"), per_day(5));
     charge(&store, &key, &limit).await.expect("an outcome");
     server.signal("-STOP");
     // It may take longer than the connection lives, so it is under way when that is given up, and is executed afterwards.
@@ -108,7 +108,7 @@ async fn a_charge_whose_answer_is_lost_is_made_once() {
 async fn sentinel_leads_to_the_new_master() {
     let mut servers = Sentinel::start().await;
     let store = connected(&servers.settings()).await;
-    let (key, limit) = (key("sentinel"), per_hour(1000));
+    let (key, limit) = (key("sentinel"), per_day(1000));
     charge(&store, &key, &limit).await.expect("an outcome");
     let replica = servers.replica.admin().await;
     until("the replica has it", async || {
@@ -128,7 +128,7 @@ async fn sentinel_leads_to_the_new_master() {
 async fn a_lost_master_of_a_cluster_stops_its_slots_only_until_its_replica_takes_over() {
     let mut cluster = Cluster::start(true).await;
     let store = connected(&cluster.settings()).await;
-    let limit = per_hour(1_000_000);
+    let limit = per_day(1_000_000);
     let mut keys: Vec<Key> = Vec::new();
     for master in 0..MASTERS {
         let on_master = async |n: &usize| {
@@ -179,7 +179,7 @@ async fn charge_within(
 async fn what_waits_for_a_hanging_server_is_bounded() {
     let server = Server::start();
     let store = server.store().await;
-    let limit = per_hour(5);
+    let limit = per_day(5);
     charge(&store, &key("first"), &limit)
         .await
         .expect("an outcome");
@@ -204,7 +204,7 @@ async fn what_waits_for_a_hanging_server_is_bounded() {
 async fn a_server_that_does_not_answer_is_not_asked_by_each_call() {
     let server = Server::start();
     let store = server.store().await;
-    let limit = per_hour(1000);
+    let limit = per_day(1000);
     charge(&store, &key("first"), &limit)
         .await
         .expect("an outcome");
@@ -238,7 +238,7 @@ async fn a_server_that_does_not_answer_is_not_asked_by_each_call() {
 async fn the_breaker_does_not_open_for_the_hurry_of_callers() {
     let server = Server::start();
     let store = server.store().await;
-    let limit = per_hour(1000);
+    let limit = per_day(1000);
     for timeout in [Duration::ZERO, Duration::from_micros(1)] {
         for n in 0..100 {
             let of_hurry = key(&format!("hurry{n}"));
@@ -257,7 +257,7 @@ async fn the_breaker_does_not_open_for_the_hurry_of_callers() {
 async fn calls_beyond_the_bound_fail_at_once() {
     let server = Server::start();
     let store = server.store().await;
-    let limit = per_hour(10);
+    let limit = per_day(10);
     charge(&store, &key("before"), &limit)
         .await
         .expect("an outcome");
@@ -282,7 +282,7 @@ async fn no_more_wait_for_a_hot_key_than_may() {
     const MOST_WAITING: usize = 4096;
     let server = Server::start();
     let store = server.store().await;
-    let (key, limit) = (key("hot"), per_hour(1_000_000));
+    let (key, limit) = (key("hot"), per_day(1_000_000));
     charge(&store, &key, &limit).await.expect("an outcome");
     server.signal("-STOP");
     // One is on its way, and all but the last wait for it.
@@ -302,7 +302,7 @@ async fn no_more_wait_for_a_hot_key_than_may() {
 async fn what_was_charged_beside_a_lost_master_is_given_back() {
     let mut cluster = Cluster::start(false).await;
     let store = connected(&cluster.settings()).await;
-    let limit = per_hour(5);
+    let limit = per_day(5);
     let mut keys: Vec<Key> = Vec::new();
     for master in 0..2 {
         for n in 0.. {

@@ -11,7 +11,7 @@ use tollgate::limit::{Algorithm, Hits, Unit};
 use tollgate::store::Key;
 use tollgate::store::redis::Redis;
 
-use super::{ask, charge, key, limit, per_hour, reading, used};
+use super::{ask, charge, key, limit, per_day, reading, used};
 use crate::support::redis::{Admin, Server, cluster, connected, until};
 
 /// How often Redis has run a script.
@@ -61,7 +61,7 @@ async fn a_hot_key_is_exact_in_the_order_of_arrival_and_costs_few_calls() {
     let server = Server::start();
     let (store, admin) = (server.store().await, server.admin().await);
     let before = calls(&admin).await;
-    let answers = charge_at_once(&store, &key("hot"), &per_hour(700), &[1; 1000]).await;
+    let answers = charge_at_once(&store, &key("hot"), &per_day(700), &[1; 1000]).await;
     for (place, (admitted, used)) in answers.into_iter().enumerate() {
         let place = place as u64;
         assert_eq!((admitted, used), (place < 700, place.min(700)), "{place}");
@@ -75,7 +75,7 @@ async fn a_hot_key_is_exact_in_the_order_of_arrival_and_costs_few_calls() {
 async fn those_that_come_together_for_a_hot_key_are_one_call() {
     let server = Server::start();
     let (store, admin) = (server.store().await, server.admin().await);
-    let (key, limit) = (key("together"), per_hour(1000));
+    let (key, limit) = (key("together"), per_day(1000));
     charge_at_once(&store, &key, &limit, &[1; 10]).await;
     let before = calls(&admin).await;
     for _ in 0..5 {
@@ -121,7 +121,7 @@ async fn requests_of_different_hits_go_together_as_if_one_after_the_other() {
 async fn who_gives_up_while_waiting_is_not_charged() {
     let server = Server::start();
     let store = server.store().await;
-    let (key, limit) = (key("given up"), per_hour(100));
+    let (key, limit) = (key("given up"), per_day(100));
     let first = charge(&store, &key, &limit);
     let mut given_up = Box::pin(charge(&store, &key, &limit));
     let last = charge(&store, &key, &limit);
@@ -150,13 +150,17 @@ async fn a_refused_subject_costs_redis_nothing_until_it_could_pass() {
         // The window may end meanwhile; then it begins anew.
         charge(&store, &key, &limit).await.expect("an outcome");
     }
-    let hour = per_hour(1);
-    let hourly = super::key("hammering by the hour");
-    charge(&store, &hourly, &hour).await.expect("an outcome");
-    refuse_from_memory(&store, &hourly, &hour).await;
+    let daily_limit = per_day(1);
+    let daily = super::key("hammering by the day");
+    charge(&store, &daily, &daily_limit)
+        .await
+        .expect("an outcome");
+    refuse_from_memory(&store, &daily, &daily_limit).await;
     let before = calls(&admin).await;
     for _ in 0..1000 {
-        let outcome = charge(&store, &hourly, &hour).await.expect("an outcome");
+        let outcome = charge(&store, &daily, &daily_limit)
+            .await
+            .expect("an outcome");
         assert!(!outcome.admitted);
     }
     assert_eq!(calls(&admin).await - before, 0);
@@ -177,7 +181,7 @@ async fn a_remembered_refusal_ends_with_whatever_makes_room() {
     let elsewhere = server.store().await;
     let one = Hits::ONE;
     let key = key("made-room");
-    let limit = per_hour(2);
+    let limit = per_day(2);
     // Well before it is asked again in any case, half a minute later.
     let soon = Duration::from_secs(15);
     let again = async |after: &str| {
@@ -213,10 +217,10 @@ async fn a_remembered_refusal_ends_with_whatever_makes_room() {
     again("the FLUSHALL, again").await;
 
     refuse_from_memory(&store, &key, &limit).await;
-    let raised = charge(&store, &key, &per_hour(3)).await;
+    let raised = charge(&store, &key, &per_day(3)).await;
     assert!(raised.expect("an outcome").admitted, "at once");
 
-    refuse_from_memory(&store, &key, &per_hour(3)).await;
+    refuse_from_memory(&store, &key, &per_day(3)).await;
     admin.run("CLIENT KILL TYPE normal").await;
     admin.run(&format!("DEL {}", key.as_str())).await;
     again("the lost connection").await;
@@ -239,7 +243,7 @@ async fn many_tasks_on_many_threads_share_a_hot_key_exactly() {
                 let mut admitted = 0;
                 for _ in 0..10 {
                     let answers =
-                        charge_at_once(&store, &key("shared"), &per_hour(1000), &[1; 100]).await;
+                        charge_at_once(&store, &key("shared"), &per_day(1000), &[1; 100]).await;
                     admitted += answers.iter().filter(|(admitted, _)| *admitted).count();
                 }
                 done.wait().await;

@@ -11,7 +11,7 @@ use tollgate::store::{Key, Store};
 use tollgate::time::Clock;
 
 use super::hot::{calls, charge_at_once};
-use super::{ask, charge, key, limit, per_hour, used};
+use super::{ask, charge, key, limit, per_day, used};
 use crate::support::http;
 use crate::support::poll::pause;
 use crate::support::redis::{CALL_TIMEOUT, Server, cluster, connected, until};
@@ -81,7 +81,7 @@ async fn requests_one_after_the_other_cost_few_calls() {
         assert!(made < 100, "{name}: {made} calls for 500 requests");
     }
     let before = calls(&admin).await;
-    charge_in_turn(&store, &key("plain"), &per_hour(100_000), 500).await;
+    charge_in_turn(&store, &key("plain"), &per_day(100_000), 500).await;
     assert_eq!(calls(&admin).await - before, 500, "without a lease");
 }
 
@@ -283,7 +283,7 @@ async fn a_reset_ends_the_batches_of_its_instance() {
 async fn many_requests_at_once_are_exact_beside_other_limits_of_the_key() {
     let server = Server::start();
     let store = server.store().await;
-    let (key, other) = (key("beside"), per_hour(10));
+    let (key, other) = (key("beside"), per_day(10));
     // The record holds the state of a limit that is not asked for: not what the straight path knows.
     assert!(admits(&store, &key, &other).await);
     let plain = limit(300, Unit::Year, Algorithm::FixedWindow);

@@ -9,7 +9,7 @@ use tollgate::limit::{Hits, Limit};
 use tollgate::store::redis::Redis;
 use tollgate::store::{Key, StoreError};
 
-use super::{ask, charge, per_hour, used};
+use super::{ask, charge, per_day, used};
 use crate::support::poll::pause;
 use crate::support::redis::cluster::{Cluster, MASTERS};
 use crate::support::redis::connected;
@@ -28,7 +28,7 @@ async fn a_moving_slot_loses_and_doubles_nothing() {
     let cluster = Cluster::start(false).await;
     let store = Arc::new(connected(&cluster.settings()).await);
     let keys: Vec<Key> = (0..KEYS).map(moving).collect();
-    let limit = per_hour(1_000_000);
+    let limit = per_day(1_000_000);
     for key in &keys[..KEYS / 2] {
         charge(&store, key, &limit).await.expect("an outcome");
     }
@@ -70,7 +70,7 @@ async fn redirections_in_a_circle_end() {
         let set = format!("CLUSTER SETSLOT {slot} NODE {owner}");
         cluster.admins[of].run(&set).await;
     }
-    let limit = per_hour(5);
+    let limit = per_day(5);
     let lost = charge(&store, &moving(0), &limit).await;
     let lost = lost.expect_err("it has no owner");
     assert!(lost.to_string().contains("is being moved"), "{lost}");
@@ -91,7 +91,7 @@ async fn keep_charging(
     done: Arc<AtomicBool>,
 ) -> Vec<(usize, Tally)> {
     let mut tallies = vec![Tally::default(); KEYS];
-    let limit: Limit = per_hour(1_000_000);
+    let limit: Limit = per_day(1_000_000);
     let mut turn = task;
     while !done.load(Ordering::Relaxed) {
         turn += 1;
@@ -118,9 +118,9 @@ async fn move_slot(cluster: &Cluster, store: &Redis) {
     let to = (from + 1) % MASTERS;
     cluster.move_keys(slot, from, to).await;
     // All keys have moved and the slot has not: only a question with ASKING is answered.
-    let asked = charge(store, &Key::new("", "moving", "asked"), &per_hour(5)).await;
+    let asked = charge(store, &Key::new("", "moving", "asked"), &per_day(5)).await;
     asked.expect("an outcome");
     cluster.settle_slot(slot, from, to).await;
-    let moved = charge(store, &Key::new("", "moving", "asked"), &per_hour(5)).await;
+    let moved = charge(store, &Key::new("", "moving", "asked"), &per_day(5)).await;
     assert_eq!(super::reading(&moved.expect("an outcome")).used, Hits::ONE);
 }

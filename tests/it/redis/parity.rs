@@ -7,7 +7,7 @@ use tollgate::store::Key;
 use tollgate::store::redis::Redis;
 use tollgate::time::{Micros, Timestamp};
 
-use super::{Map, key, limit, per_hour, used};
+use super::{Map, key, limit, per_day, used};
 use crate::support::redis::{Server, cluster, connected};
 use crate::support::workload::{Step, Workload};
 
@@ -46,7 +46,7 @@ async fn many_slots_agree_with_the_pure_decision() {
 async fn a_refund_beside_other_slots_is_made_only_if_all_admit() {
     let store = connected(&cluster::shared()).await;
     let (refunded, charged) = (key("refunded"), key("charged beside a refund"));
-    let limit = per_hour(5);
+    let limit = per_day(5);
     let keys = [refunded.clone(), charged.clone()];
     let start = Amount::Charge(Hits::whole(4));
     super::ask(&store, &keys, &limit, start)

@@ -14,7 +14,7 @@ use tollgate::store::Transaction;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::settings::Settings;
 
-use super::{key, per_hour, used};
+use super::{key, per_day, used};
 use crate::support::http::send;
 use crate::support::redis::{CALL_TIMEOUT, Server, cluster, connected};
 use crate::support::server::{Server as Tollgate, Setup};
@@ -46,12 +46,12 @@ domain: edge
 descriptors:
   - key: second
     rate_limit: {unit: second, unit_multiplier: 1000000, requests_per_unit: 2}
-  - key: hour
-    rate_limit: {unit: hour, requests_per_unit: 3}
+  - key: day
+    rate_limit: {unit: day, requests_per_unit: 3}
   - key: both
     rate_limits:
       - {name: a, unit: second, unit_multiplier: 1000000, requests_per_unit: 9}
-      - {name: b, unit: hour, requests_per_unit: 9}
+      - {name: b, unit: day, requests_per_unit: 9}
 ";
 
 fn json(server: &Tollgate, keys: &[&str], hits: u32) -> u16 {
@@ -73,7 +73,7 @@ fn limits_per_second_lie_in_a_redis_of_their_own() {
         .env("REDIS_PERSECOND_URL", &url(&second))
         .env("STORE_TIMEOUT", "5s")
         .start_ready();
-    assert_eq!(json(&server, &["second", "hour", "both"], 1), 200);
+    assert_eq!(json(&server, &["second", "day", "both"], 1), 200);
     let (of_first, of_second) = (keys(&first), keys(&second));
     let has = |keys: &[String], name: &str| keys.iter().any(|key| key.contains(name));
     assert!(
@@ -81,14 +81,14 @@ fn limits_per_second_lie_in_a_redis_of_their_own() {
         "{of_second:?}"
     );
     assert!(
-        has(&of_first, "hour") && has(&of_first, "both"),
+        has(&of_first, "day") && has(&of_first, "both"),
         "{of_first:?}"
     );
     assert!(!has(&of_first, "second"), "{of_first:?}");
     // The second one refuses two hits, so the first is not charged either; then the other way round.
-    assert_eq!(json(&server, &["second", "hour"], 2), 429);
-    assert_eq!(json(&server, &["hour"], 2), 200);
-    assert_eq!(json(&server, &["second", "hour"], 1), 429);
+    assert_eq!(json(&server, &["second", "day"], 2), 429);
+    assert_eq!(json(&server, &["day"], 2), 200);
+    assert_eq!(json(&server, &["second", "day"], 1), 429);
     assert_eq!(json(&server, &["second"], 1), 200);
     assert_eq!(json(&server, &["second"], 1), 429);
 }
@@ -105,10 +105,10 @@ fn a_second_redis_that_is_away_is_decided_by_the_failure_mode() {
     assert_eq!(json(&server, &["second"], 1), 200);
     drop(second);
     assert_eq!(json(&server, &["second"], 1), 429);
-    assert_eq!(json(&server, &["hour"], 1), 200);
+    assert_eq!(json(&server, &["day"], 1), 200);
 }
 
-/// Takes a hit of each of these, of which the even ones are limited per hour and the odd ones per second.
+/// Takes a hit of each of these, of which the even ones are limited per day and the odd ones per second.
 async fn take(store: &Redis, places: &[usize], limits: &[Limit; 2]) -> bool {
     let keys: Vec<_> = places.iter().map(|n| key(&format!("two {n}"))).collect();
     let demand = |(key, place): (usize, &usize)| Demand {
@@ -146,7 +146,7 @@ async fn race(first: Settings, second: Settings) {
         let store = Arc::clone(&store);
         tasks.spawn(async move {
             let mut random = SmallRng::seed_from_u64(seed);
-            let limits = [per_hour(LIMIT), per_second(LIMIT)];
+            let limits = [per_day(LIMIT), per_second(LIMIT)];
             let mut charged = [0_u64; KEYS];
             for _ in 0..REQUESTS {
                 let first = random.random_range(0..KEYS);
@@ -161,7 +161,7 @@ async fn race(first: Settings, second: Settings) {
         });
     }
     let all = tasks.join_all().await;
-    let limits = [per_hour(LIMIT), per_second(LIMIT)];
+    let limits = [per_day(LIMIT), per_second(LIMIT)];
     let mut reached = [false; 2];
     for place in 0..KEYS {
         let charged: u64 = all.iter().map(|charged| charged[place]).sum();

@@ -9,12 +9,12 @@ use tollgate::store::Transaction;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::settings::Credentials;
 
-use super::{ask, charge, key, per_hour, used};
+use super::{ask, charge, key, per_day, used};
 use crate::support::redis::cluster::Cluster;
 use crate::support::redis::{Admin, CALL_TIMEOUT, Server, connected, until};
 
 fn replicated(requests: u32) -> Limit {
-    per_hour(requests).durable(Durability::Replicated)
+    per_day(requests).durable(Durability::Replicated)
 }
 
 async fn with_replica() -> (Server, Server) {
@@ -87,7 +87,7 @@ async fn what_comes_together_is_confirmed_together() {
     }
     let waits = calls(&admin, "wait").await - before;
     assert!((1..=20).contains(&waits), "{waits} for 1000 charges");
-    let usual = per_hour(100_000);
+    let usual = per_day(100_000);
     charge(&store, &key("usual"), &usual).await.expect("made");
     assert_eq!(calls(&admin, "wait").await - before, waits, "not for those");
 }
@@ -96,7 +96,7 @@ async fn what_comes_together_is_confirmed_together() {
 async fn without_a_replica_nothing_is_confirmed_and_other_limits_are_well() {
     let server = Server::start();
     let store = patient(&server, CALL_TIMEOUT / 100).await;
-    let (key, limit, usual) = (key("alone"), replicated(1000), per_hour(1000));
+    let (key, limit, usual) = (key("alone"), replicated(1000), per_day(1000));
     let error = charge(&store, &key, &limit).await.expect_err("unconfirmed");
     assert_eq!(error.kind(), "unconfirmed");
     assert!(error.was_sent());
@@ -147,7 +147,7 @@ async fn a_replica_that_hangs_makes_no_queue() {
 async fn all_of_a_request_is_confirmed_if_one_of_its_limits_asks() {
     let server = Server::start();
     let store = patient(&server, CALL_TIMEOUT / 100).await;
-    let (usual, kept) = (per_hour(1000), replicated(2000));
+    let (usual, kept) = (per_day(1000), replicated(2000));
     let key = key("mixed");
     let both = [&usual, &kept].map(|limit| Bound {
         limit,
@@ -196,7 +196,7 @@ async fn a_user_without_wait_says_so() {
 async fn what_is_confirmed_outlives_the_master() {
     let (mut master, replica) = with_replica().await;
     let store = patient(&master, CALL_TIMEOUT / 5).await;
-    let (key, limit, usual) = (key("outlives"), replicated(1000), per_hour(1000));
+    let (key, limit, usual) = (key("outlives"), replicated(1000), per_day(1000));
     let other = super::key("lost");
     let mut confirmed = 0;
     until("seven are confirmed", async || {

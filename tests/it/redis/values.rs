@@ -4,7 +4,7 @@ use tollgate::limit::transaction::Amount;
 use tollgate::limit::{Algorithm, Hits, Unit};
 use tollgate::store::{Key, StoreError};
 
-use super::{ask, charge, key, limit, per_hour, reading, used};
+use super::{ask, charge, key, limit, per_day, reading, used};
 use crate::support::redis::{Server, until};
 
 const ALGORITHMS: [Algorithm; 3] = [
@@ -67,7 +67,7 @@ async fn the_memory_of_a_key() {
 async fn a_peek_and_a_refusal_write_nothing() {
     let server = Server::start();
     let (store, admin) = (server.store().await, server.admin().await);
-    let (key, limit) = (key("unwritten"), per_hour(3));
+    let (key, limit) = (key("unwritten"), per_day(3));
     for amount in [Amount::Peek(Hits::ONE), Amount::Charge(Hits::whole(4))] {
         let keys = std::slice::from_ref(&key);
         ask(&store, keys, &limit, amount).await.expect("an outcome");
@@ -79,7 +79,7 @@ async fn a_peek_and_a_refusal_write_nothing() {
 async fn a_foreign_or_damaged_value_is_an_error_of_its_key_alone() {
     let server = Server::start();
     let (store, admin) = (server.store().await, server.admin().await);
-    let limit = per_hour(3);
+    let limit = per_day(3);
     let (bad, good) = (key("bad"), key("good"));
     charge(&store, &good, &limit).await.expect("an outcome");
     // A text that is not ours, another version, one that ends too early, an algorithm that there is not.
@@ -112,7 +112,7 @@ async fn a_foreign_or_damaged_value_is_an_error_of_its_key_alone() {
 
 async fn refuses_to_touch(store: &tollgate::store::redis::Redis, bad: &Key, good: &Key) {
     let keys = [good.clone(), bad.clone()];
-    let error = ask(store, &keys, &per_hour(3), Amount::Charge(Hits::ONE)).await;
+    let error = ask(store, &keys, &per_day(3), Amount::Charge(Hits::ONE)).await;
     let error = error.expect_err("a value that is not ours");
     assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
     assert!(error.to_string().contains(bad.as_str()), "{error}");

@@ -15,7 +15,7 @@ domain: d
 sensitive: [user]
 descriptors:
   - key: user
-    rate_limit: {requests_per_unit: 1, unit: hour, name: one}
+    rate_limit: {requests_per_unit: 1, unit: day, name: one}
 ";
 
 const DECISION: &str = "ratelimit.should_rate_limit";
@@ -76,7 +76,7 @@ async fn a_refusal_is_kept_as_if_it_had_been_sampled() {
         ("domain", "d"),
         ("rule", "user"),
         ("rule.source", "rules.yaml:5"),
-        ("limit", "1/hour"),
+        ("limit", "1/day"),
         ("remaining", "0"),
         ("reason", "over_limit"),
         ("admitted", "false"),

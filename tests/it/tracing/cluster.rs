@@ -15,7 +15,7 @@ const RULES: &str = "
 domain: d
 partition_by: [user]
 descriptors:
-  - {key: user, rate_limit: {requests_per_unit: 1000, unit: hour}}
+  - {key: user, rate_limit: {requests_per_unit: 1000, unit: day}}
 ";
 
 /// The slots of all calls of these traces, and the servers they were at, once `users` have theirs.
