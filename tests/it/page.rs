@@ -396,6 +396,12 @@ async fn what_is_pressed_stays_while_the_page_asks_again() {
     browser.mouse("mouseReleased", button);
     browser.wait_for("document.querySelector('#explained .result') !== null");
     assert!(browser.text("#explained").contains("user_id=alice"));
+    // Nor does a button lose the focus when its row goes up.
+    browser.value(&format!("document.querySelector('{button}').focus()"));
+    ask("alice", 90).await;
+    browser.wait_for("document.querySelector('#who li').innerText.includes('alice')");
+    let focus = browser.value("document.activeElement.getAttribute('aria-label')");
+    assert_eq!(focus, json!("Explain a request of user_id=alice"));
     // Of the files' errors as well, whatever is said beside them.
     let wrong = "domain: edge\ndescriptors: 7\n";
     std::fs::write(server.rules().join("rules.yaml"), wrong).expect("a file");
