@@ -1,5 +1,6 @@
 //! What is asked of the store, and what it says; or what is said in its place.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tracing::{Instrument, Span};
@@ -59,8 +60,9 @@ impl Engine {
         let begun = Instant::now();
         transaction.timeout = call.answers_by.saturating_duration_since(begun);
         let result = match &*self.store {
+            // In its place at once, as it is large.
             Store::Redis(store) => {
-                Box::pin(self.ask_redis(store, &transaction, &call.traced.span)).await
+                pin!(self.ask_redis(store, (&transaction, begun), &call.traced.span)).await
             }
             Store::Embedded(_) | Store::Faulty(_) => {
                 Box::pin(self.store.transact(&transaction)).await
@@ -101,14 +103,14 @@ impl Engine {
     async fn ask_redis(
         &self,
         store: &Redis,
-        transaction: &Transaction<'_, '_>,
+        (transaction, begun): (&Transaction<'_, '_>, Instant),
         decision: &Span,
     ) -> Result<Outcome, StoreError> {
         let span = spans::store_call(decision, self.store.name(), transaction.keys.len());
         if span.is_none() {
-            return store.transact(transaction).await;
+            return pin!(store.transact_since(transaction, begun)).await;
         }
-        let answering = store.transact(transaction);
+        let answering = store.transact_since(transaction, begun);
         let result = answering.instrument(span.clone()).await;
         if let Err(error) = &result {
             spans::failed(&span, error.kind());

@@ -29,6 +29,7 @@ use self::refusals::{Heard, Refusals};
 use self::reply::{Decided, Reply};
 use self::request::Asked;
 use self::settings::{Settings, SettingsError};
+use self::within::Within;
 use super::{StoreError, Transaction};
 use crate::limit::transaction::{Outcome, Role};
 use crate::telemetry::tracing as spans;
@@ -59,6 +60,7 @@ pub mod untrusted;
 mod usage;
 mod value;
 mod way;
+mod within;
 
 /// The most calls under way at a time; beyond it a transaction fails at once.
 pub const MAX_IN_FLIGHT: usize = 8192;
@@ -139,14 +141,24 @@ impl Redis {
     ///
     /// Dropping the future midway leaves what was charged by then charged, as a lost answer does.
     pub async fn transact(&self, transaction: &Transaction<'_, '_>) -> Result<Outcome, StoreError> {
+        self.transact_since(transaction, Instant::now()).await
+    }
+
+    /// The same for a transaction whose timeout began at `begun`, just now.
+    pub async fn transact_since(
+        &self,
+        transaction: &Transaction<'_, '_>,
+        begun: Instant,
+    ) -> Result<Outcome, StoreError> {
         check_size(transaction)?;
+        let within = Within::since(begun, transaction.timeout);
         let in_cluster = self.link.servers.is_cluster();
         let per_second = self.link.per_second.as_ref().map(Connected::is_cluster);
         let parts = part::split(transaction, in_cluster, per_second);
         match parts.as_slice() {
             [only] => {
                 // In its place at once, like all that is large on the way of a call.
-                let decided = pin!(self.link.transact(only, transaction)).await?;
+                let decided = pin!(self.link.transact(only, transaction, within)).await?;
                 let readings = decided.readings.into_iter();
                 let trials = decided.trials.into_iter();
                 Ok(Outcome {
@@ -155,7 +167,7 @@ impl Redis {
                     trials: trials.map(|(trial, _)| trial).collect(),
                 })
             }
-            parts => gather::transact(&self.link, parts, transaction).await,
+            parts => gather::transact(&self.link, parts, transaction, within).await,
         }
     }
 
@@ -243,35 +255,40 @@ impl Link {
         self: &Arc<Self>,
         part: &Part<'_, '_>,
         transaction: &Transaction<'_, '_>,
+        within: Within,
     ) -> Result<Decided, StoreError> {
-        let (now, timeout) = (transaction.now, transaction.timeout);
+        let now = transaction.now;
         // Who brings a time along is decided at that time, and not together with others.
         if now.is_some() || !request::is_usual(&part.demands) {
-            return self.decide(part, true, now, timeout).await;
+            return self.decide(part, true, now, within).await;
         }
-        if let Some(refused) = self.refusals.refuse(part) {
+        if let Some(refused) = self.refusals.refuse(part, within.begun) {
             spans::served_from("memory");
             return Ok(refused);
         }
         let Some((asked, hits)) = part.only_charge() else {
-            return self.decide(part, true, None, timeout).await;
+            return self.decide(part, true, None, within).await;
         };
         let key = &part.keys[0];
         let print = combine::print(key);
         let may_lease = lease::may_lease(&asked, hits);
-        let asking = || Asking {
+        // Texts that are equal to those of another are that one's.
+        let asking = |like: Option<&Asking>| Asking {
             home: part.home,
-            key: key.clone(),
-            demand: request::demand(asked, self.clock.now()),
+            key: like
+                .map(|like| &like.key)
+                .filter(|other| *other == key)
+                .unwrap_or(key)
+                .clone(),
+            demand: request::demand(asked, || self.clock.now(), like.map(|like| &like.demand)),
             durability: part.durability(),
             hits,
             print,
             terms: may_lease.then(|| lease::Terms::of(&asked, hits)),
         };
-        let deadline = tokio::time::Instant::now() + timeout;
         match combine::enter(self, print, may_lease, asking) {
             Entered::Alone(_leading) => {
-                let decided = pin!(self.decide(part, true, None, timeout)).await?;
+                let decided = pin!(self.decide(part, true, None, within)).await?;
                 if may_lease {
                     self.hot.note(print, part.room_after(&decided, hits));
                 }
@@ -282,7 +299,7 @@ impl Link {
                 let Ok(_permit) = self.permits.try_acquire() else {
                     return Err(full());
                 };
-                let turn = tokio::time::timeout_at(deadline, turn).await;
+                let turn = tokio::time::timeout_at(within.deadline.into(), turn).await;
                 match turn.map(|turn| turn.unwrap_or(Err(StoreError::Timeout))) {
                     Err(_) => Err(StoreError::Timeout),
                     Ok(Err(error)) => Err(error),
@@ -293,8 +310,7 @@ impl Link {
                         Ok(decided)
                     }
                     Ok(Ok(Turn::Alone)) => {
-                        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                        Box::pin(self.decide(part, true, None, left)).await
+                        Box::pin(self.decide(part, true, None, within.rest())).await
                     }
                 }
             }
@@ -308,28 +324,27 @@ impl Link {
         part: &Part<'_, '_>,
         quotas_decide: bool,
         now: Option<Timestamp>,
-        timeout: Duration,
+        mut within: Within,
     ) -> Result<Decided, StoreError> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        let mut around = now.unwrap_or_else(|| self.clock.now());
+        let mut around = now;
         let is_quota = |asked: &Asked<'_, '_>| asked.demand.role == Role::Quota;
         let is_usual = request::is_usual(&part.demands)
             && (quotas_decide || !part.demands.iter().any(is_quota));
         for _ in 0..=MAX_RETIMES {
-            let asked = Instant::now();
-            let left = deadline.saturating_duration_since(asked.into());
+            let asked = within.begun;
+            let around_when = || around.unwrap_or_else(|| self.clock.now());
             let body = if is_usual {
-                request::usual(&part.demands, now, around)
+                request::usual(&part.demands, now, around_when)
             } else {
-                request::transact(&part.demands, quotas_decide, now, around)
+                request::transact(&part.demands, quotas_decide, now, around_when)
             };
             let call = Call {
                 script: &script::DECIDE,
-                keys: part.keys.clone(),
-                body,
+                keys: &part.keys,
+                body: &body,
                 durability: part.durability(),
             };
-            let answer = pin!(self.run(part.home, &call, left)).await?;
+            let answer = pin!(self.run(part.home, &call, within)).await?;
             match Reply::parse(answer) {
                 Some(Reply::Before(at, values)) if values.len() == part.keys.len() => {
                     let decided = part.decide(part.records(values)?, at);
@@ -342,7 +357,7 @@ impl Link {
                 Some(Reply::Done(decided)) if decided.is_of(part.limits(), part.candidates()) => {
                     return Ok(decided);
                 }
-                Some(Reply::Retime(at)) => around = at,
+                Some(Reply::Retime(at)) => (around, within) = (Some(at), within.rest()),
                 Some(Reply::Foreign(place)) => return Err(part.foreign(place)),
                 Some(Reply::Done(_) | Reply::Before(..)) | None => return Err(unreadable()),
             }
@@ -363,7 +378,7 @@ impl Link {
                     return;
                 };
                 let servers = link.servers_of(home);
-                let value = servers.watch(home.slot, &key, link.timeout).await;
+                let value = servers.watch(home, &key, link.timeout).await;
                 if let Some(value) = value {
                     learning.learnt(value, heard);
                 }
@@ -371,16 +386,16 @@ impl Link {
         }
     }
 
-    async fn run(&self, home: Home, call: &Call, timeout: Duration) -> Result<Bytes, StoreError> {
+    async fn run(&self, home: Home, call: &Call<'_>, within: Within) -> Result<Bytes, StoreError> {
         // Nothing is charged that nobody waits for.
-        if timeout.is_zero() {
+        if within.length().is_zero() {
             return Err(StoreError::Unreachable("no time is left".to_owned()));
         }
         let Ok(_permit) = self.permits.try_acquire() else {
             return Err(full());
         };
         let servers = self.servers_of(home);
-        pin!(servers.run(home.slot, call, timeout)).await
+        pin!(servers.run(home, call, within)).await
     }
 }
 

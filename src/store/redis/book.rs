@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use fred::util::redis_keyslot;
-use smallvec::smallvec;
 
 use super::connected::Home;
 use super::frames::unreadable;
 use super::lease::returns;
 use super::node::Call;
+use super::within::Within;
 use super::{Redis, request, script};
 use crate::limit::{Durability, Tag};
 use crate::store::book::{Items, News, Shelf};
@@ -121,26 +120,28 @@ impl Redis {
         tags: &[Tag],
         timeout: Duration,
     ) -> Result<(), StoreError> {
+        let key = Bytes::copy_from_slice(key.as_str().as_bytes());
         let call = Call {
             script: &script::DECIDE,
-            keys: smallvec![Bytes::copy_from_slice(key.as_str().as_bytes())],
-            body: request::forget(tags),
+            keys: std::slice::from_ref(&key),
+            body: &request::forget(tags),
             durability: Durability::Usual,
         };
-        let slot = redis_keyslot(key.as_str().as_bytes());
         for is_per_second in [false, true] {
             // Which limits the key has is not known here; where it is not there is nothing to forget.
             if is_per_second && self.link.per_second.is_none() {
                 continue;
             }
             let home = Home {
-                slot,
+                slot: None,
                 is_per_second,
             };
-            self.link.run(home, &call, timeout).await?;
+            self.link
+                .run(home, &call, Within::from_now(timeout))
+                .await?;
         }
         // What this instance has charged in advance is forgotten as well.
-        if let Some(lease) = self.link.hot.end_of(&call.keys[0]) {
+        if let Some(lease) = self.link.hot.end_of(&key) {
             returns::give_back(&self.link, &lease, tags).await;
         }
         Ok(())

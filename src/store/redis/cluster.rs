@@ -5,19 +5,19 @@ use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fred::types::Value;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Connector;
 use super::node::{Call, NoAnswer, Node};
 use super::settings::{Address, SettingsError};
+use super::within::Within;
 use crate::store::StoreError;
 
 /// How many times a call may be sent on before it is given up; it is given up at its timeout in any case.
@@ -85,21 +85,19 @@ impl Cluster {
     pub(super) async fn run(
         &self,
         slot: u16,
-        call: &Call,
-        timeout: Duration,
+        call: &Call<'_>,
+        mut within: Within,
     ) -> Result<Bytes, StoreError> {
-        let deadline = Instant::now() + timeout;
         let Some(mut node) = self.shared.map.load().master(slot) else {
             self.shared.outdated.notify_one();
             return Err(self.no_master(slot));
         };
         let mut asking = false;
         for _ in 0..MAX_REDIRECTIONS {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if within.length().is_zero() {
                 break;
             }
-            let answer = pin!(node.run(call, (Some(slot), asking), left)).await;
+            let answer = pin!(node.run(call, (Some(slot), asking), within)).await;
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Failed(error)) => {
@@ -111,12 +109,13 @@ impl Cluster {
                 Err(NoAnswer::TryAgain) => tokio::time::sleep(PAUSE).await,
                 Err(NoAnswer::Moved(address)) => {
                     self.shared.outdated.notify_one();
-                    (node, asking) = (self.follow(&address, &node, deadline).await?, false);
+                    (node, asking) = (self.follow(&address, &node, within.deadline).await?, false);
                 }
                 Err(NoAnswer::Ask(address)) => {
-                    (node, asking) = (self.follow(&address, &node, deadline).await?, true);
+                    (node, asking) = (self.follow(&address, &node, within.deadline).await?, true);
                 }
             }
+            within = within.rest();
         }
         // Each answer said that nothing was executed.
         let reason = format!("slot {slot} is being moved");

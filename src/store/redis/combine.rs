@@ -28,6 +28,7 @@ use super::lease::{Stock, Terms};
 use super::node::Call;
 use super::refusals::Heard;
 use super::reply::Reply;
+use super::within::Within;
 use super::{request, script, value};
 use crate::limit::{Durability, Hits};
 use crate::store::StoreError;
@@ -198,15 +199,16 @@ fn place(print: u64) -> usize {
     (print ^ print >> 32) as usize % PLACES
 }
 
-/// Lets a request go, or wait; `ask` makes of it what waits, and `may_lease` tells whether it may be charged in advance.
+/// Lets a request go, or wait; `ask` makes of it what waits, given another that does, and `may_lease` tells whether it may be charged in
+/// advance.
 pub(super) fn enter(
     link: &Arc<Link>,
     print: u64,
     may_lease: bool,
-    ask: impl Fn() -> Asking,
+    ask: impl Fn(Option<&Asking>) -> Asking,
 ) -> Entered {
     let index = place(print);
-    let asked = may_lease.then(&ask);
+    let asked = may_lease.then(|| ask(None));
     let mut place = link.hot.places[index].lock();
     let mut takes_more = false;
     if let Some(asked) = &asked {
@@ -232,7 +234,7 @@ pub(super) fn enter(
         return Entered::Full;
     }
     let (turn, turns) = oneshot::channel();
-    let asked = asked.unwrap_or_else(ask);
+    let asked = asked.unwrap_or_else(|| ask(place.waiting.last().map(|last| &last.asked)));
     let span = spans::current();
     place.waiting.push(Waiting { asked, turn, span });
     drop(place);
@@ -340,15 +342,15 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
     extend(&mut runs, batch, *hits);
     let call = Call {
         script: &script::DECIDE,
-        keys: smallvec![key.clone()],
-        body: request::together(demand, &runs),
+        keys: std::slice::from_ref(key),
+        body: &request::together(demand, &runs),
         durability: *durability,
     };
     let era = link.refusals.era();
-    let asked = Instant::now();
+    let within = Within::from_now(link.timeout);
     let mut traced = group.iter().map(|waiting| &waiting.span);
     let span = traced.find(|span| !span.is_none()).cloned();
-    let answer = link.run(*home, &call, link.timeout);
+    let answer = link.run(*home, &call, within);
     let answer = answer.instrument(span.unwrap_or_else(Span::none)).await;
     let read = answer.map(|answer| match Reply::parse(answer) {
         Some(Reply::Before(at, values)) => values.into_iter().next().map(|value| (at, value)),
@@ -356,7 +358,12 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
         Some(Reply::Retime(_) | Reply::Foreign(_) | Reply::Done(_)) | None => None,
     });
     let heard = Instant::now();
-    let read = read.map(|read| read.map(|(at, value)| (Heard { at, asked, heard }, value)));
+    let read = read.map(|read| {
+        read.map(|(at, value)| {
+            let asked = within.begun;
+            (Heard { at, asked, heard }, value)
+        })
+    });
     if let (Ok(Some((heard, value))), Some(last)) = (&read, group.last()) {
         let said = (*heard, value, era);
         hold(link, place, &last.asked, said, (waiting, batch));

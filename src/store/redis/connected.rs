@@ -5,21 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fred::util::redis_keyslot;
 
 use super::cluster::Cluster;
 use super::connect::Connector;
 use super::node::{Call, NoAnswer, Node};
 use super::refusals::Refusals;
 use super::settings::{Servers, Settings, SettingsError};
+use super::within::Within;
 use crate::store::StoreError;
 
 /// Where a key lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Home {
-    /// The hash slot; 0 where there are none.
-    pub(super) slot: u16,
+    /// The hash slot in a cluster, where it is known already: see [`Home::slot_of`].
+    pub(super) slot: Option<u16>,
     /// Whether it is among the servers for limits per second.
     pub(super) is_per_second: bool,
+}
+
+impl Home {
+    /// The hash slot of a cluster in which `key` lives: to find it takes as long as finding the server by it.
+    pub(super) fn slot_of(self, key: &[u8]) -> u16 {
+        self.slot.unwrap_or_else(|| redis_keyslot(key))
+    }
 }
 
 /// One server, or those of a cluster.
@@ -48,16 +57,19 @@ impl Connected {
         matches!(self, Connected::Cluster(_))
     }
 
-    /// Runs a script where `slot` is.
+    /// Runs a script where its keys live.
     pub(super) async fn run(
         &self,
-        slot: u16,
-        call: &Call,
-        timeout: Duration,
+        home: Home,
+        call: &Call<'_>,
+        within: Within,
     ) -> Result<Bytes, StoreError> {
         match self {
-            Connected::Cluster(cluster) => pin!(cluster.run(slot, call, timeout)).await,
-            Connected::One(node) => match node.run(call, (None, false), timeout).await {
+            Connected::Cluster(cluster) => {
+                let slot = call.keys.first().map_or(0, |key| home.slot_of(key));
+                pin!(cluster.run(slot, call, within)).await
+            }
+            Connected::One(node) => match node.run(call, (None, false), within).await {
                 Ok(answer) => Ok(answer),
                 Err(NoAnswer::Failed(error)) => Err(error),
                 Err(NoAnswer::Moved(_) | NoAnswer::Ask(_) | NoAnswer::TryAgain) => {
@@ -69,9 +81,9 @@ impl Connected {
     }
 
     /// See [`Node::watch`].
-    pub(super) async fn watch(&self, slot: u16, key: &[u8], timeout: Duration) -> Option<Bytes> {
+    pub(super) async fn watch(&self, home: Home, key: &[u8], timeout: Duration) -> Option<Bytes> {
         match self {
-            Connected::Cluster(cluster) => cluster.watch(slot, key, timeout).await,
+            Connected::Cluster(cluster) => cluster.watch(home.slot_of(key), key, timeout).await,
             Connected::One(node) => node.watch(key, timeout).await,
         }
     }

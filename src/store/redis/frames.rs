@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use fred::util::redis_keyslot;
 
 use super::Redis;
 use super::connected::Home;
 use super::node::Call;
 use super::script::Script;
+use super::within::Within;
 use crate::limit::Durability;
 use crate::store::{Key, StoreError};
 
@@ -21,26 +21,21 @@ impl Redis {
         arguments: &[&[u8]],
         timeout: Duration,
     ) -> Result<Vec<Bytes>, StoreError> {
-        let slot = keys
-            .first()
-            .map_or(0, |key| redis_keyslot(key.as_str().as_bytes()));
         let mut body = BytesMut::new();
         for argument in arguments {
             body.put_u32_le(u32::try_from(argument.len()).unwrap_or(u32::MAX));
             body.put_slice(argument);
         }
         let bytes = |key: &&Key| Bytes::copy_from_slice(key.as_str().as_bytes());
+        let keys: Vec<Bytes> = keys.iter().map(bytes).collect();
         let call = Call {
             script,
-            keys: keys.iter().map(bytes).collect(),
-            body: body.freeze(),
+            keys: &keys,
+            body: &body,
             durability: Durability::Usual,
         };
-        let home = Home {
-            slot,
-            is_per_second: false,
-        };
-        let reply = self.link.run(home, &call, timeout).await?;
+        let within = Within::from_now(timeout);
+        let reply = self.link.run(Home::default(), &call, within).await?;
         texts(reply).ok_or_else(unreadable)
     }
 }

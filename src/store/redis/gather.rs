@@ -15,7 +15,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::Instant;
 
 use super::Link;
 use super::node::Call;
@@ -23,6 +22,7 @@ use super::part::Part;
 use super::reply::{Decided, ReadingAt, Reply};
 use super::request::{self, Asked, Charged};
 use super::script;
+use super::within::Within;
 use crate::limit::ban::Ban;
 use crate::limit::candidate::Trial;
 use crate::limit::transaction::{Amount, Demand, Fold, Outcome, Readings, Role};
@@ -35,13 +35,13 @@ pub(super) async fn transact<'l>(
     link: &Arc<Link>,
     parts: &[Part<'_, 'l>],
     transaction: &Transaction<'_, 'l>,
+    within: Within,
 ) -> Result<Outcome, StoreError> {
-    let deadline = Instant::now() + transaction.timeout;
     let now = transaction.now;
     let held: Vec<Part<'_, 'l>> = parts.iter().map(hold_refunds).collect();
     let mut answers = join_all(held.iter().map(|part| {
         let quotas_decide = has_all_quotas(part, transaction);
-        link.decide(part, quotas_decide, now, transaction.timeout)
+        link.decide(part, quotas_decide, now, within)
     }))
     .await;
 
@@ -55,12 +55,12 @@ pub(super) async fn transact<'l>(
             charged.extend(answer.iter().flat_map(|decided| charges(part, decided)));
         }
         let refused = matches!(admitted, Ok(false));
-        give_back(link, &held, &answers, (refused, charged), now, deadline).await;
+        give_back(link, &held, &answers, (refused, charged), now, within).await;
     }
     let admitted = admitted?;
     let mut decided = answers.into_iter().collect::<Result<Vec<Decided>, _>>()?;
     if admitted {
-        refund(link, parts, &mut decided, now, deadline).await?;
+        refund(link, parts, &mut decided, now, within).await?;
     }
     Ok(Outcome {
         admitted,
@@ -207,14 +207,14 @@ fn admits(
 }
 
 /// Gives back what the parts have charged and must not keep, and counts the refusal for bans there if it is one, in parallel, and
-/// waits for it no longer than until `deadline`.
+/// waits for it no longer than `within`.
 async fn give_back(
     link: &Arc<Link>,
     parts: &[Part<'_, '_>],
     answers: &[Result<Decided, StoreError>],
     (refused, charged): (bool, Vec<Vec<Charged<'_>>>),
     now: Option<Timestamp>,
-    deadline: Instant,
+    within: Within,
 ) {
     let mut returns = Vec::new();
     for ((part, answer), charges) in parts.iter().zip(answers).zip(charged) {
@@ -227,17 +227,19 @@ async fn give_back(
         if charges.is_empty() && bans.is_empty() {
             continue;
         }
-        let call = Call {
-            script: &script::DECIDE,
-            keys: part.keys.clone(),
-            body: request::give_back(&charges, &bans, now),
-            // One that is lost leaves the limit stricter.
-            durability: Durability::Usual,
-        };
+        let body = request::give_back(&charges, &bans, now);
         // A task, so that it is made even if nobody waits for it any longer.
-        let (link, home, count) = (Arc::clone(link), part.home, charges.len());
+        let (link, home, keys) = (Arc::clone(link), part.home, part.keys.clone());
+        let count = charges.len();
         returns.push(tokio::spawn(async move {
-            let answer = link.run(home, &call, link.timeout).await;
+            let call = Call {
+                script: &script::DECIDE,
+                keys: &keys,
+                body: &body,
+                // One that is lost leaves the limit stricter.
+                durability: Durability::Usual,
+            };
+            let answer = link.run(home, &call, Within::from_now(link.timeout)).await;
             if !matches!(answer.map(Reply::parse), Ok(Some(Reply::Done(_)))) {
                 link.lost_give_backs
                     .fetch_add(count as u64, Ordering::Relaxed);
@@ -245,7 +247,7 @@ async fn give_back(
         }));
     }
     // Late ones go on by themselves.
-    let _ = tokio::time::timeout_at(deadline, join_all(returns)).await;
+    let _ = tokio::time::timeout_at(within.deadline.into(), join_all(returns)).await;
 }
 
 /// The bans that the refusal is counted for in a part that has not refused; one that has, has counted it.
@@ -293,7 +295,7 @@ async fn refund(
     parts: &[Part<'_, '_>],
     decided: &mut [Decided],
     now: Option<Timestamp>,
-    deadline: Instant,
+    within: Within,
 ) -> Result<(), StoreError> {
     let calls = parts
         .iter()
@@ -303,10 +305,9 @@ async fn refund(
             if refunds.demands.is_empty() {
                 return Ok(());
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let made = link
-                .decide(&refunds, false, now, left.max(MIN_LEFT))
-                .await?;
+            let mut left = within.rest();
+            left.deadline = left.deadline.max(left.begun + MIN_LEFT);
+            let made = link.decide(&refunds, false, now, left).await?;
             let mut made = made.readings.into_iter();
             let mut readings = decided.readings.iter_mut();
             for asked in &part.demands {

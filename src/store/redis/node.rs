@@ -11,6 +11,7 @@
 //! [`cluster`](super::cluster): the library counts a redirection as an attempt, and while one master is down it lets all
 //! others wait. `NOSCRIPT`, `MOVED`, `ASK` and `TRYAGAIN` say that nothing was executed, so what they answer may be sent again.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,11 +32,11 @@ use tracing::Instrument;
 
 use super::breaker::Change;
 use super::finding::Finding;
-use super::part::Few;
 use super::pipe::{Confirming, Endpoint, Greeting, Pipe, Trouble};
 use super::script::Script;
 use super::settings::SettingsError;
 use super::way::Way;
+use super::within::Within;
 use crate::limit::Durability;
 use crate::store::StoreError;
 use crate::telemetry::tracing as spans;
@@ -76,14 +77,14 @@ pub(super) struct Node {
 }
 
 /// One call of a script, and what it is given.
-#[derive(Debug, Clone)]
-pub(super) struct Call {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'c> {
     /// The script.
     pub(super) script: &'static Script,
     /// The keys, all of one hash slot in a cluster.
-    pub(super) keys: Few<Bytes>,
+    pub(super) keys: &'c [Bytes],
     /// The packed request.
-    pub(super) body: Bytes,
+    pub(super) body: &'c [u8],
     /// When it counts as made.
     pub(super) durability: Durability,
 }
@@ -202,9 +203,9 @@ impl Node {
     /// Runs the script, in a cluster for keys in `slot`; `asking` also for those that are only on their way to this server.
     pub(super) async fn run(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         (slot, asking): (Option<u16>, bool),
-        timeout: Duration,
+        within: Within,
     ) -> Result<Bytes, NoAnswer> {
         let is_usual = call.durability == Durability::Usual;
         let breaker = &if is_usual {
@@ -219,15 +220,19 @@ impl Node {
         let span = spans::script_call(&self.name, &call.script.sha1, slot);
         let answering = async {
             match is_usual {
-                true => self.evaluate_once(call, asking, timeout).await,
-                false => self.evaluate_confirmed(call, asking, timeout).await,
+                true => self.evaluate_once(call, asking, within).await,
+                false => self.evaluate_confirmed(call, asking, within).await,
             }
         };
-        let answer = answering.instrument(span.clone()).await;
+        let answering = pin!(answering);
+        let answer = match span.is_none() {
+            true => answering.await,
+            false => answering.instrument(span.clone()).await,
+        };
         let change = match &answer {
             // This tells more of the caller than of the server.
             Err(NoAnswer::Failed(StoreError::Timeout | StoreError::Unconfirmed(_)))
-                if timeout < PATIENT =>
+                if within.length() < PATIENT =>
             {
                 None
             }
@@ -236,7 +241,7 @@ impl Node {
             }
             // That there is none of the connections which tell what is confirmed has been waited for.
             Err(NoAnswer::Failed(StoreError::Unreachable(_)))
-                if !is_usual && timeout >= PATIENT && self.is_connected() =>
+                if !is_usual && within.length() >= PATIENT && self.is_connected() =>
             {
                 breaker.failed()
             }
@@ -268,16 +273,16 @@ impl Node {
 
     async fn evaluate_once(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         asking: bool,
-        timeout: Duration,
+        within: Within,
     ) -> Result<Bytes, NoAnswer> {
         if let Some(pipe) = self.usual.pipe() {
-            return self.call(&pipe, call, asking, timeout).await;
+            return self.call(&pipe, call, asking, within).await;
         }
-        let sent = match self.send(call, asking, timeout, false).await {
+        let sent = match self.send(call, asking, within.length(), false).await {
             Err(error) if error.details().starts_with("NOSCRIPT") => {
-                self.send(call, asking, timeout, true).await
+                self.send(call, asking, within.rest().length(), true).await
             }
             sent => sent,
         };
@@ -292,28 +297,27 @@ impl Node {
     /// Over the connection that is for such calls alone, which the first of them begins; no other can tell what is confirmed.
     async fn evaluate_confirmed(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         asking: bool,
-        timeout: Duration,
+        within: Within,
     ) -> Result<Bytes, NoAnswer> {
-        let deadline = tokio::time::Instant::now() + timeout;
         if !self.is_connected() {
             return Err(NoAnswer::Failed(self.unreachable()));
         }
-        let Ok(pipe) = tokio::time::timeout_at(deadline, self.replicated.opened()).await else {
+        let opened = self.replicated.opened();
+        let Ok(pipe) = tokio::time::timeout_at(within.deadline.into(), opened).await else {
             let reason = format!("{}: no connection for what replicas confirm", self.name);
             return Err(NoAnswer::Failed(StoreError::Unreachable(reason)));
         };
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        self.call(&pipe, call, asking, left).await
+        self.call(&pipe, call, asking, within).await
     }
 
     async fn call(
         &self,
         pipe: &Pipe,
-        call: &Call,
+        call: &Call<'_>,
         asking: bool,
-        timeout: Duration,
+        within: Within,
     ) -> Result<Bytes, NoAnswer> {
         let calling = async {
             match pipe.call(call, asking, false).await {
@@ -323,7 +327,7 @@ impl Node {
                 answer => answer,
             }
         };
-        let Ok(answer) = tokio::time::timeout(timeout, calling).await else {
+        let Ok(answer) = tokio::time::timeout_at(within.deadline.into(), calling).await else {
             return Err(NoAnswer::Failed(StoreError::Timeout));
         };
         answer.map_err(|trouble| match trouble {
@@ -377,7 +381,7 @@ impl Node {
     /// Boxed, since the library's futures are so deep that the compiler gives up on what is built upon them.
     fn send<'a>(
         &'a self,
-        call: &'a Call,
+        call: &'a Call<'_>,
         asking: bool,
         timeout: Duration,
         whole: bool,
@@ -463,7 +467,7 @@ impl std::fmt::Debug for Node {
     }
 }
 
-impl Call {
+impl Call<'_> {
     /// The command that runs the script, and what it names it by: its name, or all of it.
     pub(super) fn command(&self, whole: bool) -> (&'static str, &'static str) {
         if whole {
@@ -479,13 +483,13 @@ fn strange(answer: &str) -> StoreError {
 }
 
 /// Sends the script by its name, or `whole`.
-async fn evaluate<C: ClientLike>(client: &C, call: &Call, whole: bool) -> Result<Value, Error> {
+async fn evaluate<C: ClientLike>(client: &C, call: &Call<'_>, whole: bool) -> Result<Value, Error> {
     let (command, script) = call.command(whole);
     let mut arguments: Vec<Value> = Vec::with_capacity(3 + call.keys.len());
     arguments.push(Value::from_static_str(script));
     arguments.push(Value::Integer(call.keys.len() as i64));
     arguments.extend(call.keys.iter().cloned().map(Value::Bytes));
-    arguments.push(Value::Bytes(call.body.clone()));
+    arguments.push(Value::Bytes(Bytes::copy_from_slice(call.body)));
     // The library spells these two out only for clients without options.
     let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
     client.custom(command, arguments).await
@@ -494,7 +498,7 @@ async fn evaluate<C: ClientLike>(client: &C, call: &Call, whole: bool) -> Result
 /// Sends the script to a server that the keys are only on their way to.
 async fn evaluate_asking(
     client: WithOptions<Client>,
-    call: &Call,
+    call: &Call<'_>,
     whole: bool,
 ) -> Result<Value, Error> {
     // Both commands of a pipeline go over the same connection with nothing between them.

@@ -49,11 +49,9 @@ pub(super) fn split<'a, 'l>(
             Some(in_cluster) if is_per_second => in_cluster,
             Some(_) | None => in_cluster,
         };
-        let slot = if has_slots {
-            redis_keyslot(key.as_str().as_bytes())
-        } else {
-            0
-        };
+        // One key by itself is not cut from any other.
+        let is_cut = has_slots && transaction.keys.len() > 1;
+        let slot = is_cut.then(|| redis_keyslot(key.as_str().as_bytes()));
         let home = Home {
             slot,
             is_per_second,

@@ -11,7 +11,7 @@
 //! - Where charges are to be on replicas before they count, each batch is followed by `WAIT`, and the next one goes when that is answered:
 //!   so a replica that hangs leaves one batch unconfirmed, and no queue of them.
 //! - `socket`: connecting, and the greeting
-//! - `bounds`: what a server may say at most
+//! - `wire`: calls and answers as bytes; `bounds`: what a server may say at most
 //! - `untrusted`: for the fuzzer
 
 use std::collections::VecDeque;
@@ -25,7 +25,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use rand::Rng;
-use redis_protocol::resp3::decode::complete::decode_bytes_mut;
 use redis_protocol::resp3::types::{BytesFrame, Resp3Frame};
 use tokio::io::AsyncWrite;
 use tokio::sync::{oneshot, watch};
@@ -35,12 +34,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::bounds::Bounds;
 use self::socket::Stream;
+use self::wire::{put, put_command, take_frame};
 use super::node::Call;
 use super::refusals::Refusals;
 
 mod bounds;
 pub(super) mod socket;
 mod untrusted;
+mod wire;
 
 pub(super) use socket::{Endpoint, Greeting};
 
@@ -156,7 +157,7 @@ impl Pipe {
     /// Calls the script, by its name or `whole`; `asking` also for keys that are only on their way to this server.
     pub(super) async fn call(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         asking: bool,
         whole: bool,
     ) -> Result<Bytes, Trouble> {
@@ -245,48 +246,6 @@ fn said_error(frame: &BytesFrame) -> Option<String> {
         return None;
     };
     Some(one_line(data))
-}
-
-/// Adds a call to what is to be written.
-fn put(out: &mut BytesMut, call: &Call, whole: bool) {
-    // The command, the script, the number of keys, the keys, the body.
-    put_number(out, b'*', 4 + call.keys.len());
-    let (command, script) = call.command(whole);
-    put_bytes(out, command.as_bytes());
-    put_bytes(out, script.as_bytes());
-    put_bytes(out, call.keys.len().to_string().as_bytes());
-    call.keys.iter().for_each(|key| put_bytes(out, key));
-    put_bytes(out, &call.body);
-}
-
-/// Adds a command of these words.
-fn put_command(out: &mut BytesMut, words: &[&[u8]]) {
-    put_number(out, b'*', words.len());
-    words.iter().for_each(|word| put_bytes(out, word));
-}
-
-/// Adds an argument.
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
-    put_number(out, b'$', bytes.len());
-    out.extend_from_slice(bytes);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn put_number(out: &mut BytesMut, mark: u8, number: usize) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut left = number;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
-        if left == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&[mark]);
-    out.extend_from_slice(&digits[at..]);
-    out.extend_from_slice(b"\r\n");
 }
 
 impl Queue {
@@ -427,10 +386,7 @@ impl Carrying {
     fn take_apart(&mut self) -> io::Result<()> {
         let mut calls = self.queue.calls.lock();
         while self.bounds.is_whole(&self.reading)? {
-            let decoded = decode_bytes_mut(&mut self.reading).map_err(io::Error::other)?;
-            let Some((frame, ..)) = decoded else {
-                return Err(io::Error::other("a frame that ends elsewhere"));
-            };
+            let frame = take_frame(&mut self.reading)?;
             if let BytesFrame::Push { data, .. } = &frame {
                 self.refusals.hear(data);
                 continue;

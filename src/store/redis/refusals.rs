@@ -89,12 +89,8 @@ impl Refusals {
         }
     }
 
-    /// What is asked, if it is certain to be refused.
-    pub(super) fn refuse(&self, part: &Part<'_, '_>) -> Option<Decided> {
-        self.refuse_at(part, Instant::now())
-    }
-
-    fn refuse_at(&self, part: &Part<'_, '_>, now: Instant) -> Option<Decided> {
+    /// What is asked `now`, if it is certain to be refused.
+    pub(super) fn refuse(&self, part: &Part<'_, '_>, now: Instant) -> Option<Decided> {
         if self.known.is_empty() || part.keys.len() > MOST_KEYS {
             return None;
         }
@@ -311,7 +307,7 @@ mod tests {
                 let time = at + Micros::new(now.duration_since(decided).as_micros() as u64);
                 let hits = random.random_range(1..4);
                 ask(&limit, hits, |part| {
-                    let Some(told) = refusals.refuse_at(part, now) else {
+                    let Some(told) = refusals.refuse(part, now) else {
                         return;
                     };
                     served += 1;
@@ -365,7 +361,7 @@ mod tests {
                 refusals.hear(&[text("invalidate"), keys]);
             }
             learning.learnt(Bytes::from(value.clone()), heard);
-            let refused = ask(&limit, 1, |part| refusals.refuse_at(part, now));
+            let refused = ask(&limit, 1, |part| refusals.refuse(part, now));
             assert_eq!(refused.is_some(), remembered);
             assert_eq!(
                 refusals.era() != era,

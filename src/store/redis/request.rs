@@ -53,28 +53,32 @@ const FORGET: u8 = 3;
 const USUAL: u8 = 4;
 
 /// Packs a transaction. Its quota demands can refuse it only if `quotas_decide`. Calendar windows are described around the
-/// moment `around`.
+/// moment `around`, which is asked for if there are any.
 pub(super) fn transact(
     demands: &[Asked<'_, '_>],
     quotas_decide: bool,
     now: Option<Timestamp>,
-    around: Timestamp,
+    around: impl Fn() -> Timestamp,
 ) -> Bytes {
     let mut body = start(TRANSACT, quotas_decide, now);
-    put_demands(&mut body, demands, around);
+    put_demands(&mut body, demands, &around);
     body.freeze()
 }
 
 /// Packs a usual transaction: see [`is_usual`].
-pub(super) fn usual(demands: &[Asked<'_, '_>], now: Option<Timestamp>, around: Timestamp) -> Bytes {
+pub(super) fn usual(
+    demands: &[Asked<'_, '_>],
+    now: Option<Timestamp>,
+    around: impl Fn() -> Timestamp,
+) -> Bytes {
     let mut body = start(USUAL, true, now);
     put(&mut body, 0, PLACE);
-    put_demands(&mut body, demands, around);
+    put_demands(&mut body, demands, &around);
     body.freeze()
 }
 
 /// Packs equal demands on one key, in the order of `runs`: how many, and the hits of each.
-pub(super) fn together(demand: &[u8], runs: &[(u16, Hits)]) -> Bytes {
+pub(super) fn together(demand: &[u8], runs: &[(u16, Hits)]) -> BytesMut {
     let mut body = start(USUAL, true, None);
     put(&mut body, runs.len() as u64, PLACE);
     for (many, hits) in runs {
@@ -82,18 +86,25 @@ pub(super) fn together(demand: &[u8], runs: &[(u16, Hits)]) -> Bytes {
         put_hits(&mut body, *hits);
     }
     body.put_slice(demand);
-    body.freeze()
+    body
 }
 
-/// Packs a demand for [`together`].
-pub(super) fn demand(asked: Asked<'_, '_>, around: Timestamp) -> Bytes {
+/// Packs a demand for [`together`]; if it comes to `like`, it is that one.
+pub(super) fn demand(
+    asked: Asked<'_, '_>,
+    around: impl Fn() -> Timestamp,
+    like: Option<&Bytes>,
+) -> Bytes {
     let asked = Asked {
         amount: Amount::Charge(Hits::ZERO),
         ..asked
     };
     let mut body = BytesMut::with_capacity(64);
-    put_demands(&mut body, &[asked], around);
-    body.freeze()
+    put_demands(&mut body, &[asked], &around);
+    match like {
+        Some(like) if *like == body => like.clone(),
+        Some(_) | None => body.freeze(),
+    }
 }
 
 /// Whether the script runs these demands straight through: each under a key of its own, charging or peeking at fixed windows and
@@ -112,7 +123,7 @@ pub(super) fn is_usual(demands: &[Asked<'_, '_>]) -> bool {
     })
 }
 
-fn put_demands(body: &mut BytesMut, demands: &[Asked<'_, '_>], around: Timestamp) {
+fn put_demands(body: &mut BytesMut, demands: &[Asked<'_, '_>], around: &impl Fn() -> Timestamp) {
     put(body, demands.len() as u64, PLACE);
     for asked in demands {
         put_place(body, asked.key);
@@ -143,7 +154,7 @@ fn put_demands(body: &mut BytesMut, demands: &[Asked<'_, '_>], around: Timestamp
     }
 }
 
-fn put_candidate(body: &mut BytesMut, candidate: &Candidate<'_>, around: Timestamp) {
+fn put_candidate(body: &mut BytesMut, candidate: &Candidate<'_>, around: &impl Fn() -> Timestamp) {
     // Lua counts from 1, so that 0 is none.
     let instead_of = candidate.instead_of.map_or(0, |place| place as u64 + 1);
     put(body, instead_of, 1);
@@ -165,7 +176,7 @@ pub(super) fn give_back(
     charges: &[Charged<'_>],
     bans: &[(usize, &Ban)],
     now: Option<Timestamp>,
-) -> Bytes {
+) -> BytesMut {
     let mut body = start(GIVE_BACK, false, now);
     put(&mut body, charges.len() as u64, PLACE);
     for charged in charges {
@@ -173,24 +184,24 @@ pub(super) fn give_back(
         put_time(&mut body, charged.receipt.at);
         put_hits(&mut body, charged.receipt.used_before);
         put_hits(&mut body, charged.receipt.hits);
-        put_limit(&mut body, charged.limit, false, charged.receipt.at);
+        put_limit(&mut body, charged.limit, false, &|| charged.receipt.at);
     }
     put(&mut body, bans.len() as u64, PLACE);
     for (key, ban) in bans {
         put_place(&mut body, *key);
         put_ban(&mut body, ban);
     }
-    body.freeze()
+    body
 }
 
 /// Packs the names of limits and bans that the one key of the call is to forget.
-pub(super) fn forget(tags: &[Tag]) -> Bytes {
+pub(super) fn forget(tags: &[Tag]) -> BytesMut {
     let mut body = start(FORGET, false, None);
     put(&mut body, tags.len() as u64, PLACE);
     for tag in tags {
         put(&mut body, u64::from(tag.get()), TAG_WIDTH);
     }
-    body.freeze()
+    body
 }
 
 fn start(operation: u8, quotas_decide: bool, now: Option<Timestamp>) -> BytesMut {
@@ -202,7 +213,7 @@ fn start(operation: u8, quotas_decide: bool, now: Option<Timestamp>) -> BytesMut
     body
 }
 
-fn put_limit(body: &mut BytesMut, limit: &Limit, always: bool, around: Timestamp) {
+fn put_limit(body: &mut BytesMut, limit: &Limit, always: bool, around: &impl Fn() -> Timestamp) {
     let (first, second, calendar) = match limit.shape() {
         Shape::FixedWindow(Windows::Even(length)) => (length.get(), 0, None),
         Shape::FixedWindow(Windows::Calendar(calendar)) => (0, 0, Some(calendar)),
@@ -216,7 +227,7 @@ fn put_limit(body: &mut BytesMut, limit: &Limit, always: bool, around: Timestamp
     put(body, first, NUMBER);
     put(body, second, NUMBER);
     if let Some(calendar) = calendar {
-        for border in calendar.borders(around) {
+        for border in calendar.borders(around()) {
             put_time(body, border);
         }
     }

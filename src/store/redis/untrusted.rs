@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 use futures::future::join_all;
-use smallvec::smallvec;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
@@ -23,8 +22,8 @@ pub async fn answers(said: &[u8]) -> std::io::Result<Vec<Bytes>> {
     let pipe = Pipe::over(near);
     let call = Call {
         script: &script::DECIDE,
-        keys: smallvec![Bytes::from_static(b"key")],
-        body: Bytes::new(),
+        keys: &[Bytes::from_static(b"key")],
+        body: &[],
         durability: Durability::Usual,
     };
     let calls = join_all((0..CALLS).map(|_| pipe.call(&call, false, false)));

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::super::Link;
 use super::super::node::Call;
 use super::super::reply::Reply;
 use super::super::request::{self, Charged};
 use super::super::script;
+use super::super::within::Within;
 use super::LEASE_FOR;
 use super::held::Lease;
 use crate::limit::{Durability, Tag};
@@ -80,12 +81,12 @@ pub(in super::super) async fn give_back(link: &Link, lease: &Lease, but: &[Tag])
         .collect();
     let call = Call {
         script: &script::DECIDE,
-        keys: smallvec![lease.key.clone()],
-        body: request::give_back(&charges, &[], None),
+        keys: std::slice::from_ref(&lease.key),
+        body: &request::give_back(&charges, &[], None),
         durability: Durability::Usual,
     };
-    let timeout = link.timeout.max(PATIENCE);
-    let answer = link.run(lease.home, &call, timeout).await;
+    let within = Within::from_now(link.timeout.max(PATIENCE));
+    let answer = link.run(lease.home, &call, within).await;
     if !matches!(answer.map(Reply::parse), Ok(Some(Reply::Done(_)))) {
         link.lost_give_backs.fetch_add(1, Ordering::Relaxed);
     }
