@@ -10,7 +10,7 @@
 //! - `turns`: when its calls are looked at
 //! - `stream`: one call of it, as HTTP/2 has it
 //! - [`unary`]: those of the rate limit service
-//! - `aside`: those of the others
+//! - `desk`: where they wait; `aside`: those of the others
 //! - [`tls`]: certificates, read again when they change
 
 use std::io;
@@ -30,6 +30,7 @@ use crate::telemetry::metrics::Metrics;
 
 mod aside;
 mod connection;
+mod desk;
 pub mod listen;
 mod places;
 pub mod preface;

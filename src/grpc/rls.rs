@@ -1,5 +1,6 @@
 //! `envoy.service.ratelimit.v3.RateLimitService`.
 
+use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use http::{HeaderMap, HeaderName};
 use tonic::{Code, Status};
 use tracing::{Instrument, error};
 
+use super::desk::{Desk, Job, Seated};
 use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest, Unread};
 use crate::engine::{Answer, Engine, Rejection, Traced};
@@ -55,7 +57,6 @@ impl Method for Rls {
             deadline: timeout(headers).map(|timeout| begun + timeout),
             traced: parts.tracing.begin(headers),
         };
-        // What is waited for is large, and would be carried from place to place.
         match parts.engine.is_immediate() {
             true => match pin!(call.answer(parts, &message)).now_or_never() {
                 Some(answered) => Answering::Now(answered),
@@ -63,13 +64,38 @@ impl Method for Rls {
             },
             false => {
                 let parts = Arc::clone(parts);
-                Answering::Later(Box::pin(async move { call.answer(&parts, &message).await }))
+                Answering::Later(Box::pin(Seated::new(Waiting {
+                    call,
+                    parts,
+                    message,
+                })))
             }
         }
     }
 
     async fn prepare(&self) {
         self.parts.engine.prepare().await;
+    }
+}
+
+thread_local! {
+    static FREE: RefCell<Vec<Desk<Waiting>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A call that the store is waited for.
+struct Waiting {
+    call: Call,
+    parts: Arc<Parts>,
+    message: Bytes,
+}
+
+impl Job for Waiting {
+    async fn answer(self) -> Answered {
+        pin!(self.call.answer(&self.parts, &self.message)).await
+    }
+
+    fn free<T>(look: impl FnOnce(&mut Vec<Desk<Self>>) -> T) -> T {
+        FREE.with_borrow_mut(look)
     }
 }
 
