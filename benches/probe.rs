@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use fred::util::redis_keyslot;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +24,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot, watch};
 use tollgate::engine::{self, Answer, Engine};
 use tollgate::grpc::listen::Listener;
-use tollgate::grpc::unary::{Answering, Method};
+use tollgate::grpc::unary::{Answered, Answering, Method};
 use tollgate::grpc::wire;
 use tollgate::grpc::{self, Settings};
 use tollgate::rules::compile::{Options, compile};
@@ -261,7 +262,9 @@ fn put(to: &mut BytesMut, words: &[&[u8]]) {
 }
 
 impl Method for Probe {
-    fn call(&self, _: &HeaderMap, message: Bytes, _: Instant) -> Answering {
+    type Later = BoxFuture<'static, Answered>;
+
+    fn call(&self, _: &HeaderMap, message: Bytes, _: Instant) -> Answering<Self::Later> {
         if self.wires.is_empty() {
             let mut room = None;
             black_box(wire::read(&message, &mut room).is_ok());

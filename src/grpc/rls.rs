@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -50,7 +51,9 @@ impl Rls {
 }
 
 impl Method for Rls {
-    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering {
+    type Later = Deciding;
+
+    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering<Self::Later> {
         let parts = &self.parts;
         let call = Call {
             begun,
@@ -64,7 +67,7 @@ impl Method for Rls {
             },
             false => {
                 let parts = Arc::clone(parts);
-                Answering::Later(Box::pin(Seated::new(Waiting {
+                Answering::Later(Deciding(Seated::new(Waiting {
                     call,
                     parts,
                     message,
@@ -78,15 +81,26 @@ impl Method for Rls {
     }
 }
 
-thread_local! {
-    static FREE: RefCell<Vec<Desk<Waiting>>> = const { RefCell::new(Vec::new()) };
+/// A call that the store is waited for.
+pub struct Deciding(Seated<Waiting>);
+
+impl Future for Deciding {
+    type Output = Answered;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
+        self.0.poll_unpin(cx)
+    }
 }
 
-/// A call that the store is waited for.
+/// What it takes to answer it.
 struct Waiting {
     call: Call,
     parts: Arc<Parts>,
     message: Bytes,
+}
+
+thread_local! {
+    static FREE: RefCell<Vec<Desk<Waiting>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Job for Waiting {

@@ -42,11 +42,11 @@ thread_local! {
 }
 
 /// A connection as a future, which ends with it.
-pub(super) struct Turns<'p, M> {
+pub(super) struct Turns<'p, M: Method> {
     http: Connection<Begun, Bytes>,
     port: &'p Port<M>,
     /// The calls that wait for their answers.
-    waiting: FuturesUnordered<Waits>,
+    waiting: FuturesUnordered<Waits<M::Later>>,
     /// Set when a call comes.
     heard: &'p AtomicBool,
 }
@@ -76,7 +76,7 @@ impl<'p, M: Method> Turns<'p, M> {
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
         begun: Instant,
-    ) -> Option<Waits> {
+    ) -> Option<Waits<M::Later>> {
         let port = self.port;
         let is_decision = request.uri().path() == SHOULD_RATE_LIMIT;
         let places = match is_decision {

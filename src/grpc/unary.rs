@@ -23,8 +23,11 @@ use super::wire::PREFIX;
 
 /// What answers the calls of `RateLimitService/ShouldRateLimit`.
 pub trait Method: Clone + Send + Sync + 'static {
+    /// A call that is not answered at once.
+    type Later: Future<Output = Answered> + Send + Unpin + 'static;
+
     /// Answers one call, whose message was there at `begun`: a `RateLimitRequest`, not read yet.
-    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering;
+    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering<Self::Later>;
 
     /// Keeps at hand what the calls of one thread need, until the future is dropped.
     fn prepare(&self) -> impl Future<Output = ()> + Send;
@@ -34,30 +37,41 @@ pub trait Method: Clone + Send + Sync + 'static {
 pub type Answered = Result<Bytes, Status>;
 
 /// How a call is answered.
-pub enum Answering {
+pub enum Answering<L> {
     /// It has been.
     Now(Answered),
     /// Something must be waited for.
-    Later(BoxFuture<'static, Answered>),
+    Later(L),
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// A call that waits for its answer, until it has been told.
-pub(super) struct Waits {
+pub(super) struct Waits<L> {
     /// None once it has been answered.
     caller: Option<Caller>,
-    answering: BoxFuture<'static, Answered>,
+    step: Step<L>,
 }
 
-impl Future for Waits {
+/// What a call waits for.
+enum Step<L> {
+    /// The rest of its message, and then for its answer.
+    Message(BoxFuture<'static, Answered>),
+    Answer(L),
+}
+
+impl<L: Future<Output = Answered> + Unpin> Future for Waits<L> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         // A panic ends its call, as it would a task of its own, and not the connection.
         let looked = catch_unwind(AssertUnwindSafe(|| {
-            let Poll::Ready(answered) = this.answering.poll_unpin(cx) else {
+            let looked = match &mut this.step {
+                Step::Message(reading) => reading.poll_unpin(cx),
+                Step::Answer(answering) => answering.poll_unpin(cx),
+            };
+            let Poll::Ready(answered) = looked else {
                 let caller = this.caller.as_mut();
                 return caller.map_or(Poll::Ready(()), |caller| caller.poll_gone(cx));
             };
@@ -77,15 +91,23 @@ pub(super) fn answer<M: Method>(
     most: usize,
     (headers, body, begun): (HeaderMap, RecvStream, Instant),
     caller: Caller,
-) -> Option<Waits> {
+) -> Option<Waits<M::Later>> {
     let mut reading = Reading::new(Incoming::new(body), most);
     // Nobody is woken: what is not there yet is asked for again at once.
-    let answering = match reading.poll_unpin(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(message)) => method.call(&headers, message, begun),
-        Poll::Ready(Err(status)) => Answering::Now(Err(status)),
+    let step = match reading.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(message) => {
+            let answering = message.map(|message| method.call(&headers, message, begun));
+            match answering.unwrap_or_else(|status| Answering::Now(Err(status))) {
+                Answering::Now(answered) => {
+                    tell(caller, answered);
+                    return None;
+                }
+                Answering::Later(answering) => Step::Answer(answering),
+            }
+        }
         Poll::Pending => {
             let method = method.clone();
-            Answering::Later(Box::pin(async move {
+            Step::Message(Box::pin(async move {
                 let message = reading.await?;
                 match method.call(&headers, message, Instant::now()) {
                     Answering::Now(answered) => answered,
@@ -94,16 +116,10 @@ pub(super) fn answer<M: Method>(
             }))
         }
     };
-    match answering {
-        Answering::Now(answered) => {
-            tell(caller, answered);
-            None
-        }
-        Answering::Later(answering) => Some(Waits {
-            caller: Some(caller),
-            answering,
-        }),
-    }
+    Some(Waits {
+        caller: Some(caller),
+        step,
+    })
 }
 
 fn tell(caller: Caller, answered: Answered) {

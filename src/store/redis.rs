@@ -269,17 +269,16 @@ impl Link {
         let Some((asked, hits)) = part.only_charge() else {
             return self.decide(part, true, None, within).await;
         };
-        let key = &part.keys[0];
+        let key = part.keys[0];
         let print = combine::print(key);
         let may_lease = lease::may_lease(&asked, hits);
         // Texts that are equal to those of another are that one's.
         let asking = |like: Option<&Asking>| Asking {
             home: part.home,
-            key: like
-                .map(|like| &like.key)
-                .filter(|other| *other == key)
-                .unwrap_or(key)
-                .clone(),
+            key: match like {
+                Some(like) if like.key == key => like.key.clone(),
+                Some(_) | None => Bytes::copy_from_slice(key),
+            },
             demand: request::demand(asked, || self.clock.now(), like.map(|like| &like.demand)),
             durability: part.durability(),
             hits,
@@ -372,7 +371,8 @@ impl Link {
             return;
         }
         for key in &part.keys {
-            let (link, key, home) = (Arc::clone(self), key.clone(), part.home);
+            let (link, home) = (Arc::clone(self), part.home);
+            let key = Bytes::copy_from_slice(key);
             tokio::spawn(async move {
                 let Some(learning) = link.refusals.learn(&key) else {
                     return;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::future::{join_all, poll_fn};
+use futures::future::{BoxFuture, join_all, poll_fn};
 use h2::client::{self, SendRequest};
 use http::{HeaderMap, Request};
 use prost::Message;
 use tokio::sync::{Barrier, mpsc};
 use tokio::time::timeout;
 use tollgate::engine::Answer;
-use tollgate::grpc::unary::{Answering, Method};
+use tollgate::grpc::unary::{Answered, Answering, Method};
 use tollgate::grpc::wire::{self, RateLimitRequest, RateLimitResponse};
 
 use crate::support::method::Served;
@@ -216,7 +216,9 @@ async fn calls_that_come_at_once_are_all_answered() {
 struct Together(Arc<Barrier>);
 
 impl Method for Together {
-    fn call(&self, _: &HeaderMap, _: Bytes, _: Instant) -> Answering {
+    type Later = BoxFuture<'static, Answered>;
+
+    fn call(&self, _: &HeaderMap, _: Bytes, _: Instant) -> Answering<Self::Later> {
         let barrier = Arc::clone(&self.0);
         Answering::Later(Box::pin(async move {
             barrier.wait().await;
@@ -295,7 +297,9 @@ async fn a_message_that_is_no_request_ends_its_call_alone() {
 struct Begun(mpsc::UnboundedSender<Instant>);
 
 impl Method for Begun {
-    fn call(&self, _: &HeaderMap, _: Bytes, begun: Instant) -> Answering {
+    type Later = BoxFuture<'static, Answered>;
+
+    fn call(&self, _: &HeaderMap, _: Bytes, begun: Instant) -> Answering<Self::Later> {
         let _ = self.0.send(begun);
         Answering::Now(Ok(wire::framed(&Answer::default())))
     }

@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use http::HeaderMap;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use prost::Message;
 use tollgate::engine::{Engine, Settings};
 use tollgate::grpc::rls::Rls;
-use tollgate::grpc::unary::{Answering, Method};
+use tollgate::grpc::unary::{Answered, Answering, Method};
 use tollgate::grpc::wire;
 use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
@@ -68,7 +68,9 @@ impl Visit for Panics {
 struct Panicky(Rls, Dispatch);
 
 impl Method for Panicky {
-    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering {
+    type Later = BoxFuture<'static, Answered>;
+
+    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering<Self::Later> {
         let asked = RateLimitRequest::decode(message.clone()).expect("a request");
         assert!(asked.domain != WORSE, "on purpose");
         if asked.domain == LATER {
@@ -77,7 +79,11 @@ impl Method for Panicky {
                 panic!("on purpose")
             }));
         }
-        dispatcher::with_default(&self.1, || self.0.call(headers, message, begun))
+        let call = || self.0.call(headers, message, begun);
+        match dispatcher::with_default(&self.1, call) {
+            Answering::Now(answered) => Answering::Now(answered),
+            Answering::Later(deciding) => Answering::Later(Box::pin(deciding)),
+        }
     }
 
     async fn prepare(&self) {}

@@ -120,10 +120,10 @@ impl Redis {
         tags: &[Tag],
         timeout: Duration,
     ) -> Result<(), StoreError> {
-        let key = Bytes::copy_from_slice(key.as_str().as_bytes());
+        let key = key.as_str().as_bytes();
         let call = Call {
             script: &script::DECIDE,
-            keys: std::slice::from_ref(&key),
+            keys: &[key],
             body: &request::forget(tags),
             durability: Durability::Usual,
         };
@@ -141,7 +141,7 @@ impl Redis {
                 .await?;
         }
         // What this instance has charged in advance is forgotten as well.
-        if let Some(lease) = self.link.hot.end_of(&key) {
+        if let Some(lease) = self.link.hot.end_of(key) {
             returns::give_back(&self.link, &lease, tags).await;
         }
         Ok(())

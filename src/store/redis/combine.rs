@@ -342,7 +342,7 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
     extend(&mut runs, batch, *hits);
     let call = Call {
         script: &script::DECIDE,
-        keys: std::slice::from_ref(key),
+        keys: &[key],
         body: &request::together(demand, &runs),
         durability: *durability,
     };

@@ -26,8 +26,7 @@ impl Redis {
             body.put_u32_le(u32::try_from(argument.len()).unwrap_or(u32::MAX));
             body.put_slice(argument);
         }
-        let bytes = |key: &&Key| Bytes::copy_from_slice(key.as_str().as_bytes());
-        let keys: Vec<Bytes> = keys.iter().map(bytes).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_str().as_bytes()).collect();
         let call = Call {
             script,
             keys: &keys,

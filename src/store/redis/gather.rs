@@ -18,7 +18,7 @@ use futures::future::join_all;
 
 use super::Link;
 use super::node::Call;
-use super::part::Part;
+use super::part::{Few, Part};
 use super::reply::{Decided, ReadingAt, Reply};
 use super::request::{self, Asked, Charged};
 use super::script;
@@ -175,6 +175,7 @@ fn hold_refunds<'a, 'l>(part: &Part<'a, 'l>) -> Part<'a, 'l> {
         keys: part.keys.clone(),
         demands: part.demands.iter().map(held).collect(),
         places: part.places.clone(),
+        whole: None,
     }
 }
 
@@ -229,9 +230,14 @@ async fn give_back(
         }
         let body = request::give_back(&charges, &bans, now);
         // A task, so that it is made even if nobody waits for it any longer.
-        let (link, home, keys) = (Arc::clone(link), part.home, part.keys.clone());
+        let (link, home, keys) = (
+            Arc::clone(link),
+            part.home,
+            part.keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>(),
+        );
         let count = charges.len();
         returns.push(tokio::spawn(async move {
+            let keys: Few<&[u8]> = keys.iter().map(Vec::as_slice).collect();
             let call = Call {
                 script: &script::DECIDE,
                 keys: &keys,
@@ -335,6 +341,7 @@ fn only_refunds<'a, 'l>(part: &Part<'a, 'l>) -> Part<'a, 'l> {
         keys: part.keys.clone(),
         demands,
         places,
+        whole: None,
     }
 }
 

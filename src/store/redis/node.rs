@@ -82,7 +82,7 @@ pub(super) struct Call<'c> {
     /// The script.
     pub(super) script: &'static Script,
     /// The keys, all of one hash slot in a cluster.
-    pub(super) keys: &'c [Bytes],
+    pub(super) keys: &'c [&'c [u8]],
     /// The packed request.
     pub(super) body: &'c [u8],
     /// When it counts as made.
@@ -488,8 +488,8 @@ async fn evaluate<C: ClientLike>(client: &C, call: &Call<'_>, whole: bool) -> Re
     let mut arguments: Vec<Value> = Vec::with_capacity(3 + call.keys.len());
     arguments.push(Value::from_static_str(script));
     arguments.push(Value::Integer(call.keys.len() as i64));
-    arguments.extend(call.keys.iter().cloned().map(Value::Bytes));
-    arguments.push(Value::Bytes(Bytes::copy_from_slice(call.body)));
+    let texts = call.keys.iter().chain([&call.body]);
+    arguments.extend(texts.map(|text| Value::Bytes(Bytes::copy_from_slice(text))));
     // The library spells these two out only for clients without options.
     let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
     client.custom(command, arguments).await

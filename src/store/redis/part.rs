@@ -26,11 +26,13 @@ pub(super) struct Part<'a, 'l> {
     /// Where the keys are.
     pub(super) home: Home,
     /// The keys.
-    pub(super) keys: Few<Bytes>,
+    pub(super) keys: Few<&'a [u8]>,
     /// The demands on them, in the transaction's order.
     pub(super) demands: Few<Asked<'a, 'l>>,
     /// The place of each demand in the transaction.
     pub(super) places: Few<usize>,
+    /// All demands of the transaction, if this is all of it.
+    pub(super) whole: Option<&'a [Demand<'l>]>,
 }
 
 /// Cuts `transaction` by hash slot if it goes to a cluster, and keys of limits per second from the others if there are
@@ -63,8 +65,7 @@ pub(super) fn split<'a, 'l>(
         });
         if let Some(part) = parts.get_mut(home) {
             homes.push((home, part.keys.len()));
-            part.keys
-                .push(Bytes::copy_from_slice(key.as_str().as_bytes()));
+            part.keys.push(key.as_str().as_bytes());
         }
     }
     for (place, demand) in transaction.demands.iter().enumerate() {
@@ -76,6 +77,11 @@ pub(super) fn split<'a, 'l>(
         }
     }
     parts.retain(|part| !part.demands.is_empty());
+    if let [only] = parts.as_mut_slice()
+        && only.keys.len() == transaction.keys.len()
+    {
+        only.whole = Some(transaction.demands);
+    }
     parts
 }
 
@@ -102,6 +108,7 @@ impl<'a, 'l> Part<'a, 'l> {
             keys: Few::new(),
             demands: Few::new(),
             places: Few::new(),
+            whole: None,
         }
     }
 
@@ -153,12 +160,19 @@ impl<'a, 'l> Part<'a, 'l> {
     /// What the demands come to at `at`, given what stood under the keys.
     pub(super) fn decide(&self, mut records: Records, at: Timestamp) -> Decided {
         let demand = |asked: &Asked<'a, 'l>| asked.demand(asked.amount);
-        let demands: Few<Demand<'l>> = self.demands.iter().map(demand).collect();
+        let own: Few<Demand<'l>>;
+        let demands = match self.whole {
+            Some(all) => all,
+            None => {
+                own = self.demands.iter().map(demand).collect();
+                &own
+            }
+        };
         let times: Few<Timestamp> = records
             .iter()
             .map(|(record, _)| record.seen.max(at))
             .collect();
-        let outcome = transact(&mut records, &demands, at);
+        let outcome = transact(&mut records, demands, at);
         let times = demands
             .iter()
             .flat_map(|demand| demand.limits.iter().map(|_| times[demand.key]));
@@ -210,7 +224,7 @@ impl<'a, 'l> Part<'a, 'l> {
 
     /// The error of a value that is not ours.
     pub(super) fn foreign(&self, place: usize) -> StoreError {
-        let key = self.keys.get(place).map(Bytes::as_ref).unwrap_or_default();
+        let key = self.keys.get(place).copied().unwrap_or_default();
         let key = String::from_utf8_lossy(key);
         StoreError::Corrupt(format!("the value under {key:?}"))
     }

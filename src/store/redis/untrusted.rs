@@ -22,7 +22,7 @@ pub async fn answers(said: &[u8]) -> std::io::Result<Vec<Bytes>> {
     let pipe = Pipe::over(near);
     let call = Call {
         script: &script::DECIDE,
-        keys: &[Bytes::from_static(b"key")],
+        keys: &[b"key"],
         body: &[],
         durability: Durability::Usual,
     };

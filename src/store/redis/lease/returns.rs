@@ -81,7 +81,7 @@ pub(in super::super) async fn give_back(link: &Link, lease: &Lease, but: &[Tag])
         .collect();
     let call = Call {
         script: &script::DECIDE,
-        keys: std::slice::from_ref(&lease.key),
+        keys: &[&lease.key],
         body: &request::give_back(&charges, &[], None),
         durability: Durability::Usual,
     };
