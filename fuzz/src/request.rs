@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use prost::Message;
-use tollgate::engine::{Code, Engine};
+use tollgate::engine::charges::check_bounds;
+use tollgate::engine::{Code, Engine, Rejection};
 use tollgate::grpc::rls;
-use tollgate::grpc::wire::{self, RateLimitRequest, RateLimitResponse};
+use tollgate::grpc::wire::{self, RateLimitRequest, RateLimitResponse, Unread};
 
 use super::world;
 
@@ -21,6 +22,10 @@ pub fn run(data: &[u8]) {
     match (read, wire::request(&message)) {
         (Ok(read), Ok(told)) => assert_eq!(format!("{read:?}"), format!("{told:?}")),
         (Err(_), Err(_)) => {}
+        // Before it is read.
+        (Err(Unread::Rejected(Rejection::TooMany { .. })), Ok(told)) => {
+            assert!(check_bounds(&told).is_err());
+        }
         (read, told) => panic!("{read:?} and {told:?}"),
     }
     decide(&world::engine(), &message);

@@ -1,6 +1,6 @@
 //! Messages to requests, answers to messages: the only file that names generated types.
 //!
-//! - `plain`: messages as nearly all are, read in place
+//! - `plain`: messages as nearly all are, read in place; `count`: the others, looked at before they are
 //! - `answer`: answers, written straight to bytes
 
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
@@ -15,6 +15,7 @@ use crate::limit::Unit;
 use crate::rules::{Descriptor, Entry, Override};
 
 mod answer;
+mod count;
 mod plain;
 
 pub use answer::{PREFIX, bytes, framed};
@@ -79,6 +80,7 @@ pub fn read<'m>(
     if let Some(request) = plain::request(message) {
         return Ok(request);
     }
+    count::check(message)?;
     let message = RateLimitRequest::decode(message)?;
     Ok(request(room.insert(message))?)
 }

@@ -8,12 +8,13 @@ use prost::encoding::WireType;
 
 use super::key;
 use crate::engine::Request;
+use crate::engine::charges::{MAX_DESCRIPTORS, MAX_ENTRIES};
 use crate::rules::{Descriptor, Entry};
 
 /// What a number of a message of this kind takes at most, in bytes.
 const LONGEST_NUMBER: usize = 5;
 
-/// The request of a message; none if it has anything that few messages have.
+/// The request of a message; none if it has anything that few messages have, or more than there may be.
 pub(super) fn request(message: &[u8]) -> Option<Request<'_>> {
     const DOMAIN: u8 = key(1, WireType::LengthDelimited);
     const DESCRIPTOR: u8 = key(2, WireType::LengthDelimited);
@@ -24,6 +25,9 @@ pub(super) fn request(message: &[u8]) -> Option<Request<'_>> {
         match key {
             DOMAIN => request.domain = fields.text()?,
             DESCRIPTOR => {
+                if request.descriptors.len() >= MAX_DESCRIPTORS {
+                    return None;
+                }
                 // Filled where it stays, as it is large.
                 request.descriptors.push(Descriptor::default());
                 descriptor(fields.piece()?, request.descriptors.last_mut()?)?;
@@ -40,7 +44,7 @@ fn descriptor<'m>(message: &'m [u8], to: &mut Descriptor<'m>) -> Option<()> {
     let mut fields = Fields(message);
     while let Some(key) = fields.key() {
         match key {
-            ENTRY => to.entries.push(entry(fields.piece()?)?),
+            ENTRY if to.entries.len() < MAX_ENTRIES => to.entries.push(entry(fields.piece()?)?),
             _ => return None,
         }
     }

@@ -357,13 +357,8 @@ async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
         // Calendar borders that have been passed, or a value of somebody else's: nothing was written.
         Some(Reply::Retime(_) | Reply::Foreign(_) | Reply::Done(_)) | None => None,
     });
-    let heard = Instant::now();
-    let read = read.map(|read| {
-        read.map(|(at, value)| {
-            let asked = within.begun;
-            (Heard { at, asked, heard }, value)
-        })
-    });
+    let (asked, heard) = (within.begun, Instant::now());
+    let read = read.map(|read| read.map(|(at, value)| (Heard { at, asked, heard }, value)));
     if let (Ok(Some((heard, value))), Some(last)) = (&read, group.last()) {
         let said = (*heard, value, era);
         hold(link, place, &last.asked, said, (waiting, batch));

@@ -230,12 +230,8 @@ async fn give_back(
         }
         let body = request::give_back(&charges, &bans, now);
         // A task, so that it is made even if nobody waits for it any longer.
-        let (link, home, keys) = (
-            Arc::clone(link),
-            part.home,
-            part.keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>(),
-        );
-        let count = charges.len();
+        let (link, home, count) = (Arc::clone(link), part.home, charges.len());
+        let keys: Vec<Vec<u8>> = part.keys.iter().map(|key| key.to_vec()).collect();
         returns.push(tokio::spawn(async move {
             let keys: Few<&[u8]> = keys.iter().map(Vec::as_slice).collect();
             let call = Call {
