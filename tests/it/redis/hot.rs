@@ -117,6 +117,31 @@ async fn requests_of_different_hits_go_together_as_if_one_after_the_other() {
     }
 }
 
+/// There are 4096 places: of a thousand keys about a hundred pairs share one, and wait there for each other.
+#[tokio::test]
+async fn keys_that_meet_while_they_wait_are_charged_each_for_itself() {
+    let server = Server::start();
+    let store = server.store().await;
+    let limits = [per_day(1), per_day(2)];
+    let keys: Vec<Key> = (0..1000).map(|n| key(&format!("meets {n}"))).collect();
+    let asking = (0..3)
+        .flat_map(|_| keys.iter().enumerate())
+        .map(|(n, key)| {
+            let limit = &limits[n % 2];
+            charge(&store, key, limit)
+        });
+    let outcomes = join_all(asking).await;
+    for (n, key) in keys.iter().enumerate() {
+        let own = outcomes.iter().skip(n).step_by(keys.len());
+        let admitted: Vec<bool> = own
+            .map(|outcome| outcome.as_ref().expect("an outcome").admitted)
+            .collect();
+        let wanted = [true, n % 2 == 1, false];
+        assert_eq!(admitted, wanted, "{}", key.as_str());
+        assert_eq!(used(&store, key, &limits[n % 2]).await, 1 + n as u64 % 2);
+    }
+}
+
 #[tokio::test]
 async fn who_gives_up_while_waiting_is_not_charged() {
     let server = Server::start();
