@@ -2,8 +2,8 @@
 //!
 //! The one call charges as many of them as there is room for, in the order in which they came, and answers with what stood under the
 //! key before; each of them reads its own outcome off that. Requests for keys that nobody waits for go at once, and pay only for
-//! the look. Where several went together last time, the first one waits as well, until all that have come with it have had their
-//! turn of the runtime: they are one call, not two. Keys share a place by their hash: two that meet there wait for each other, no more.
+//! the look. Where several came at a time not long ago, the first one waits as well, until all that have come with it have had
+//! their turn of the runtime: they are one call, not two. Keys share a place by their hash: two that meet there wait for each other, no more.
 //!
 //! Where the limits of a key have a [`lease`](super::lease), and it was asked for shortly before, a call charges more requests than wait, and those that
 //! come next take their turns from what is left over, without a call. Such a call is made by a task of its own, so that
@@ -38,6 +38,10 @@ use crate::time::Timestamp;
 /// How many places there are; a power of two.
 const PLACES: usize = 4096;
 
+/// How many times the first one waits for others after several have come for a key at a time. Waiting in vain costs far less than
+/// the call that is spared where others come, so that they have come is remembered for longer than once.
+const HEAT: u8 = 4;
+
 /// How many may wait at one place.
 const MOST_WAITING: usize = 4096;
 
@@ -57,8 +61,8 @@ pub(super) struct Hot {
 #[derive(Debug, Default)]
 struct Place {
     is_busy: bool,
-    /// Several went together when it was last busy.
-    is_hot: bool,
+    /// So many more times the first one waits for others.
+    heat: u8,
     waiting: Vec<Waiting>,
     held: Held,
 }
@@ -136,6 +140,8 @@ pub(super) struct Leading {
     is_sending: bool,
     /// Before that it lets those come that are on their way.
     gathers: bool,
+    /// [`print()`] of the key whose request went alone, if one did.
+    alone: Option<u64>,
 }
 
 impl Hot {
@@ -220,15 +226,16 @@ pub(super) fn enter(
         takes_more = place.held.batch(asked, now) > 0;
     }
     let is_first = !std::mem::replace(&mut place.is_busy, true);
-    let is_hot = place.is_hot;
-    let leading = || Leading {
+    let is_hot = place.heat > 0;
+    let leading = |alone| Leading {
         link: Arc::clone(link),
         place: index,
         is_sending: false,
         gathers: is_hot,
+        alone,
     };
     if is_first && !takes_more && !is_hot {
-        return Entered::Alone(leading());
+        return Entered::Alone(leading(Some(print)));
     }
     if place.waiting.len() >= MOST_WAITING {
         return Entered::Full;
@@ -240,7 +247,7 @@ pub(super) fn enter(
     drop(place);
     if is_first {
         // A call that has ended sends those that wait, in a task that comes after those that are ready.
-        drop(leading());
+        drop(leading(None));
     }
     Entered::Waits(turns)
 }
@@ -257,6 +264,7 @@ impl Drop for Leading {
                     place: self.place,
                     is_sending: true,
                     gathers: self.gathers,
+                    alone: self.alone,
                 };
                 runtime.spawn(next.send_all());
             }
@@ -278,19 +286,26 @@ impl Leading {
             // Once more round the runtime's loop: what the sockets have brought meanwhile goes along.
             tokio::task::yield_now().await;
         }
-        let mut most = 0;
+        let mut came = 0;
         loop {
             let waiting = {
                 let mut place = self.link.hot.places[self.place].lock();
-                place.is_hot = most > 1;
+                if place.waiting.is_empty() {
+                    let cooler = place.heat.saturating_sub(1);
+                    place.heat = if came > 1 { HEAT } else { cooler };
+                }
                 std::mem::take(&mut place.waiting)
             };
+            if let Some(print) = self.alone.take() {
+                // It counts among those that wait for its key, not among those that only meet it here.
+                came = usize::from(waiting.iter().any(|one| one.asked.print == print));
+            }
             if waiting.is_empty() {
                 // Whoever has come since is found when this is dropped.
                 self.is_sending = false;
                 return;
             }
-            most = most.max(waiting.len());
+            came += waiting.len();
             let sending = groups(waiting).into_iter();
             join_all(sending.map(|group| send(&self.link, self.place, group))).await;
         }

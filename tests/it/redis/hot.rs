@@ -70,7 +70,7 @@ async fn a_hot_key_is_exact_in_the_order_of_arrival_and_costs_few_calls() {
     assert!(made <= 10, "{made} calls for 1000 requests");
 }
 
-/// The first of those that come together waits for the others, once several have gone together; one by itself never waits for long.
+/// The first of those that come together waits for the others, once several have come together; one by itself never waits for long.
 #[tokio::test]
 async fn those_that_come_together_for_a_hot_key_are_one_call() {
     let server = Server::start();
@@ -88,6 +88,25 @@ async fn those_that_come_together_for_a_hot_key_are_one_call() {
     }
     assert_eq!(store.spared().1, combined, "nobody to go with");
     assert_eq!(used(&store, &key, &limit).await, 65);
+}
+
+/// That two have come at a time is remembered for four times at which one comes alone.
+#[tokio::test]
+async fn two_that_have_met_are_one_call_from_then_on_until_one_comes_alone_too_often() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    let (first, key, limit) = (key("first"), key("two"), per_day(1000));
+    // It takes the script there.
+    charge(&store, &first, &limit).await.expect("an outcome");
+    for (alone, wanted) in [(0, 2), (0, 1), (3, 1), (3, 1), (4, 2), (0, 1)] {
+        for _ in 0..alone {
+            charge(&store, &key, &limit).await.expect("an outcome");
+        }
+        let before = calls(&admin).await;
+        charge_at_once(&store, &key, &limit, &[1; 2]).await;
+        let made = calls(&admin).await - before;
+        assert_eq!(made, wanted, "after {alone} alone");
+    }
 }
 
 #[tokio::test]
