@@ -57,13 +57,24 @@ local function fixed_window()
     return minus(state.ends, now)
   end
 
-  -- Windows end on whole seconds, and the state is as good as fresh when its window ends.
+  -- Windows end on whole seconds, and the state is as good as fresh when its window ends. Hits have four bytes; more of them
+  -- have seven, and the end has its highest bit set.
   function self.encode(state)
-    return pack('<I4I5I7', state.tag, state.ends / 1000000, state.used)
+    local ends, used = state.ends / 1000000, state.used
+    local few = fmod(used, 2 ^ 32)
+    if few == used then
+      return pack('<I4I5I4', state.tag, ends, few)
+    end
+    return pack('<I4I5I4I3', state.tag, ends + 2 ^ 39, few, (used - few) / 2 ^ 32)
   end
 
   function self.decode(value, at)
-    local tag, ends, used, at = unpack('<I4I5I7', value, at)
+    local tag, ends, used, many
+    tag, ends, used, at = unpack('<I4I5I4', value, at)
+    if ends >= 2 ^ 39 then
+      many, at = unpack('<I3', value, at)
+      ends, used = ends - 2 ^ 39, used + many * 2 ^ 32
+    end
     return { tag = tag, expires = ends * 1000000, ends = ends * 1000000, used = used }, at
   end
 

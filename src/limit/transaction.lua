@@ -3,7 +3,7 @@
 --
 -- The slots of a record are its elements, and so are the limits of a demand; a slot has the fields of its state beside its own.
 
-local VERSION = 2
+local VERSION = 3
 local MAX_SLOTS = 16
 local DONE, RETIME, FOREIGN, BEFORE = 0, 1, 2, 3
 local GIVE_BACK, FORGET, USUAL = 2, 3, 4

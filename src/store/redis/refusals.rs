@@ -326,11 +326,11 @@ mod tests {
 
     #[test]
     fn what_changes_while_it_is_asked_for_is_not_remembered() {
-        // Version 2, seen at 1 us, and a window of a second that ends at 101 days, with 5 hits.
-        let mut value = vec![2, 1, 0, 0, 0, 0, 0, 0];
+        // Version 3, seen at 1 us, and a window of a second that ends at 101 days, with 5 hits.
+        let mut value = vec![3, 1, 0, 0, 0, 0, 0, 0];
         value.extend((32 + 8_u32).to_le_bytes());
         value.extend(&(101 * 86_400_u64).to_le_bytes()[..5]);
-        value.extend(&5000_u64.to_le_bytes()[..7]);
+        value.extend(5000_u32.to_le_bytes());
         let now = Instant::now();
         let heard = Heard {
             at: Timestamp::from_micros(AT),

@@ -34,7 +34,7 @@ local function usual()
     local value, at, size, seen = redis.pcall('GET', KEYS[place]), 9, 0, now
     if value then
       size = type(value) == 'string' and #value or 0
-      if size < 8 or byte(value) ~= 2 then
+      if size < 8 or byte(value) ~= 3 then
         return nil
       end
       seen = unpack('<I7', value, 2)
@@ -67,11 +67,20 @@ local function usual()
           ends = seen < b and b or seen < c and c or seen < d and d or e
         end
         if value then
-          if at + 15 > size then
+          if at + 12 > size then
             return nil
           end
           local ended
-          found, ended, used, at = unpack('<I4I5I7', value, at)
+          found, ended, used, at = unpack('<I4I5I4', value, at)
+          if ended >= 2 ^ 39 then
+            -- More hits than four bytes hold.
+            if at + 2 > size then
+              return nil
+            end
+            local many
+            many, at = unpack('<I3', value, at)
+            ended, used = ended - 2 ^ 39, used + many * 2 ^ 32
+          end
           if ended * 1000000 <= seen then
             used = 0
           end
@@ -142,7 +151,7 @@ local function usual()
     end
 
     if fits and kind == 0 and limits > 0 then
-      local latest, stored = now, pack('<BI7', 2, seen)
+      local latest, stored = now, pack('<BI7', 3, seen)
       for i = 1, limits do
         if slots then
           tag, ends, used, grains, capacity, length, cost = spread(slots[i])
@@ -159,7 +168,13 @@ local function usual()
           stored = stored .. pack('<I4I7I7I7I7', tag, expires, used, grains, seen)
         else
           expires = ends
-          stored = stored .. pack('<I4I5I7', tag, ends / 1000000, used < MAX_USED and used or MAX_USED)
+          if used < 2 ^ 32 then
+            stored = stored .. pack('<I4I5I4', tag, ends / 1000000, used)
+          else
+            used = used < MAX_USED and used or MAX_USED
+            local few = fmod(used, 2 ^ 32)
+            stored = stored .. pack('<I4I5I4I3', tag, ends / 1000000 + 2 ^ 39, few, (used - few) / 2 ^ 32)
+          end
         end
         if expires > latest then
           latest = expires

@@ -6,10 +6,13 @@ use crate::limit::transaction::{MAX_SLOTS, Record, Slot};
 use crate::limit::{Hits, State, Tag, ban, fixed_window, sliding_window, token_bucket};
 use crate::time::Timestamp;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// How many bytes a number has, and a time in seconds.
 const NUMBER: usize = 7;
 const SECONDS: usize = 5;
+/// What a window's end has beyond itself if the hits in it take more than [`FEW`] bytes; the others follow.
+const MANY_HITS: u64 = 1 << 39;
+const FEW: usize = 4;
 
 /// Reads the record under a key, an empty one if nothing stands there; none if it is not one of ours.
 pub(super) fn decode(mut value: Bytes) -> Option<Record> {
@@ -31,9 +34,14 @@ pub(super) fn decode(mut value: Bytes) -> Option<Record> {
 fn slot(tag: Tag, value: &mut Bytes) -> Option<Slot> {
     if tag.algorithm() == 1 {
         // It is as good as fresh when its window ends, on a whole second.
-        let end = i64::try_from(take(value, SECONDS)?).ok()?;
-        let end = Timestamp::from_secs(end);
-        let used = take_hits(value)?;
+        let end = take(value, SECONDS)?;
+        let few = take(value, FEW)?;
+        let many = match end & MANY_HITS {
+            0 => 0,
+            _ => take(value, NUMBER - FEW)?,
+        };
+        let used = Hits::from_thousandths(many << (8 * FEW) | few);
+        let end = Timestamp::from_secs(i64::try_from(end % MANY_HITS).ok()?);
         let state = State::FixedWindow(fixed_window::State { end, used });
         return Some(Slot {
             tag,

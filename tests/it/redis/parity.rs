@@ -125,8 +125,11 @@ async fn what_stands_there_of_other_limits_is_read_as_the_pure_decision_reads_it
     let Shape::FixedWindow(windows) = meter.shape() else {
         unreachable!("windows")
     };
-    for below in [2_000, 1_000, 999, 1, 0] {
-        let used = Hits::from_thousandths(Hits::MAX_USED.thousandths() - below);
+    // As many as may be, and as many as four bytes hold.
+    let below_most = [2_000, 1_000, 999, 1, 0].map(|below| Hits::MAX_USED.thousandths() - below);
+    let about_few = [2_001, 2_000, 1_001, 1_000, 1, 0].map(|below| (1 << 32) - below);
+    for used in below_most.into_iter().chain(about_few) {
+        let used = Hits::from_thousandths(used);
         let end = windows.end(seen);
         cases.push((
             &meter,
@@ -221,7 +224,7 @@ fn step<'l>(key: &Key, limit: &'l Limit, always: bool, hits: Hits, now: Timestam
 /// A record as Redis has it.
 fn packed(record: &Record) -> Vec<u8> {
     let slots = record.slots.iter().flat_map(packed_slot);
-    std::iter::once(2)
+    std::iter::once(3)
         .chain(moment(record.seen))
         .chain(slots)
         .collect()
@@ -232,8 +235,15 @@ fn packed_slot(slot: &Slot) -> Vec<u8> {
     let expires = moment(slot.expires);
     match &slot.state {
         State::FixedWindow(state) => {
-            let seconds = (state.end.as_micros() / 1_000_000).to_le_bytes();
-            [tag, seconds[..5].to_vec(), seven(state.used.thousandths())].concat()
+            let (seconds, used) = (
+                state.end.as_micros() / 1_000_000,
+                seven(state.used.thousandths()),
+            );
+            // What four bytes do not hold has seven, and the end's highest bit says so.
+            let is_few = used[4..] == [0; 3];
+            let seconds = if is_few { seconds } else { seconds | 1 << 39 };
+            let used = if is_few { &used[..4] } else { &used[..] };
+            [&tag, &seconds.to_le_bytes()[..5], used].concat()
         }
         State::TokenBucket(state) => {
             let (used, grains) = (seven(state.used.thousandths()), seven(state.grains));

@@ -86,9 +86,9 @@ async fn a_foreign_or_damaged_value_is_an_error_of_its_key_alone() {
     let values: [&[u8]; 5] = [
         b"hello",
         b"",
-        &[1, 0, 0, 0, 0, 0, 0, 0],
-        &[2, 0, 0, 0, 0, 0, 0, 0, 9],
-        &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[2, 0, 0, 0, 0, 0, 0, 0],
+        &[3, 0, 0, 0, 0, 0, 0, 0, 9],
+        &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     ];
     for value in values {
         admin.set(bad.as_str(), value).await;
