@@ -23,7 +23,7 @@ local function usual()
   end
 
   local refused, quotas, quotas_refused, before = false, 0, 0, ''
-  -- What is to be written, if the request passes: keys and values; and when they expire.
+  -- What is to be written, if the request passes: keys and values; and when they expire, 0 if when they would.
   local writes, expiries = nil, nil
   for place = 1, count do
     local key, kind, role, hits, limits, more
@@ -32,6 +32,8 @@ local function usual()
       return nil
     end
     local value, at, size, seen = redis.pcall('GET', KEYS[place]), 9, 0, now
+    -- When the last of the windows ends that stand there, and so when the key expires; 0 if it may expire otherwise.
+    local expiry = 0
     if value then
       size = type(value) == 'string' and #value or 0
       if size < 8 or byte(value) ~= 3 then
@@ -81,8 +83,12 @@ local function usual()
             many, at = unpack('<I3', value, at)
             ended, used = ended - 2 ^ 39, used + many * 2 ^ 32
           end
-          if ended * 1000000 <= seen then
+          ended = ended * 1000000
+          if ended <= seen then
             used = 0
+          end
+          if ended > expiry then
+            expiry = ended
           end
         end
       elseif algorithm == 16 then
@@ -183,17 +189,22 @@ local function usual()
       writes, expiries = writes or {}, expiries or {}
       writes[#writes + 1] = KEYS[place]
       writes[#writes + 1] = stored
-      expiries[#expiries + 1] = latest
+      -- As long as before, and to live as long: it is written in place.
+      expiries[#expiries + 1] = #stored == size and latest == expiry and passed == 0 and 0 or latest
     end
   end
 
   local pass = not refused and not (quotas > 0 and quotas_refused == quotas)
   for i = 1, pass and expiries and #expiries or 0 do
-    local left = expiries[i] - now
-    local rest = fmod(left, 1000)
-    local ttl = rest == 0 and left / 1000 or (left - rest) / 1000 + 1
-    local least = passed == 1 and 60000 or 1
-    call('SET', writes[2 * i - 1], writes[2 * i], 'PX', ttl > least and ttl or least)
+    if expiries[i] == 0 then
+      call('SETRANGE', writes[2 * i - 1], '0', writes[2 * i])
+    else
+      local left = expiries[i] - now
+      local rest = fmod(left, 1000)
+      local ttl = rest == 0 and left / 1000 or (left - rest) / 1000 + 1
+      local least = passed == 1 and 60000 or 1
+      call('SET', writes[2 * i - 1], writes[2 * i], 'PX', ttl > least and ttl or least)
+    end
   end
   return pack('<BI7', 3, now) .. before
 end

@@ -16,10 +16,16 @@ use crate::support::redis::{Admin, Server, cluster, connected, until};
 
 /// How often Redis has run a script.
 pub(super) async fn calls(admin: &Admin) -> u64 {
+    calls_of(admin, "eval").await
+}
+
+/// How often Redis has run commands whose names begin so.
+pub(super) async fn calls_of(admin: &Admin, command: &str) -> u64 {
+    let name = format!("cmdstat_{command}");
     let stats = admin.run("INFO commandstats").await;
     let stats = stats.as_string().expect("text");
     let lines = stats.lines().filter_map(|line| {
-        let (_, rest) = line.strip_prefix("cmdstat_eval")?.split_once("calls=")?;
+        let (_, rest) = line.strip_prefix(&name)?.split_once("calls=")?;
         rest.split(',').next()?.parse::<u64>().ok()
     });
     lines.sum()

@@ -1,11 +1,13 @@
 //! What lies in Redis: how long, how much, and what if it is not ours.
 
-use tollgate::limit::transaction::Amount;
+use smallvec::smallvec;
+use tollgate::limit::transaction::{Amount, Bound, Demand, Role};
 use tollgate::limit::{Algorithm, Hits, Unit};
-use tollgate::store::{Key, StoreError};
+use tollgate::store::{Key, StoreError, Transaction};
 
+use super::hot::calls_of;
 use super::{ask, charge, key, limit, per_day, reading, used};
-use crate::support::redis::{Server, until};
+use crate::support::redis::{CALL_TIMEOUT, Server, until};
 
 const ALGORITHMS: [Algorithm; 3] = [
     Algorithm::FixedWindow,
@@ -47,6 +49,54 @@ async fn a_key_lives_until_it_is_as_good_as_fresh() {
             .await;
         }
     }
+}
+
+/// While the last window goes on, and a shorter one ends and begins: what is charged is written over what stands there.
+#[tokio::test]
+async fn a_value_is_written_in_place_while_its_key_expires_as_before() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    let (short, long) = (
+        limit(1_000_000, Unit::Second, Algorithm::FixedWindow),
+        per_day(1_000_000),
+    );
+    let key = key("overwritten");
+    let bound = |limit| Bound {
+        limit,
+        always: false,
+    };
+    let demand = Demand {
+        key: 0,
+        amount: Amount::Charge(Hits::ONE),
+        role: Role::Enforced,
+        ban: None,
+        candidates: Vec::new(),
+        limits: smallvec![bound(&short), bound(&long)],
+    };
+    let transaction = Transaction {
+        keys: std::slice::from_ref(&key),
+        demands: std::slice::from_ref(&demand),
+        now: None,
+        timeout: CALL_TIMEOUT,
+    };
+    let (mut charges, mut seconds) = (0_u64, 0);
+    let mut expires = None;
+    while seconds < 2 {
+        let outcome = store.transact(&transaction).await.expect("an outcome");
+        let before = [0, 1].map(|place| outcome.readings[place].used.floor());
+        assert!(outcome.admitted && before[0] <= before[1]);
+        assert_eq!(before[1], charges, "of the day");
+        seconds += u64::from(before[0] == 0 && charges > 0);
+        charges += 1;
+        let expiry = admin.run(&format!("PEXPIRETIME {}", key.as_str())).await;
+        let expiry = expiry.as_i64().expect("ms");
+        assert_eq!(*expires.get_or_insert(expiry), expiry, "charge {charges}");
+    }
+    let commands = (
+        calls_of(&admin, "set:").await,
+        calls_of(&admin, "setrange:").await,
+    );
+    assert_eq!(commands, (1, charges - 1));
 }
 
 #[tokio::test]
