@@ -45,7 +45,7 @@ static LIMITS: LazyLock<Limits> = LazyLock::new(|| {
 });
 
 /// The number of bytes that say when and how much, before the value.
-const HEAD: usize = 16;
+pub const HEAD: usize = 16;
 
 /// A moment and a number of hits, and then the value.
 pub fn run(data: &[u8]) {

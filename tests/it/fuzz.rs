@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use bytes::Bytes;
+use tollgate::store::redis::untrusted;
+
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "the targets use it from another crate")]
 mod entries;
@@ -47,6 +50,22 @@ fn every_seed_is_stood() {
         }
         assert!(count > 0, "{name} has no seeds");
     }
+}
+
+/// Those of another version would be refused by their first byte, and the fuzzer would begin with nothing.
+#[test]
+fn every_seed_of_a_value_is_one() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    for seed in fs::read_dir(seeds.join("value")).expect("seeds") {
+        let path = seed.expect("a file").path();
+        let bytes = fs::read(&path).expect("a file");
+        let record = untrusted::record(Bytes::copy_from_slice(&bytes[value::HEAD..]));
+        let record = record.unwrap_or_else(|| panic!("{}", path.display()));
+        assert!(!record.slots.is_empty() || path.ends_with("nothing"));
+    }
+    // The time, and how long the one value is.
+    let before = fs::read(seeds.join("redis/a-before")).expect("a file");
+    assert!(untrusted::record(Bytes::copy_from_slice(&before[10..])).is_some());
 }
 
 #[test]

@@ -23,7 +23,7 @@ local function usual()
   end
 
   local refused, quotas, quotas_refused, before = false, 0, 0, ''
-  -- What is to be written, if the request passes: keys and values; and when they expire, 0 if when they would.
+  -- What is to be written, if the request passes: keys and values; and when they expire, or 0 for as before.
   local writes, expiries = nil, nil
   for place = 1, count do
     local key, kind, role, hits, limits, more
