@@ -401,7 +401,10 @@ fn tokens_are_needed_where_there_are_some_and_every_change_leaves_a_line() {
 async fn a_change_reaches_every_instance_within_a_second() {
     let redis = redis::Server::start();
     let url = format!("127.0.0.1:{}", redis.port);
-    let start = || Setup::rules(RULES).env("REDIS_URL", &url).start_ready();
+    let start = || {
+        let setup = Setup::rules(RULES).env("REDIS_URL", &url);
+        setup.env("STORE_TIMEOUT", "5s").start_ready()
+    };
     let (one, other) = (start(), start());
     for server in [&one, &other] {
         assert!(hit(server, &[("user", "a")]).await);

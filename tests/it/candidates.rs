@@ -387,7 +387,11 @@ async fn all_instances_tell_of_their_candidates_and_no_request_is_missed() {
     let redis = redis::Server::start();
     let url = format!("127.0.0.1:{}", redis.port);
     let rules = HIGHER.replace("minute", "day");
-    let start = || Setup::rules(&rules).env("REDIS_URL", &url).start_ready();
+    let start = || {
+        let setup = Setup::rules(&rules).env("REDIS_URL", &url);
+        // What Redis does not decide in time is no candidate's.
+        setup.env("STORE_TIMEOUT", "5s").start_ready()
+    };
     let (one, other) = (start(), start());
     hit(&one, "alice", 20).await;
     hit(&other, "bob", 3).await;

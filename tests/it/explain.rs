@@ -331,7 +331,10 @@ fn a_running_service_says_the_same_as_the_rules_in_files() {
 fn with_redis_the_server_of_the_slot_is_told() {
     let store = redis::Server::start();
     let url = format!("127.0.0.1:{}", store.port);
-    let server = Setup::rules(LIVE).env("REDIS_URL", &url).start_ready();
+    let server = Setup::rules(LIVE)
+        .env("REDIS_URL", &url)
+        .env("STORE_TIMEOUT", "5s")
+        .start_ready();
     let live = format!("http://{}", server.http);
     let asked = [
         "--live",
@@ -356,6 +359,7 @@ async fn in_a_cluster_it_is_the_master_of_the_slot() {
     let server = Setup::rules(LIVE)
         .env("REDIS_TYPE", "cluster")
         .env("REDIS_URL", &cluster.addresses())
+        .env("STORE_TIMEOUT", "5s")
         .start_ready();
     let live = format!("http://{}", server.http);
     let users = ["a", "b", "c", "d", "e"].map(|user| format!("path=/search,user_id={user}"));

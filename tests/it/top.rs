@@ -284,7 +284,10 @@ async fn hit(server: &Server, user: &str, times: usize) {
 async fn each_instance_tells_of_all() {
     let mut redis = redis::Server::start();
     let url = format!("127.0.0.1:{}", redis.port);
-    let start = || Setup::rules(RULES).env("REDIS_URL", &url).start_ready();
+    let start = || {
+        let setup = Setup::rules(RULES).env("REDIS_URL", &url);
+        setup.env("STORE_TIMEOUT", "5s").start_ready()
+    };
     let (one, other) = (start(), start());
     hit(&one, "alice", 4).await;
     hit(&one, "bob", 1).await;
