@@ -42,6 +42,7 @@ use crate::limit::Tag;
 use crate::rules::{Domain, RuleSet};
 use crate::store::embedded::Embedded;
 use crate::store::{Key, Store, StoreError};
+use crate::telemetry::logs::Seldom;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
 use crate::telemetry::tracing::always::Unseen;
@@ -96,6 +97,8 @@ pub struct Engine {
     noting: Arc<AtomicUsize>,
     /// Decides the limits of `failure_mode: local` while the store does not.
     local: Embedded,
+    /// The store cannot go on under a key, or will not, however often it is asked.
+    denials: Seldom,
     /// What it has admitted that the store does not know of.
     owed: owed::Owed,
     instances: instances::Instances,
@@ -211,6 +214,7 @@ impl Engine {
             meters: usage::Meters::new(&settings.key_prefix, settings.usage_retention),
             noting: Arc::default(),
             local: Embedded::new(LOCAL_KEYS, clock.clone()),
+            denials: Seldom::new(),
             owed: owed::Owed::new(clock.clone()),
             instances: instances::Instances::new(&settings.key_prefix, settings.instances),
             top: top::Top::new(&settings.key_prefix),

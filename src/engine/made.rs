@@ -80,6 +80,10 @@ impl Engine {
             }
             Err(error) => {
                 self.metrics.store_failed(store, error.kind(), took);
+                let is_denial = matches!(error, StoreError::Refused(_) | StoreError::Corrupt(_));
+                if is_denial && self.denials.is_due() {
+                    tracing::warn!("decided without the store: {error}");
+                }
                 if !charges.limits_anything() {
                     // It was only asked for candidates, which have no part in the decision.
                     return Made::by_the_store(admitted(), None);

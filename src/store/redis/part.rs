@@ -226,7 +226,9 @@ impl<'a, 'l> Part<'a, 'l> {
     pub(super) fn foreign(&self, place: usize) -> StoreError {
         let key = self.keys.get(place).copied().unwrap_or_default();
         let key = String::from_utf8_lossy(key);
-        StoreError::Corrupt(format!("the value under {key:?}"))
+        StoreError::Corrupt(format!(
+            "the value under {key:?}, which this version of Tollgate has not written: delete it, or set another CACHE_KEY_PREFIX"
+        ))
     }
 }
 

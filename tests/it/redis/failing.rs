@@ -14,6 +14,7 @@ use super::{ask_within, charge, key, per_day, used};
 use crate::support::redis::cluster::{Cluster, MASTERS};
 use crate::support::redis::sentinel::Sentinel;
 use crate::support::redis::{PATIENCE, Server, connected, until};
+use crate::support::server::{Setup, request};
 
 /// The longest that a call without a connection may take, on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -330,4 +331,32 @@ async fn what_was_charged_beside_a_lost_master_is_given_back() {
         used(&store, &keys[0], &limit).await == 1
     })
     .await;
+}
+
+/// It is decided without the store, and told once however often it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_is_not_ours_is_named_in_the_log() {
+    let redis = Server::start();
+    let admin = redis.admin().await;
+    let service = Setup::rules(
+        "{domain: d, descriptors: [{key: a, rate_limit: {requests_per_unit: 5, unit: day}}]}",
+    )
+    .env("REDIS_URL", &format!("127.0.0.1:{}", redis.port))
+    .env("STORE_TIMEOUT", "5s")
+    .start_ready();
+    let key = "{d|a=alice}";
+    admin.set(key, b"hello").await;
+    let mut client = service.client().await;
+    for _ in 0..3 {
+        let asked = request("d", &[&[("a", "alice")]]);
+        client.should_rate_limit(asked).await.expect("an answer");
+    }
+    let line = service.wait_for_log("decided without the store");
+    assert!(
+        line.contains(key) && line.contains("CACHE_KEY_PREFIX"),
+        "{line}"
+    );
+    let told = service.log().into_iter().filter(|line| line.contains(key));
+    assert_eq!(told.count(), 1);
+    assert_eq!(admin.get(key).await, b"hello");
 }

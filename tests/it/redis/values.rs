@@ -1,13 +1,13 @@
 //! What lies in Redis: how long, how much, and what if it is not ours.
 
-use smallvec::smallvec;
-use tollgate::limit::transaction::{Amount, Bound, Demand, Role};
-use tollgate::limit::{Algorithm, Hits, Unit};
+use tollgate::limit::transaction::{Amount, Bound, Demand, Outcome, Role};
+use tollgate::limit::{Algorithm, Hits, Limit, Unit};
+use tollgate::store::redis::Redis;
 use tollgate::store::{Key, StoreError, Transaction};
 
 use super::hot::calls_of;
 use super::{ask, charge, key, limit, per_day, reading, used};
-use crate::support::redis::{CALL_TIMEOUT, Server, until};
+use crate::support::redis::{Admin, CALL_TIMEOUT, Server, until};
 
 const ALGORITHMS: [Algorithm; 3] = [
     Algorithm::FixedWindow,
@@ -61,6 +61,47 @@ async fn a_value_is_written_in_place_while_its_key_expires_as_before() {
         per_day(1_000_000),
     );
     let key = key("overwritten");
+    let (mut charges, mut seconds) = (0_u64, 0);
+    let mut expires = None;
+    while seconds < 2 {
+        let outcome = charge_both(&store, &key, [&short, &long]).await;
+        let before = [0, 1].map(|place| outcome.readings[place].used.floor());
+        assert!(outcome.admitted && before[0] <= before[1]);
+        assert_eq!(before[1], charges, "of the day");
+        seconds += u64::from(before[0] == 0 && charges > 0);
+        charges += 1;
+        let expiry = expires_at(&admin, &key).await;
+        assert_eq!(*expires.get_or_insert(expiry), expiry, "charge {charges}");
+    }
+    let commands = (
+        calls_of(&admin, "set:").await,
+        calls_of(&admin, "setrange:").await,
+    );
+    assert_eq!(commands, (1, charges - 1));
+}
+
+/// A value is as long as before, and its key is to live longer: what a bucket has not yet got back must not be forgotten.
+#[tokio::test]
+async fn a_key_lives_longer_with_each_hit_of_a_bucket() {
+    let server = Server::start();
+    let (store, admin) = (server.store().await, server.admin().await);
+    let window = limit(1_000_000, Unit::Second, Algorithm::FixedWindow);
+    let burst = Hits::whole(10);
+    let bucket = limit(10, Unit::Hour, Algorithm::TokenBucket { burst });
+    let key = key("bucket");
+    let mut before = 0;
+    for hits in 1..=3 {
+        charge_both(&store, &key, [&window, &bucket]).await;
+        let now = expires_at(&admin, &key).await;
+        // A hit flows back in six minutes.
+        let least = before + if hits == 1 { 1 } else { 350_000 };
+        assert!(now >= least, "hit {hits}: {now} after {before}");
+        before = now;
+    }
+}
+
+/// Takes one hit of one key under two limits.
+async fn charge_both(store: &Redis, key: &Key, limits: [&Limit; 2]) -> Outcome {
     let bound = |limit| Bound {
         limit,
         always: false,
@@ -71,32 +112,21 @@ async fn a_value_is_written_in_place_while_its_key_expires_as_before() {
         role: Role::Enforced,
         ban: None,
         candidates: Vec::new(),
-        limits: smallvec![bound(&short), bound(&long)],
+        limits: limits.into_iter().map(bound).collect(),
     };
     let transaction = Transaction {
-        keys: std::slice::from_ref(&key),
+        keys: std::slice::from_ref(key),
         demands: std::slice::from_ref(&demand),
         now: None,
         timeout: CALL_TIMEOUT,
     };
-    let (mut charges, mut seconds) = (0_u64, 0);
-    let mut expires = None;
-    while seconds < 2 {
-        let outcome = store.transact(&transaction).await.expect("an outcome");
-        let before = [0, 1].map(|place| outcome.readings[place].used.floor());
-        assert!(outcome.admitted && before[0] <= before[1]);
-        assert_eq!(before[1], charges, "of the day");
-        seconds += u64::from(before[0] == 0 && charges > 0);
-        charges += 1;
-        let expiry = admin.run(&format!("PEXPIRETIME {}", key.as_str())).await;
-        let expiry = expiry.as_i64().expect("ms");
-        assert_eq!(*expires.get_or_insert(expiry), expiry, "charge {charges}");
-    }
-    let commands = (
-        calls_of(&admin, "set:").await,
-        calls_of(&admin, "setrange:").await,
-    );
-    assert_eq!(commands, (1, charges - 1));
+    store.transact(&transaction).await.expect("an outcome")
+}
+
+/// When a key expires, in milliseconds of Unix time.
+async fn expires_at(admin: &Admin, key: &Key) -> i64 {
+    let expiry = admin.run(&format!("PEXPIRETIME {}", key.as_str())).await;
+    expiry.as_i64().expect("ms")
 }
 
 #[tokio::test]
