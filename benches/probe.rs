@@ -262,13 +262,19 @@ fn put(to: &mut BytesMut, words: &[&[u8]]) {
 }
 
 impl Method for Probe {
+    type Soon = Answered;
     type Later = BoxFuture<'static, Answered>;
 
-    fn call(&self, _: &HeaderMap, message: Bytes, _: Instant) -> Answering<Self::Later> {
+    fn call(
+        &self,
+        _: &HeaderMap,
+        message: Bytes,
+        _: Instant,
+    ) -> Answering<Self::Soon, Self::Later> {
         if self.wires.is_empty() {
             let mut room = None;
             black_box(wire::read(&message, &mut room).is_ok());
-            return Answering::Now(Ok(wire::framed(&self.answer)));
+            return Answering::Soon(Ok(wire::framed(&self.answer)));
         }
         let probe = self.clone();
         Answering::Later(Box::pin(async move {
@@ -284,6 +290,10 @@ impl Method for Probe {
             }
             Ok(wire::framed(&probe.answer))
         }))
+    }
+
+    async fn answer(&self, soon: Answered) -> Answered {
+        soon
     }
 
     async fn prepare(&self) {}

@@ -147,8 +147,24 @@ struct Call<'c> {
     /// Nothing is charged or counted.
     rehearsal: bool,
     traced: Traced<'c>,
+    /// See [`Caller::interleaves`].
+    interleaves: bool,
     /// What the directory says of the subjects, if it need not be asked.
     standings: Option<recording::Standings<'c>>,
+}
+
+/// Who asks for a decision.
+#[derive(Debug)]
+pub struct Caller<'u> {
+    /// When the request came.
+    pub begun: Instant,
+    /// When it is no longer waited for, if that is known: the answer leaves before it, or within the store's timeout, whatever the store does.
+    pub deadline: Option<Instant>,
+    /// How it is traced.
+    pub traced: Traced<'u>,
+    /// There are others to decide while memory is waited for: the first look at this decision may end before it, and the next one, which may
+    /// come at once, goes on.
+    pub interleaves: bool,
 }
 
 /// How a decision is traced.
@@ -158,6 +174,18 @@ pub struct Traced<'u> {
     pub span: Span,
     /// What is told of it after the fact, if it has none.
     pub unseen: Option<&'u Unseen<'u>>,
+}
+
+impl Caller<'_> {
+    /// Who asks here and now, and waits.
+    pub fn here() -> Self {
+        Self {
+            begun: Instant::now(),
+            deadline: None,
+            traced: Traced::here(),
+            interleaves: false,
+        }
+    }
 }
 
 impl Traced<'_> {
@@ -292,7 +320,8 @@ impl Engine {
         &self.store
     }
 
-    /// Whether nothing is ever waited for: the first look at a decision is the last.
+    /// Whether nothing is ever waited for: the first look at a decision is the last, or the second where it
+    /// [interleaves](Caller::interleaves).
     pub fn is_immediate(&self) -> bool {
         matches!(*self.store, Store::Embedded(_))
     }
@@ -355,20 +384,22 @@ impl Engine {
         deadline: Option<Instant>,
         tell: impl FnOnce(&Answer<'_>) -> T,
     ) -> Result<T, Rejection> {
-        self.check_traced(request, begun, deadline, Traced::here(), tell)
-            .await
+        let caller = Caller {
+            begun,
+            deadline,
+            ..Caller::here()
+        };
+        self.check_for(request, caller, tell).await
     }
 
-    /// The same for a request that is traced so.
-    pub async fn check_traced<T>(
+    /// The same for who asks so.
+    pub async fn check_for<T>(
         &self,
         request: &Request<'_>,
-        begun: Instant,
-        deadline: Option<Instant>,
-        traced: Traced<'_>,
+        caller: Caller<'_>,
         tell: impl FnOnce(&Answer<'_>) -> T,
     ) -> Result<T, Rejection> {
-        let call = self.call(begun, deadline, false, traced);
+        let call = self.call(caller, false);
         // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
         let decided = pin!(self.decide(request, &call, |told| tell(told.answer)));
         decided.await.inspect_err(|_| self.metrics.service_error())
@@ -376,7 +407,7 @@ impl Engine {
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer<'static>, Rejection> {
-        let call = self.call(Instant::now(), None, true, Traced::here());
+        let call = self.call(Caller::here(), true);
         self.decide(request, &call, |told| told.answer.owned())
             .await
     }
@@ -473,14 +504,14 @@ impl Engine {
         answer::answer(settings, domain, request, ruling, reason, now)
     }
 
-    /// How a request is decided that came at `begun`.
-    fn call<'c>(
-        &self,
-        begun: Instant,
-        deadline: Option<Instant>,
-        rehearsal: bool,
-        traced: Traced<'c>,
-    ) -> Call<'c> {
+    /// How a request of `caller` is decided.
+    fn call<'c>(&self, caller: Caller<'c>, rehearsal: bool) -> Call<'c> {
+        let Caller {
+            begun,
+            deadline,
+            traced,
+            interleaves,
+        } = caller;
         let timeout = self.settings.store_timeout;
         let by = begun + timeout.saturating_sub(TIMER_GRAIN).max(timeout / 2);
         let deadline = deadline.map(|deadline| deadline.checked_sub(DEADLINE_MARGIN));
@@ -488,6 +519,7 @@ impl Engine {
             answers_by: deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by)),
             rehearsal,
             traced,
+            interleaves,
             standings: None,
         }
     }

@@ -9,7 +9,7 @@
 //! - `connection`: one of them, until its end
 //! - `turns`: when its calls are looked at
 //! - `stream`: one call of it, as HTTP/2 has it
-//! - [`unary`]: those of the rate limit service
+//! - [`unary`]: those of the rate limit service; `pairs`: two of them at a time
 //! - `desk`: where they wait; `aside`: those of the others
 //! - [`tls`]: certificates, read again when they change
 
@@ -32,6 +32,7 @@ mod aside;
 mod connection;
 mod desk;
 pub mod listen;
+mod pairs;
 mod places;
 pub mod preface;
 pub mod rls;

@@ -1,7 +1,9 @@
 //! What is asked of the store, and what it says; or what is said in its place.
 
+use std::future::poll_fn;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Instant;
 
 use tracing::{Instrument, Span};
 
@@ -41,24 +43,29 @@ impl Engine {
         }
         let now = self.given_time();
         let with_meters = charges.with_meters();
-        let mut transaction = Transaction {
-            keys: &charges.keys,
-            demands: with_meters.as_deref().unwrap_or(&charges.demands),
-            now,
-            timeout: Duration::ZERO,
-        };
+        let demands = with_meters.as_deref().unwrap_or(&charges.demands);
         if let Store::Embedded(store) = &*self.store {
+            let prints = store.prints(&charges.keys);
+            if call.interleaves {
+                store.fetch(&prints);
+                step_aside().await;
+            }
             // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
             let seen_later = call.traced.unseen.map(|unseen| (unseen, Instant::now()));
             let span = spans::store_call(&call.traced.span, self.store.name(), charges.keys.len());
-            let (outcome, at) = span.in_scope(|| store.transact_at(&transaction));
+            let (outcome, at) = span.in_scope(|| store.transact_at(&prints, demands, now));
             if let Some((unseen, begun)) = seen_later {
                 unseen.asked(self.store.name(), begun, begun.elapsed(), None);
             }
             return Made::by_the_store(outcome, Some(at));
         }
         let begun = Instant::now();
-        transaction.timeout = call.answers_by.saturating_duration_since(begun);
+        let transaction = Transaction {
+            keys: &charges.keys,
+            demands,
+            now,
+            timeout: call.answers_by.saturating_duration_since(begun),
+        };
         let result = match &*self.store {
             // In its place at once, as it is large.
             Store::Redis(store) => {
@@ -129,6 +136,19 @@ impl Engine {
             clock @ Clock::Manual(_) => Some(clock.now()),
         }
     }
+}
+
+/// Ends this look, and goes on with the next, which may come at once.
+async fn step_aside() {
+    let mut has = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What a request comes to that nothing limits.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::charges::{Charges, Found};
 use super::compare::Compared;
 use super::fold::{Judged, Ruling};
-use super::{Engine, Rejection, Request, Traced, key};
+use super::{Caller, Engine, Rejection, Request, key};
 use crate::directory::follow::LOOK_WITHIN;
 use crate::limit::{Hits, Limit, Shape, Tag, Verdict};
 use crate::rules::{Descriptor, Domain, Entries, Entry, PlanSource, Rule, RuleLimit, RuleSet};
@@ -115,7 +115,7 @@ impl Engine {
             hits_addend: 0,
             descriptors: descriptors.into(),
         };
-        let mut call = self.call(Instant::now(), None, true, Traced::here());
+        let mut call = self.call(Caller::here(), true);
         call.answers_by = Instant::now() + LOOK_WITHIN;
         let found = self.find(domain, &request, &call).await?;
         let mut charges = Charges::default();

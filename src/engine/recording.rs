@@ -1,13 +1,12 @@
 //! What a capture keeps of a decision, and how a decision that was kept is made again.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use smallvec::SmallVec;
 
 use super::charges::{Charges, Found};
 use super::fold::{Ruling, Spoken};
-use super::{Answer, Code, Engine, Reason, Rejection, Request, Settings, Traced, key};
+use super::{Answer, Caller, Code, Engine, Reason, Rejection, Request, Settings, key};
 use crate::capture::{Asked, Decision, Recorder, Sample};
 use crate::directory::Standing;
 use crate::rules::{Descriptor, Domain, Entries, Entry};
@@ -60,7 +59,7 @@ impl Engine {
         standings: Standings<'_>,
         tell: impl FnOnce(Told<'_, '_, '_>) -> T,
     ) -> Result<T, Rejection> {
-        let mut call = self.call(Instant::now(), None, false, Traced::here());
+        let mut call = self.call(Caller::here(), false);
         call.standings = Some(standings);
         self.decide(request, &call, tell).await
     }

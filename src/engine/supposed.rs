@@ -1,9 +1,7 @@
 //! What a request would be charged, and where: for people. Nothing is charged.
 
-use std::time::Instant;
-
 use super::charges::{Charges, Item};
-use super::{Engine, Rejection, Request, Traced};
+use super::{Caller, Engine, Rejection, Request};
 use crate::limit::transaction::Amount;
 use crate::limit::{Hits, Limit};
 use crate::rules::FailureMode;
@@ -61,7 +59,7 @@ impl Engine {
         let Some(domain) = live.rules.domains.get(request.domain) else {
             return Ok(None);
         };
-        let call = self.call(Instant::now(), None, true, Traced::here());
+        let call = self.call(Caller::here(), true);
         let found = self.find(domain, request, &call).await?;
         let cost = domain.costs.of(&request.descriptors);
         let mut charges = Charges::default();

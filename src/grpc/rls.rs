@@ -16,7 +16,7 @@ use tracing::{Instrument, error};
 use super::desk::{Desk, Job, Seated};
 use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest, Unread};
-use crate::engine::{Answer, Engine, Rejection, Traced};
+use crate::engine::{self, Answer, Engine, Rejection, Traced};
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing::{self as spans, Begun};
@@ -51,9 +51,15 @@ impl Rls {
 }
 
 impl Method for Rls {
+    type Soon = (Call, Bytes);
     type Later = Deciding;
 
-    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering<Self::Later> {
+    fn call(
+        &self,
+        headers: &HeaderMap,
+        message: Bytes,
+        begun: Instant,
+    ) -> Answering<Self::Soon, Self::Later> {
         let parts = &self.parts;
         let call = Call {
             begun,
@@ -61,10 +67,7 @@ impl Method for Rls {
             traced: parts.tracing.begin(headers),
         };
         match parts.engine.is_immediate() {
-            true => match pin!(call.answer(parts, &message)).now_or_never() {
-                Some(answered) => Answering::Now(answered),
-                None => Answering::Now(Err(Status::internal("the embedded store waits"))),
-            },
+            true => Answering::Soon((call, message)),
             false => {
                 let parts = Arc::clone(parts);
                 Answering::Later(Deciding(Seated::new(Waiting {
@@ -74,6 +77,10 @@ impl Method for Rls {
                 })))
             }
         }
+    }
+
+    fn answer(&self, (call, message): (Call, Bytes)) -> impl Future<Output = Answered> + Send {
+        call.answer(&self.parts, message)
     }
 
     async fn prepare(&self) {
@@ -105,7 +112,7 @@ thread_local! {
 
 impl Job for Waiting {
     async fn answer(self) -> Answered {
-        pin!(self.call.answer(&self.parts, &self.message)).await
+        pin!(self.call.answer(&self.parts, self.message)).await
     }
 
     fn free<T>(look: impl FnOnce(&mut Vec<Desk<Self>>) -> T) -> T {
@@ -114,14 +121,15 @@ impl Job for Waiting {
 }
 
 /// A call under way.
-struct Call {
+#[derive(Debug)]
+pub struct Call {
     begun: Instant,
     deadline: Option<Instant>,
     traced: Begun,
 }
 
 impl Call {
-    async fn answer(self, parts: &Parts, message: &[u8]) -> Answered {
+    async fn answer(self, parts: &Parts, message: Bytes) -> Answered {
         let Call {
             begun,
             deadline,
@@ -131,16 +139,20 @@ impl Call {
         let unseen = parts.tracing.unseen(&traced, begun);
         let span = traced.span;
         let answering = async {
-            let traced = Traced {
-                span: span.clone(),
-                unseen: unseen.as_ref(),
+            let caller = engine::Caller {
+                begun,
+                deadline,
+                traced: Traced {
+                    span: span.clone(),
+                    unseen: unseen.as_ref(),
+                },
+                interleaves: true,
             };
             let engine = &parts.engine;
             let mut room = None;
-            let request = wire::read(message, &mut room).inspect_err(|_| engine.refuse())?;
+            let request = wire::read(&message, &mut room).inspect_err(|_| engine.refuse())?;
             // In its place at once, and only pointed to from here on, as it is large.
-            let answered =
-                pin!(engine.check_traced(&request, begun, deadline, traced, wire::framed));
+            let answered = pin!(engine.check_for(&request, caller, wire::framed));
             Ok(answered.await?)
         };
         let answering = pin!(answering);

@@ -19,9 +19,10 @@ use http::Request;
 use tonic::Status;
 
 use super::connection::Port;
+use super::pairs::Pairs;
 use super::preface::Begun;
 use super::stream::Caller;
-use super::unary::{self, Method, Waits};
+use super::unary::{self, Looked, Method, Waits};
 use super::{aside, stream};
 
 /// The path of the one method that is served here.
@@ -70,13 +71,8 @@ impl<'p, M: Method> Turns<'p, M> {
         self.http.graceful_shutdown();
     }
 
-    /// Looks at a call that came at `begun` for the first time, and tells if it must wait.
-    fn begin(
-        &self,
-        request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-        begun: Instant,
-    ) -> Option<Waits<M::Later>> {
+    /// Looks at a call that came at `begun` for the first time.
+    fn begin(&self, (request, respond): Come, begun: Instant) -> Looked<M> {
         let port = self.port;
         let is_decision = request.uri().path() == SHOULD_RATE_LIMIT;
         let places = match is_decision {
@@ -85,7 +81,7 @@ impl<'p, M: Method> Turns<'p, M> {
         };
         let Some(place) = places.take() else {
             stream::refuse(respond, &Status::resource_exhausted(FULL));
-            return None;
+            return Looked::Told;
         };
         let caller = Caller::new(respond, place);
         match is_decision {
@@ -93,11 +89,11 @@ impl<'p, M: Method> Turns<'p, M> {
                 let (head, body) = request.into_parts();
                 let most = port.settings.max_message_size;
                 let call = (head.headers, body, begun);
-                unary::answer(&port.method, most, call, caller)
+                unary::begin(&port.method, most, call, caller)
             }
             false => {
                 tokio::spawn(aside::answer(port.others.clone(), request, caller));
-                None
+                Looked::Told
             }
         }
     }
@@ -125,11 +121,16 @@ impl<M: Method> Future for Turns<'_, M> {
                 cx.waker().wake_by_ref();
             }
             let begun = Instant::now();
-            for (request, respond) in come.drain(..) {
+            let mut pairs = Pairs::new(&self.port.method);
+            for call in come.drain(..) {
                 // A panic ends its call, as it would a task of its own, and not the connection.
-                let looked = catch_unwind(AssertUnwindSafe(|| self.begin(request, respond, begun)));
-                self.waiting.extend(looked.ok().flatten());
+                match catch_unwind(AssertUnwindSafe(|| self.begin(call, begun))) {
+                    Ok(Looked::Asked(asked)) => pairs.answer(asked),
+                    Ok(Looked::Waits(waits)) => self.waiting.push(waits),
+                    Ok(Looked::Told) | Err(_) => {}
+                }
             }
+            pairs.end();
         }
         ROOM.set(come);
         // Those that have just come, and those that have been woken; on the embedded store none ever waits.

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
@@ -23,11 +23,23 @@ use super::wire::PREFIX;
 
 /// What answers the calls of `RateLimitService/ShouldRateLimit`.
 pub trait Method: Clone + Send + Sync + 'static {
+    /// A call that nothing is waited for.
+    type Soon: Send + 'static;
+
     /// A call that is not answered at once.
     type Later: Future<Output = Answered> + Send + Unpin + 'static;
 
-    /// Answers one call, whose message was there at `begun`: a `RateLimitRequest`, not read yet.
-    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering<Self::Later>;
+    /// Begins to answer one call, whose message was there at `begun`: a `RateLimitRequest`, not read yet.
+    fn call(
+        &self,
+        headers: &HeaderMap,
+        message: Bytes,
+        begun: Instant,
+    ) -> Answering<Self::Soon, Self::Later>;
+
+    /// Answers a call that nothing is waited for, in [`LOOKS`] at most, which may follow each other at once: the first may end while memory is
+    /// fetched, which takes as long as to begin with another call.
+    fn answer(&self, soon: Self::Soon) -> impl Future<Output = Answered> + Send;
 
     /// Keeps at hand what the calls of one thread need, until the future is dropped.
     fn prepare(&self) -> impl Future<Output = ()> + Send;
@@ -36,10 +48,13 @@ pub trait Method: Clone + Send + Sync + 'static {
 /// An answer as [`framed`](super::wire::framed) has it, or why there is none.
 pub type Answered = Result<Bytes, Status>;
 
+/// How many looks a call takes at most that nothing is waited for.
+pub const LOOKS: usize = 2;
+
 /// How a call is answered.
-pub enum Answering<L> {
-    /// It has been.
-    Now(Answered),
+pub enum Answering<S, L> {
+    /// By [`Method::answer`].
+    Soon(S),
     /// Something must be waited for.
     Later(L),
 }
@@ -51,6 +66,29 @@ pub(super) struct Waits<L> {
     /// None once it has been answered.
     caller: Option<Caller>,
     step: Step<L>,
+}
+
+/// A call after the first look at it.
+pub(super) enum Looked<M: Method> {
+    /// It has been told what there is to tell.
+    Told,
+    /// Nothing is waited for: it is to be answered now.
+    Asked(Asked<M>),
+    Waits(Waits<M::Later>),
+}
+
+/// A call that nothing is waited for.
+pub(super) struct Asked<M: Method> {
+    soon: M::Soon,
+    caller: Caller,
+}
+
+impl<M: Method> Asked<M> {
+    /// Answers it, in as many looks as [`Method::answer`] takes.
+    pub(super) async fn answer(self, method: &M) {
+        let answered = pin!(method.answer(self.soon)).await;
+        tell(self.caller, answered);
+    }
 }
 
 /// What a call waits for.
@@ -84,42 +122,53 @@ impl<L: Future<Output = Answered> + Unpin> Future for Waits<L> {
     }
 }
 
-/// Answers a call that came at `begun`, for which `method` decides, of at most `most` bytes: at once, unless something must be
-/// waited for.
-pub(super) fn answer<M: Method>(
+/// Begins to answer a call that came at `begun`, for which `method` decides, of at most `most` bytes.
+pub(super) fn begin<M: Method>(
     method: &M,
     most: usize,
     (headers, body, begun): (HeaderMap, RecvStream, Instant),
     caller: Caller,
-) -> Option<Waits<M::Later>> {
-    let mut reading = Reading::new(Incoming::new(body), most);
-    // Nobody is woken: what is not there yet is asked for again at once.
-    let step = match reading.poll_unpin(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(message) => {
-            let answering = message.map(|message| method.call(&headers, message, begun));
-            match answering.unwrap_or_else(|status| Answering::Now(Err(status))) {
-                Answering::Now(answered) => {
-                    tell(caller, answered);
-                    return None;
-                }
-                Answering::Later(answering) => Step::Answer(answering),
-            }
+) -> Looked<M> {
+    let step = match read_now(body, most) {
+        Ok(message) => match method.call(&headers, message, begun) {
+            Answering::Soon(soon) => return Looked::Asked(Asked { soon, caller }),
+            Answering::Later(answering) => Step::Answer(answering),
+        },
+        Err(Unread::Never(status)) => {
+            caller.refuse(&status);
+            return Looked::Told;
         }
-        Poll::Pending => {
+        Err(Unread::Yet(reading)) => {
             let method = method.clone();
             Step::Message(Box::pin(async move {
                 let message = reading.await?;
                 match method.call(&headers, message, Instant::now()) {
-                    Answering::Now(answered) => answered,
+                    Answering::Soon(soon) => method.answer(soon).await,
                     Answering::Later(answering) => answering.await,
                 }
             }))
         }
     };
-    Some(Waits {
+    Looked::Waits(Waits {
         caller: Some(caller),
         step,
     })
+}
+
+/// Why a message has not been read.
+enum Unread {
+    /// It is not all there yet.
+    Yet(Reading<Incoming>),
+    Never(Status),
+}
+
+fn read_now(body: RecvStream, most: usize) -> Result<Bytes, Unread> {
+    let mut reading = Reading::new(Incoming::new(body), most);
+    // Nobody is woken: what is not there yet is asked for again at once.
+    match reading.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(message) => message.map_err(Unread::Never),
+        Poll::Pending => Err(Unread::Yet(reading)),
+    }
 }
 
 fn tell(caller: Caller, answered: Answered) {

@@ -2,25 +2,27 @@
 //!
 //! - A key is its 128-bit fingerprint under a secret of the process, so no client can aim at another's key or at one shard.
 //! - A transaction locks the shards it needs in ascending order, so that any number of keys are one step.
-//! - The number of keys is bounded. A full shard forgets one of the next [`EVICT_AMONG`] keys, the one that is soonest as
-//!   good as fresh: a hostile flood of new keys can push out what matters least first, and never grows the process.
+//! - The number of keys is bounded. A full shard forgets, of a few keys, the one that is soonest as good as fresh: a hostile flood of new keys
+//!   can push out what matters least first, and never grows the process.
 //! - [`book`] has what is kept beside the counters, [`snapshot`] writes all of it to a file, [`copy`] is for simulations.
-//! - A shard is a `table` of `packed` records: a key with one fixed window or one token bucket costs 64 bytes.
-//! - Expired keys go as others come: each new key looks at the next [`SWEEP`], so their number goes down while they are more than
-//!   half; and [`Embedded::sweep`] looks at more now and then. So no lock is ever held for long, and a key that comes again in the
-//!   next window finds its place.
+//! - A `shard` is a `table` of `packed` records: a key with one fixed window or one token bucket costs 64 bytes.
+//! - Expired keys go as others come: each new key looks at the next few, so their number goes down while they are more than half; and
+//!   [`Embedded::sweep`] looks at more now and then. So no lock is ever held for long, and a key that comes again in the next window finds
+//!   its place.
+//! - Of many keys each is in no cache, and to wait for memory takes longer than the decision. Whoever has others to decide meanwhile calls
+//!   [`Embedded::fetch`] first.
 
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::MutexGuard;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use self::book::Book;
 use self::packed::Packed;
 use self::rows::Rows;
-use self::table::Table;
+use self::shard::{Guarded, Shard};
 use super::{Key, Transaction};
 use crate::limit::Tag;
 use crate::limit::transaction::{Demand, Outcome, Record, Slot, transact};
@@ -30,24 +32,20 @@ pub mod book;
 pub mod copy;
 mod packed;
 pub mod rows;
+mod shard;
 pub mod snapshot;
 mod table;
 
-/// How many shards there are; a power of two.
-pub const SHARDS: usize = 1024;
-
-/// How many keys are looked at for expired ones when a new one comes.
-pub const SWEEP: usize = 2;
-
-/// Among how many keys a full shard chooses the one to forget.
-pub const EVICT_AMONG: usize = 8;
+/// How many shards there are; a power of two. Many, so that threads seldom meet at one; few enough that all of them stay in a core's cache.
+pub const SHARDS: usize = 256;
 
 /// What a key with one limit takes, and each limit of one that has several.
 pub(super) const BYTES_A_KEY: usize = table::bytes_each::<Packed>();
 pub(super) const BYTES_A_SLOT: usize = size_of::<Slot>();
 
-/// How many keys of a shard one [`Embedded::sweep`] looks at.
+/// How many keys of a shard one [`Embedded::sweep`] looks at, and how often, with the lock let go of between.
 const SWEEP_IDLE: usize = 64;
+const SWEEP_LOOKS: usize = 4;
 
 /// Into how many parts the shards are cut for [`Embedded::sweep`]: a part is looked at in a fraction of a millisecond, and who waits for
 /// the processor meanwhile waits no longer.
@@ -55,7 +53,7 @@ pub const SWEEP_PARTS: usize = 16;
 
 /// A store in this process.
 pub struct Embedded {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Guarded]>,
     keys: AtomicUsize,
     most_per_shard: usize,
     secret: SipHasher13,
@@ -75,16 +73,9 @@ impl std::fmt::Debug for Embedded {
     }
 }
 
+/// The fingerprints of some keys, in their order.
 #[derive(Debug)]
-struct Shard {
-    records: Table<Packed>,
-    /// Where the next look for expired keys begins.
-    hand: usize,
-    /// Before then no key expires, so there is nothing to look for.
-    quiet_until: Timestamp,
-    /// The same for the keys that the hand has passed since it began anew, and for those written since.
-    round: Timestamp,
-}
+pub struct Prints(SmallVec<[u128; 2]>);
 
 /// The shards that a transaction has locked, in ascending order.
 type Locked<'a> = SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>;
@@ -99,9 +90,7 @@ impl Embedded {
     /// shard, so it is for a snapshot's own secret, and for simulations.
     pub fn with_secret(max_keys: usize, clock: Clock, secret_keys: (u64, u64)) -> Self {
         Self {
-            shards: (0..SHARDS)
-                .map(|number| Mutex::new(Shard::new(number)))
-                .collect(),
+            shards: (0..SHARDS).map(Guarded::new).collect(),
             keys: AtomicUsize::new(0),
             most_per_shard: max_keys.div_ceil(SHARDS).max(1),
             secret: SipHasher13::new_with_keys(secret_keys.0, secret_keys.1),
@@ -123,30 +112,33 @@ impl Embedded {
 
     /// See [`Store::transact`](super::Store::transact).
     pub fn transact(&self, transaction: &Transaction<'_, '_>) -> Outcome {
-        self.transact_at(transaction).0
+        let prints = self.prints(transaction.keys);
+        let (outcome, _) = self.transact_at(&prints, transaction.demands, transaction.now);
+        outcome
     }
 
-    /// The same; tells also at which time it was decided.
-    pub fn transact_at(&self, transaction: &Transaction<'_, '_>) -> (Outcome, Timestamp) {
-        if let [key] = transaction.keys {
-            return self.transact_one(key, transaction.demands, transaction.now);
+    /// The same for keys of these fingerprints; tells also at which time it was decided.
+    pub fn transact_at(
+        &self,
+        Prints(prints): &Prints,
+        demands: &[Demand<'_>],
+        now: Option<Timestamp>,
+    ) -> (Outcome, Timestamp) {
+        if let [print] = prints[..] {
+            return self.transact_one(print, demands, now);
         }
-        let count = transaction.keys.len();
-        let mut prints: SmallVec<[u128; 2]> = SmallVec::with_capacity(count);
-        for key in transaction.keys {
-            prints.push(self.print(key));
-        }
-        let mut locked = self.lock(&prints);
-        let now = self.moment(transaction.now);
+        let count = prints.len();
+        let mut locked = self.lock(prints);
+        let now = self.moment(now);
         let mut places: SmallVec<[Option<usize>; 2]> = SmallVec::with_capacity(count);
         let mut records: SmallVec<[(Record, bool); 2]> = SmallVec::with_capacity(count);
-        for print in &prints {
+        for print in prints {
             let shard = shard(&mut locked, *print);
             let place = shard.records.find(*print);
             places.push(place);
             records.push((shard.get(place), false));
         }
-        let outcome = transact(&mut records, transaction.demands, now);
+        let outcome = transact(&mut records, demands, now);
         // Known keys first: they are where they are until one comes or goes.
         for ((print, place), (record, changed)) in prints.iter().zip(&places).zip(&mut records) {
             if let (true, Some(place)) = (*changed, place) {
@@ -164,14 +156,25 @@ impl Embedded {
         (outcome, now)
     }
 
+    /// The fingerprints of `keys`.
+    pub fn prints(&self, keys: &[Key]) -> Prints {
+        Prints(keys.iter().map(|key| self.print(key)).collect())
+    }
+
+    /// Begins to bring the records of these keys into the cache. It changes nothing, and holds nothing.
+    pub fn fetch(&self, Prints(prints): &Prints) {
+        for print in prints {
+            self.shards[shard_of(*print)].lock().records.fetch(*print);
+        }
+    }
+
     /// The same with one key, as most have.
     fn transact_one(
         &self,
-        key: &Key,
+        print: u128,
         demands: &[Demand<'_>],
         now: Option<Timestamp>,
     ) -> (Outcome, Timestamp) {
-        let print = self.print(key);
         let mut shard = self.shards[shard_of(print)].lock();
         let now = self.moment(now);
         let place = shard.records.find(print);
@@ -238,9 +241,10 @@ impl Embedded {
     pub fn sweep(&self, part: usize) {
         let now = self.clock.now();
         for shard in self.shards.iter().skip(part).step_by(SWEEP_PARTS) {
-            let mut shard = shard.lock();
-            let removed = shard.sweep(SWEEP_IDLE, now);
-            self.count(-removed);
+            for _ in 0..SWEEP_LOOKS {
+                let removed = shard.lock().sweep(SWEEP_IDLE, now);
+                self.count(-removed);
+            }
         }
     }
 
@@ -279,110 +283,6 @@ impl Embedded {
     }
 }
 
-impl Shard {
-    fn new(number: usize) -> Self {
-        Self {
-            records: Table::at_place(number),
-            hand: 0,
-            quiet_until: Timestamp::MAX,
-            round: Timestamp::MAX,
-        }
-    }
-
-    fn get(&self, place: Option<usize>) -> Record {
-        place.map_or_else(Record::default, |place| self.records.at(place).unpack())
-    }
-
-    /// Writes the record of a new key where some that have expired go, and tells by how much the number of keys has changed.
-    fn add(&mut self, print: u128, record: Packed, most: usize, now: Timestamp) -> isize {
-        let swept = self.sweep(SWEEP, now);
-        self.put(print, record, most) - swept
-    }
-
-    /// Writes a record, and tells by how much the number of keys has changed.
-    fn put(&mut self, print: u128, record: Packed, most: usize) -> isize {
-        let mut change = 0;
-        if self.records.len() >= most && self.records.find(print).is_none() {
-            self.evict();
-            change -= 1;
-        }
-        self.note(record.expires());
-        let round = &mut self.round;
-        let known = self.records.insert(print, record, |lowered| {
-            *round = lowered.expires().min(*round);
-        });
-        change + isize::from(!known)
-    }
-
-    /// Writes the record of a known key.
-    fn replace(&mut self, place: usize, record: Packed) {
-        self.note(record.expires());
-        *self.records.at_mut(place) = record;
-    }
-
-    /// There is a key that expires then.
-    fn note(&mut self, expires: Timestamp) {
-        self.quiet_until = self.quiet_until.min(expires);
-        self.round = self.round.min(expires);
-    }
-
-    /// Removes the expired among the next `count` keys, and tells how many that were.
-    fn sweep(&mut self, count: usize, now: Timestamp) -> isize {
-        let mut removed = 0;
-        for _ in 0..count.min(self.records.len()) {
-            if now < self.quiet_until {
-                break;
-            }
-            let index = self.advance_hand();
-            let expires = self.records.at(index).expires();
-            if expires <= now {
-                // Another key takes the place, and is looked at next.
-                self.remove(index);
-                self.hand = index;
-                removed += 1;
-            } else {
-                self.round = self.round.min(expires);
-            }
-        }
-        removed
-    }
-
-    /// Forgets, of the next few keys, the one that is soonest as good as fresh.
-    fn evict(&mut self) {
-        let sample: SmallVec<[(Timestamp, usize); EVICT_AMONG]> = (0..EVICT_AMONG
-            .min(self.records.len()))
-            .map(|_| {
-                let index = self.advance_hand();
-                let expires = self.records.at(index).expires();
-                self.round = self.round.min(expires);
-                (expires, index)
-            })
-            .collect();
-        if let Some((_, index)) = sample.into_iter().min_by_key(|(expires, _)| *expires) {
-            self.remove(index);
-        }
-    }
-
-    /// Removes a key; others may move to where the hand has passed.
-    fn remove(&mut self, index: usize) {
-        let round = &mut self.round;
-        self.records.remove(index, |lowered| {
-            *round = lowered.expires().min(*round);
-        });
-    }
-
-    /// The place to look at now; the hand moves on to the next.
-    fn advance_hand(&mut self) -> usize {
-        if self.hand >= self.records.len() {
-            self.hand = 0;
-            self.quiet_until = std::mem::replace(&mut self.round, Timestamp::MAX);
-        }
-        let index = self.hand;
-        self.hand += 1;
-        index
-    }
-}
-
 /// The upper bits choose the shard, the lower ones the place within it.
 fn shard_of(print: u128) -> usize {
     (print >> 64) as usize % SHARDS
@@ -399,9 +299,6 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    use rand::rngs::SmallRng;
-    use rand::{Rng, SeedableRng};
-
     use super::*;
     use crate::limit::period::Zone;
     use crate::limit::transaction::{Amount, Bound, Demand, Role};
@@ -414,7 +311,7 @@ mod tests {
     }
 
     /// One hit of the key at this place.
-    fn hit(limit: &Limit, key: usize) -> Demand<'_> {
+    pub(super) fn hit(limit: &Limit, key: usize) -> Demand<'_> {
         let bound = Bound {
             limit,
             always: false,
@@ -489,49 +386,6 @@ mod tests {
         handle.advance(Micros::from_secs(2));
         (0..SWEEP_PARTS).for_each(|part| store.sweep(part));
         assert!(store.is_empty(), "{} keys", store.len());
-    }
-
-    /// Whatever comes, changes, makes way and is swept, in whatever order.
-    #[test]
-    fn a_shard_overlooks_no_key_that_expires() {
-        const MOST: usize = 16;
-        for seed in 0..300 {
-            let mut random = SmallRng::seed_from_u64(seed);
-            let mut shard = Shard::new(seed as usize);
-            let mut now = Timestamp::from_secs(1_700_000_000);
-            for step in 0..400 {
-                now = now + Micros::new(random.random_range(0..1_000_000));
-                let print = random.random_range(0..64);
-                let seconds = random.random_range(1..60);
-                match (random.random_range(0..3), shard.records.find(print)) {
-                    (0, Some(place)) => shard.replace(place, charged(seconds, now)),
-                    (0 | 1, _) => {
-                        shard.put(print, charged(seconds, now), MOST);
-                    }
-                    _ => {
-                        shard.sweep(SWEEP, now);
-                    }
-                }
-                let mut records = shard.records.iter();
-                let quiet = records.all(|(_, record)| record.expires() >= shard.quiet_until);
-                assert!(quiet, "seed {seed}, step {step}: {shard:?}");
-            }
-            // From here on nothing is written, and one round finds all that has expired.
-            now = now + Micros::from_secs(60);
-            shard.sweep(2 * MOST, now);
-            assert_eq!(shard.records.len(), 0, "seed {seed}");
-        }
-    }
-
-    /// A record that is as good as fresh within this many seconds.
-    fn charged(seconds: u32, now: Timestamp) -> Packed {
-        let zone = Zone::utc();
-        let limit = Limit::new(5, Unit::Second, seconds, Algorithm::FixedWindow, &zone);
-        let limit = limit.expect("a limit");
-        let mut records = [(Record::default(), false)];
-        transact(&mut records, &[hit(&limit, 0)], now);
-        let [(record, _)] = records;
-        Packed::from(record)
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Connections of the gRPC port, as HTTP/2 has them: signs of life, windows, many calls at once.
 
+use std::convert::Infallible;
+use std::future::Pending;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::{BoxFuture, join_all, poll_fn};
-use h2::client::{self, SendRequest};
-use http::{HeaderMap, Request};
+use h2::client::SendRequest;
+use http::HeaderMap;
 use prost::Message;
 use tokio::sync::{Barrier, mpsc};
 use tokio::time::timeout;
@@ -16,6 +18,7 @@ use tollgate::engine::Answer;
 use tollgate::grpc::unary::{Answered, Answering, Method};
 use tollgate::grpc::wire::{self, RateLimitRequest, RateLimitResponse};
 
+use crate::support::http2::{call, connect, framed, head};
 use crate::support::method::Served;
 use crate::support::poll;
 use crate::support::server::{Server, Setup, is_over, request};
@@ -89,49 +92,6 @@ fn a_silent_client_is_asked_for_signs_of_life_and_lives_by_them() {
     // Not by this test's own patience.
     assert_ne!(ended, io::ErrorKind::WouldBlock);
     assert!(begun.elapsed() >= Duration::from_secs(1), "{ended}");
-}
-
-/// A client of HTTP/2 that lets so many bytes of an answer come at a time.
-async fn connect(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
-    let stream = tokio::net::TcpStream::connect(address).await;
-    let mut builder = client::Builder::new();
-    let shaken = builder
-        .initial_window_size(window)
-        .handshake(stream.expect("a connection"));
-    let (client, connection) = shaken.await.expect("a handshake");
-    tokio::spawn(connection);
-    client
-}
-
-/// The head of a call.
-fn head() -> Request<()> {
-    Request::post("http://d/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())
-        .expect("a head")
-}
-
-/// A message as gRPC sends it.
-fn framed(message: &RateLimitRequest) -> BytesMut {
-    let message = message.encode_to_vec();
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(message.len() as u32);
-    framed.put_slice(&message);
-    framed
-}
-
-/// A call whose answer has begun and not been read.
-async fn call(
-    client: &SendRequest<Bytes>,
-    asked: &RateLimitRequest,
-) -> http::Response<h2::RecvStream> {
-    let mut client = client.clone().ready().await.expect("a connection");
-    let (response, mut body) = client.send_request(head(), false).expect("a stream");
-    body.send_data(framed(asked).freeze(), true)
-        .expect("a message");
-    response.await.expect("a response")
 }
 
 /// A server of one call at a time, and a client that takes ten bytes at a time.
@@ -216,14 +176,19 @@ async fn calls_that_come_at_once_are_all_answered() {
 struct Together(Arc<Barrier>);
 
 impl Method for Together {
+    type Soon = Infallible;
     type Later = BoxFuture<'static, Answered>;
 
-    fn call(&self, _: &HeaderMap, _: Bytes, _: Instant) -> Answering<Self::Later> {
+    fn call(&self, _: &HeaderMap, _: Bytes, _: Instant) -> Answering<Infallible, Self::Later> {
         let barrier = Arc::clone(&self.0);
         Answering::Later(Box::pin(async move {
             barrier.wait().await;
             Ok(wire::framed(&Answer::default()))
         }))
+    }
+
+    async fn answer(&self, soon: Infallible) -> Answered {
+        match soon {}
     }
 
     async fn prepare(&self) {}
@@ -297,11 +262,16 @@ async fn a_message_that_is_no_request_ends_its_call_alone() {
 struct Begun(mpsc::UnboundedSender<Instant>);
 
 impl Method for Begun {
-    type Later = BoxFuture<'static, Answered>;
+    type Soon = ();
+    type Later = Pending<Answered>;
 
-    fn call(&self, _: &HeaderMap, _: Bytes, begun: Instant) -> Answering<Self::Later> {
+    fn call(&self, _: &HeaderMap, _: Bytes, begun: Instant) -> Answering<(), Self::Later> {
         let _ = self.0.send(begun);
-        Answering::Now(Ok(wire::framed(&Answer::default())))
+        Answering::Soon(())
+    }
+
+    async fn answer(&self, (): ()) -> Answered {
+        Ok(wire::framed(&Answer::default()))
     }
 
     async fn prepare(&self) {}

@@ -34,6 +34,7 @@ mod injection;
 mod matching;
 mod metrics;
 mod page;
+mod pairs;
 mod panic;
 mod plans;
 mod product;

@@ -26,6 +26,7 @@ use tonic::Code;
 use tracing::Subscriber;
 use tracing::dispatcher::{self, Dispatch};
 use tracing::field::{Field, Visit};
+use tracing::instrument::WithSubscriber;
 use tracing::span::{Id, Record};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
@@ -68,9 +69,15 @@ impl Visit for Panics {
 struct Panicky(Rls, Dispatch);
 
 impl Method for Panicky {
+    type Soon = <Rls as Method>::Soon;
     type Later = BoxFuture<'static, Answered>;
 
-    fn call(&self, headers: &HeaderMap, message: Bytes, begun: Instant) -> Answering<Self::Later> {
+    fn call(
+        &self,
+        headers: &HeaderMap,
+        message: Bytes,
+        begun: Instant,
+    ) -> Answering<Self::Soon, Self::Later> {
         let asked = RateLimitRequest::decode(message.clone()).expect("a request");
         assert!(asked.domain != WORSE, "on purpose");
         if asked.domain == LATER {
@@ -81,9 +88,13 @@ impl Method for Panicky {
         }
         let call = || self.0.call(headers, message, begun);
         match dispatcher::with_default(&self.1, call) {
-            Answering::Now(answered) => Answering::Now(answered),
+            Answering::Soon(soon) => Answering::Soon(soon),
             Answering::Later(deciding) => Answering::Later(Box::pin(deciding)),
         }
+    }
+
+    fn answer(&self, soon: Self::Soon) -> impl Future<Output = Answered> + Send {
+        self.0.answer(soon).with_subscriber(self.1.clone())
     }
 
     async fn prepare(&self) {}

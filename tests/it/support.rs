@@ -8,6 +8,7 @@ pub(crate) mod compose;
 pub(crate) mod gateway;
 pub(crate) mod golden;
 pub(crate) mod http;
+pub(crate) mod http2;
 pub(crate) mod method;
 pub(crate) mod model;
 pub(crate) mod otlp;

@@ -11,7 +11,7 @@
 //! are found at the first look.
 
 /// How many values come in one allocation: few, as the last chunk is half empty on average; many, as each has an address.
-const CHUNK: usize = 64;
+const CHUNK: usize = 256;
 
 /// The end of a chain.
 const NONE: u32 = u32::MAX;
@@ -21,10 +21,10 @@ const NONE: u32 = u32::MAX;
 pub(super) struct Table<V> {
     chunks: Vec<Box<[Entry<V>; CHUNK]>>,
     /// Where in a chunk its first value lies.
-    turn: usize,
+    turn: u32,
     /// How many values there are, at the indices below, and how many buckets. If a bucket has values, one is at its index, and
     /// is the first of its chain.
-    len: usize,
+    len: u32,
 }
 
 /// A value, in as few lines of the cache as it needs.
@@ -49,14 +49,14 @@ impl<V: Default> Table<V> {
     pub(super) fn at_place(place: usize) -> Self {
         Self {
             chunks: Vec::new(),
-            turn: place % CHUNK,
+            turn: (place % CHUNK) as u32,
             len: 0,
         }
     }
 
     /// How many values there are.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Where the value of `print` is, until one comes or goes.
@@ -66,13 +66,22 @@ impl<V: Default> Table<V> {
         }
         let print = halves(print);
         // Where the bucket has no values this is another's chain, and finds nothing either.
-        let mut index = bucket(print, self.len);
+        let mut index = bucket(print, self.len());
         loop {
             let entry = self.entry(index);
             if entry.print == print {
                 return Some(index);
             }
             index = place(entry.next)?;
+        }
+    }
+
+    /// Begins to bring into the cache what is looked at first for `print`.
+    pub(super) fn fetch(&self, print: u128) {
+        if self.len > 0 {
+            let index = bucket(halves(print), self.len());
+            let chunk = &*self.chunks[index / CHUNK];
+            prefetch_index::prefetch_index(chunk, (index + self.turn as usize) % CHUNK);
         }
     }
 
@@ -96,7 +105,7 @@ impl<V: Default> Table<V> {
         let mut lowered = lowered;
         let print = halves(print);
         let free = self.add_bucket(&mut lowered);
-        let home = bucket(print, self.len);
+        let home = bucket(print, self.len());
         let (index, next) = if home == free {
             (free, NONE)
         } else if self.is_first(home) {
@@ -135,7 +144,7 @@ impl<V: Default> Table<V> {
 
     /// All values and their fingerprints.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u128, &V)> {
-        let entries = (0..self.len).map(|index| self.entry(index));
+        let entries = (0..self.len()).map(|index| self.entry(index));
         entries.map(|entry| {
             let [low, high] = entry.print.map(u128::from);
             (high << 64 | low, &entry.value)
@@ -144,7 +153,7 @@ impl<V: Default> Table<V> {
 
     /// Makes room for one more value, and splits the bucket whose upper half the new one is. Tells which index is free then.
     fn add_bucket(&mut self, lowered: &mut impl FnMut(&V)) -> usize {
-        let new = self.len;
+        let new = self.len();
         if new == self.chunks.len() * CHUNK {
             let chunk = std::array::from_fn(|_| Entry::default());
             self.chunks.push(Box::new(chunk));
@@ -186,7 +195,7 @@ impl<V: Default> Table<V> {
 
     /// Gives the chain of the last bucket to the one it was split from, and the room back; `free` is the index that holds nothing.
     fn remove_bucket(&mut self, mut free: usize, lowered: &mut impl FnMut(&V)) {
-        let last = self.len - 1;
+        let last = self.len() - 1;
         if let Some(parent) = parent(last)
             && free != last
             && self.is_first(last)
@@ -205,19 +214,19 @@ impl<V: Default> Table<V> {
                 free = last;
             }
         }
-        self.len = last;
+        self.len = last as u32;
         if free != last {
             self.make_way(last, free, lowered);
         }
         // One is spared, so that keys that come and go at a border do not allocate each time.
-        if self.len.div_ceil(CHUNK) + 1 < self.chunks.len() {
+        if self.len().div_ceil(CHUNK) + 1 < self.chunks.len() {
             self.chunks.pop();
         }
     }
 
     /// Whether the value at `index` is of the bucket there, and so its first.
     fn is_first(&self, index: usize) -> bool {
-        bucket(self.entry(index).print, self.len) == index
+        bucket(self.entry(index).print, self.len()) == index
     }
 
     /// Moves the value at `from`, which is not the first of its chain, to `to`, which is free.
@@ -238,7 +247,7 @@ impl<V: Default> Table<V> {
 
     /// The index before `index` in its chain, of which it is not the first.
     fn before(&self, index: usize) -> usize {
-        let mut before = bucket(self.entry(index).print, self.len);
+        let mut before = bucket(self.entry(index).print, self.len());
         while let Some(next) = place(self.entry(before).next).filter(|next| *next != index) {
             before = next;
         }
@@ -246,11 +255,11 @@ impl<V: Default> Table<V> {
     }
 
     fn entry(&self, index: usize) -> &Entry<V> {
-        &self.chunks[index / CHUNK][(index + self.turn) % CHUNK]
+        &self.chunks[index / CHUNK][(index + self.turn as usize) % CHUNK]
     }
 
     fn entry_mut(&mut self, index: usize) -> &mut Entry<V> {
-        &mut self.chunks[index / CHUNK][(index + self.turn) % CHUNK]
+        &mut self.chunks[index / CHUNK][(index + self.turn as usize) % CHUNK]
     }
 }
 

@@ -90,14 +90,23 @@ impl Service {
         self.try_ask(descriptors).await.expect("an answer")
     }
 
-    pub(crate) async fn try_ask(&self, descriptors: &[&str]) -> Result<Answer<'static>, Rejection> {
-        let request = Request {
+    /// The request that is asked so.
+    pub(crate) fn request<'a>(descriptors: &[&'a str]) -> Request<'a> {
+        Request {
             domain: "d",
             hits_addend: 0,
             descriptors: descriptors.iter().map(|text| descriptor(text)).collect(),
-        };
+        }
+    }
+
+    pub(crate) async fn try_ask(&self, descriptors: &[&str]) -> Result<Answer<'static>, Rejection> {
         self.engine
-            .check(&request, Instant::now(), None, |answer| answer.owned())
+            .check(
+                &Self::request(descriptors),
+                Instant::now(),
+                None,
+                |answer| answer.owned(),
+            )
             .await
     }
 

@@ -1,0 +1,238 @@
+//! Calls that nothing is waited for are answered two at a time, and nobody can tell.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
+use futures::FutureExt;
+use futures::future::{join, join_all};
+use h2::client::SendRequest;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use prost::Message;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::timeout;
+use tollgate::engine::{Answer, Caller, Rejection, Request};
+use tollgate::grpc::unary::{Answered, Answering, Method};
+use tollgate::grpc::wire;
+use tollgate::store::Store;
+use tollgate::time::Micros;
+
+use crate::support::http2::{connect, try_call};
+use crate::support::method::Served;
+use crate::support::server::request;
+use crate::support::service::Service;
+
+/// Calls for this domain panic at the first look; for the next, at the second; and those for the last take more looks than they may.
+const FIRST: &str = "panics at first";
+const SECOND: &str = "panics at second";
+const SLOW: &str = "slow";
+
+/// Which call has been looked at, and how often.
+#[derive(Clone, Copy, Debug)]
+struct Look(u32, usize);
+
+/// Answers each call at the second look, and remembers both.
+#[derive(Clone, Default)]
+struct Twice(Arc<Mutex<Vec<Look>>>);
+
+/// Ends this look.
+async fn next_look() {
+    let mut has = false;
+    poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        match std::mem::replace(&mut has, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+impl Method for Twice {
+    type Soon = RateLimitRequest;
+    type Later = std::future::Pending<Answered>;
+
+    fn call(
+        &self,
+        _: &HeaderMap,
+        message: Bytes,
+        _: Instant,
+    ) -> Answering<RateLimitRequest, Self::Later> {
+        Answering::Soon(RateLimitRequest::decode(message).expect("a request"))
+    }
+
+    async fn answer(&self, asked: RateLimitRequest) -> Answered {
+        let domain = asked.domain.as_str();
+        assert!(domain != FIRST, "on purpose");
+        self.0.lock().push(Look(asked.hits_addend, 1));
+        next_look().await;
+        assert!(domain != SECOND, "on purpose");
+        if domain == SLOW {
+            next_look().await;
+        }
+        self.0.lock().push(Look(asked.hits_addend, 2));
+        Ok(wire::framed(&Answer::default()))
+    }
+
+    async fn prepare(&self) {}
+}
+
+/// Sends calls for these domains at once, and tells which are answered.
+async fn answered(client: &SendRequest<Bytes>, domains: &[&str]) -> Vec<bool> {
+    let calls = domains.iter().zip(0..).map(|(domain, number)| async move {
+        let mut asked = request(domain, &[]);
+        asked.hits_addend = number;
+        try_call(client, &asked).await.is_ok()
+    });
+    let answers = timeout(Duration::from_secs(20), join_all(calls)).await;
+    answers.expect("all of them end")
+}
+
+/// How many come together is the network's, so they are sent until two have.
+#[tokio::test]
+async fn calls_that_come_together_are_answered_by_twos_and_in_order() {
+    let method = Twice::default();
+    let served = Served::by(method.clone()).await;
+    let client = connect(served.address, 1 << 16).await;
+    let mut pairs = 0;
+    for _ in 0..1000 {
+        assert!(answered(&client, &["d"; 7]).await.iter().all(|ok| *ok));
+        let looks = std::mem::take(&mut *method.0.lock());
+        let calls = |look: usize| {
+            let of_all = looks.iter().filter(move |Look(_, number)| *number == look);
+            of_all.map(|Look(call, _)| *call).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            calls(1),
+            calls(2),
+            "they end in the order in which they begin"
+        );
+        let mut open = 0;
+        for Look(_, number) in &looks {
+            match number {
+                1 => open += 1,
+                _ => open -= 1,
+            }
+            assert!(open <= 2, "{looks:?}");
+            pairs += usize::from(open == 2);
+        }
+        if pairs > 0 {
+            break;
+        }
+    }
+    assert!(pairs > 0, "no two have ever been looked at together");
+    drop(client);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_goes_wrong_takes_none_along() {
+    let served = Served::by(Twice::default()).await;
+    let client = connect(served.address, 1 << 16).await;
+    for wrong in [FIRST, SECOND, SLOW] {
+        let mut broken = 0;
+        // At either place of a pair, and at the end.
+        for place in 0..7 {
+            let mut domains = ["d"; 7];
+            domains[place] = wrong;
+            let mut told = answered(&client, &domains).await;
+            // A call whose message comes later than its head may take its time, as it is looked at apart.
+            let is_answered = told.remove(place);
+            assert!(!is_answered || wrong == SLOW, "{wrong} at {place}");
+            assert_eq!(told, [true; 6], "beside {wrong} at {place}");
+            broken += usize::from(!is_answered);
+        }
+        assert!(broken > 0, "{wrong}");
+    }
+    drop(client);
+    served.end().await;
+}
+
+const RULES: &str = "
+domain: d
+descriptors:
+  - {key: user, rate_limit: {requests_per_unit: 5, unit: second}}
+  - key: bucket
+    rate_limit: {requests_per_unit: 2, unit: second, algorithm: token_bucket, burst: 4}
+  - key: both
+    rate_limits:
+      - {name: fast, requests_per_unit: 3, unit: second}
+      - {name: slow, requests_per_unit: 9, unit: minute}
+  - {key: free}
+";
+
+async fn ask(
+    service: &Service,
+    request: &Request<'_>,
+    interleaves: bool,
+) -> Result<Answer<'static>, Rejection> {
+    let caller = Caller {
+        interleaves,
+        ..Caller::here()
+    };
+    let answering = service
+        .engine
+        .check_for(request, caller, |answer| answer.owned());
+    answering.await
+}
+
+/// Whatever two ask at a time is decided as if one had come after the other.
+#[test]
+fn two_at_a_time_are_decided_as_one_after_the_other() {
+    for seed in 0..200 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let (paired, single) = (Service::new(RULES), Service::new(RULES));
+        for step in 0..40 {
+            let pair = [(); 2].map(|()| {
+                let count = random.random_range(1..4);
+                let mut descriptor = || {
+                    let key = ["user", "bucket", "both", "free", "unknown"];
+                    let key = key[random.random_range(0..key.len())];
+                    let hits = ["", " +2", " -1", " ?"][random.random_range(0..4)];
+                    format!("{key}={}{hits}", random.random_range(0..3))
+                };
+                (0..count).map(|_| descriptor()).collect::<Vec<_>>()
+            });
+            let words = pair
+                .each_ref()
+                .map(|words| words.iter().map(String::as_str).collect::<Vec<_>>());
+            let [first, second] = words.each_ref().map(|words| Service::request(words));
+            let together = join(ask(&paired, &first, true), ask(&paired, &second, true));
+            let mut together = std::pin::pin!(together);
+            // One look at both, and then the one that ends them.
+            let looked = together.as_mut().now_or_never();
+            let answers = looked.or_else(|| together.now_or_never());
+            let one = ask(&single, &first, false).now_or_never();
+            let other = ask(&single, &second, false).now_or_never();
+            assert_eq!(
+                format!("{answers:?}"),
+                format!("{:?}", one.zip(other)),
+                "seed {seed}, step {step}: {pair:?}"
+            );
+            let micros = Micros::new(random.random_range(0..400_000));
+            paired.clock.advance(micros);
+            single.clock.advance(micros);
+        }
+    }
+}
+
+/// Who goes between two looks has been charged nothing, and has left nothing behind.
+#[test]
+fn a_first_look_charges_nothing() {
+    let service = Service::new(RULES);
+    let asked = Service::request(&["user=1 +5"]);
+    let first = ask(&service, &asked, true).now_or_never();
+    assert_eq!(first, None, "memory is fetched");
+    let Store::Embedded(store) = service.engine.store() else {
+        panic!("an embedded store");
+    };
+    assert!(store.is_empty());
+    let answer = ask(&service, &asked, false).now_or_never();
+    let answer = answer.expect("no waiting").expect("an answer");
+    assert_eq!(answer.statuses[0].remaining, 0, "nothing was used before");
+}
