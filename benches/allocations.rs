@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use prost::Message;
-use tollgate::engine::{Engine, Settings};
+use tollgate::engine::{Engine, Request, Settings};
 use tollgate::grpc::wire;
 use tollgate::rules::compile::{Options, compile};
 use tollgate::rules::file::SourceFile;
@@ -39,9 +39,10 @@ fn main() {
     let message = wire::message("bench", 1, [vec![entry]]).encode_to_vec();
     let decide = || {
         let mut room = None;
-        let Ok(request) = wire::read(&message, &mut room) else {
+        let mut request = Request::default();
+        if wire::read(&message, &mut room, &mut request).is_err() {
             return;
-        };
+        }
         let told = engine.check(&request, Instant::now(), None, wire::framed);
         if let Some(Ok(framed)) = futures::FutureExt::now_or_never(told) {
             std::hint::black_box(framed);

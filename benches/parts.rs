@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use prost::Message;
-use tollgate::engine::{Answer, Code, Engine, Settings};
+use tollgate::engine::{Answer, Code, Engine, Request, Settings};
 use tollgate::grpc::wire;
 use tollgate::limit::period::Zone;
 use tollgate::limit::transaction::{Amount, Bound, Demand, Record, Role, transact};
@@ -148,7 +148,8 @@ pub(crate) fn whole() -> Vec<Part> {
         Part::new("wire/request", move |place| {
             let mut room = None;
             let message = black_box(&decode[place % PLACES]);
-            black_box(wire::read(message, &mut room).is_ok());
+            let mut request = Request::default();
+            black_box(wire::read(message, &mut room, &mut request).is_ok());
         }),
         encode("wire/answer_1", short),
         encode("wire/answer_10", long),
@@ -188,7 +189,8 @@ fn messages(count: usize) -> Vec<Vec<u8>> {
 
 fn decide<T>(engine: &Engine, message: &[u8], tell: impl FnOnce(&Answer<'_>) -> T) -> T {
     let mut room = None;
-    let request = wire::read(message, &mut room).expect("a request");
+    let mut request = Request::default();
+    wire::read(message, &mut room, &mut request).expect("a request");
     let told = engine.check(&request, Instant::now(), None, tell);
     told.now_or_never().expect("no waiting").expect("an answer")
 }

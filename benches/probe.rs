@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot, watch};
-use tollgate::engine::{self, Answer, Engine};
+use tollgate::engine::{self, Answer, Engine, Request};
 use tollgate::grpc::listen::Listener;
 use tollgate::grpc::unary::{Answered, Answering, Method};
 use tollgate::grpc::wire;
@@ -273,13 +273,15 @@ impl Method for Probe {
     ) -> Answering<Self::Soon, Self::Later> {
         if self.wires.is_empty() {
             let mut room = None;
-            black_box(wire::read(&message, &mut room).is_ok());
+            let mut request = Request::default();
+            black_box(wire::read(&message, &mut room, &mut request).is_ok());
             return Answering::Soon(Ok(wire::framed(&self.answer)));
         }
         let probe = self.clone();
         Answering::Later(Box::pin(async move {
             let mut room = None;
-            let request = wire::read(&message, &mut room).unwrap_or_default();
+            let mut request = Request::default();
+            black_box(wire::read(&message, &mut room, &mut request).is_ok());
             let first = request.descriptors.first();
             if let Some(entry) = first.and_then(|first| first.entries.first()) {
                 let key = Bytes::from(format!("{{probe|{}={}}}", entry.key, entry.value));

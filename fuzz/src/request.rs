@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use prost::Message;
 use tollgate::engine::charges::check_bounds;
-use tollgate::engine::{Code, Engine, Rejection};
+use tollgate::engine::{Code, Engine, Rejection, Request};
 use tollgate::grpc::rls;
 use tollgate::grpc::wire::{self, RateLimitRequest, RateLimitResponse, Unread};
 
@@ -13,7 +13,8 @@ use super::world;
 /// The bytes of a `RateLimitRequest`.
 pub fn run(data: &[u8]) {
     let mut room = None;
-    let read = wire::read(data, &mut room);
+    let mut request = Request::default();
+    let read = wire::read(data, &mut room, &mut request).map(|()| request);
     let Ok(message) = RateLimitRequest::decode(data) else {
         assert!(read.is_err());
         return;

@@ -126,8 +126,14 @@ impl<'a> Ruling<'a> {
             ruling.items.push(match item {
                 Item::Free => Judged::Free,
                 Item::Unlimited(plan) => Judged::Unlimited(*plan),
-                Item::Limited(limited) => Judged::Limited(reader.spoken(descriptor, limited)),
+                Item::Limited(limited) => Judged::Limited(reader.silent(descriptor, limited)),
             });
+            // It speaks where it stays, as what is said is large.
+            if let (Item::Limited(limited), Some(Judged::Limited(spoken))) =
+                (item, ruling.items.last_mut())
+            {
+                reader.speak(limited, spoken);
+            }
         }
         ruling
     }
@@ -340,12 +346,28 @@ struct Reader<'p, 'a> {
 }
 
 impl<'a> Reader<'_, 'a> {
-    fn spoken(&self, descriptor: usize, limited: &Limited<'a>) -> Spoken<'a> {
+    /// A descriptor whose limits have not spoken yet.
+    fn silent(&self, descriptor: usize, limited: &Limited<'a>) -> Spoken<'a> {
+        Spoken {
+            descriptor,
+            demand: limited.demand,
+            rule: limited.rule,
+            plan: limited.plan,
+            amount: self.charges.demands[limited.demand].amount,
+            limits: SmallVec::new(),
+            deciding: 0,
+            refused: false,
+            shadow: limited.shadow,
+            quota: limited.quota,
+        }
+    }
+
+    fn speak(&self, limited: &Limited<'a>, to: &mut Spoken<'a>) {
         let demand = &self.charges.demands[limited.demand];
         let terms = self.charges.terms_of(limited);
         let readings = &self.outcome.readings[limited.first..limited.first + terms.len()];
         let refused = is_refusal(readings);
-        let mut limits: SmallVec<[Said<'a>; 2]> = SmallVec::new();
+        let limits = &mut to.limits;
         for ((bound, terms), reading) in demand.limits.iter().zip(terms).zip(readings) {
             limits.push(self.said(limited.demand, bound, terms, reading, refused));
         }
@@ -355,18 +377,8 @@ impl<'a> Reader<'_, 'a> {
         } else {
             places.min_by_key(|place| limits[*place].remaining)
         };
-        Spoken {
-            descriptor,
-            demand: limited.demand,
-            rule: limited.rule,
-            plan: limited.plan,
-            amount: demand.amount,
-            limits,
-            deciding: deciding.unwrap_or_default(),
-            refused,
-            shadow: limited.shadow,
-            quota: limited.quota,
-        }
+        to.deciding = deciding.unwrap_or_default();
+        to.refused = refused;
     }
 
     fn said(

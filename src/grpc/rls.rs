@@ -16,7 +16,7 @@ use tracing::{Instrument, error};
 use super::desk::{Desk, Job, Seated};
 use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest, Unread};
-use crate::engine::{self, Answer, Engine, Rejection, Traced};
+use crate::engine::{self, Answer, Engine, Rejection, Request, Traced};
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing::{self as spans, Begun};
@@ -150,7 +150,8 @@ impl Call {
             };
             let engine = &parts.engine;
             let mut room = None;
-            let request = wire::read(&message, &mut room).inspect_err(|_| engine.refuse())?;
+            let mut request = Request::default();
+            wire::read(&message, &mut room, &mut request).inspect_err(|_| engine.refuse())?;
             // In its place at once, and only pointed to from here on, as it is large.
             let answered = pin!(engine.check_for(&request, caller, wire::framed));
             Ok(answered.await?)

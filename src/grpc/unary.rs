@@ -37,7 +37,7 @@ pub trait Method: Clone + Send + Sync + 'static {
         begun: Instant,
     ) -> Answering<Self::Soon, Self::Later>;
 
-    /// Answers a call that nothing is waited for, in [`LOOKS`] at most, which may follow each other at once: the first may end while memory is
+    /// Answers a call that nothing is waited for, in [`LOOKS`] looks at most, which may follow each other at once: the first may end while memory is
     /// fetched, which takes as long as to begin with another call.
     fn answer(&self, soon: Self::Soon) -> impl Future<Output = Answered> + Send;
 

@@ -72,17 +72,20 @@ pub enum Unread {
     Rejected(#[from] Rejection),
 }
 
-/// A message off the wire as the engine takes it. What few messages have is read by way of the generated one, which is put in `room`.
+/// Reads a message off the wire to where the engine takes it, as it is large. What few messages have is read by way of the generated one, which
+/// is put in `room`.
 pub fn read<'m>(
     message: &'m [u8],
     room: &'m mut Option<RateLimitRequest>,
-) -> Result<Request<'m>, Unread> {
-    if let Some(request) = plain::request(message) {
-        return Ok(request);
+    to: &mut Request<'m>,
+) -> Result<(), Unread> {
+    if plain::request(message, to).is_some() {
+        return Ok(());
     }
     count::check(message)?;
     let message = RateLimitRequest::decode(message)?;
-    Ok(request(room.insert(message))?)
+    *to = request(room.insert(message))?;
+    Ok(())
 }
 
 /// The key of a field, whose number is below 16 as all are here: one byte.

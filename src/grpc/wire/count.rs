@@ -73,6 +73,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::engine::Request;
     use crate::engine::charges::check_bounds;
     use crate::grpc::wire::{self, RateLimitRequest, Unread};
 
@@ -101,7 +102,7 @@ mod tests {
                 let late = check_bounds(&late).expect_err("too many");
                 let bytes = message.encode_to_vec();
                 let mut room = None;
-                let read = wire::read(&bytes, &mut room).map(drop);
+                let read = wire::read(&bytes, &mut room, &mut Request::default());
                 let Err(Unread::Rejected(early)) = read else {
                     panic!("{read:?}");
                 };
@@ -117,7 +118,8 @@ mod tests {
         for unusual in [false, true] {
             let bytes = message(&most, unusual).encode_to_vec();
             let mut room = None;
-            let read = wire::read(&bytes, &mut room).expect("a request");
+            let mut read = Request::default();
+            wire::read(&bytes, &mut room, &mut read).expect("a request");
             check_bounds(&read).expect("as many as may be");
         }
     }
@@ -135,7 +137,8 @@ mod tests {
             ],
         ] {
             check(bytes).expect("not many");
-            let read = wire::read(bytes, &mut None).map(drop);
+            let mut room = None;
+            let read = wire::read(bytes, &mut room, &mut Request::default());
             assert!(matches!(read, Err(Unread::Malformed(_))), "{bytes:x?}");
         }
     }

@@ -14,29 +14,30 @@ use crate::rules::{Descriptor, Entry};
 /// What a number of a message of this kind takes at most, in bytes.
 const LONGEST_NUMBER: usize = 5;
 
-/// The request of a message; none if it has anything that few messages have, or more than there may be.
-pub(super) fn request(message: &[u8]) -> Option<Request<'_>> {
+/// Reads the request of a message; none if it has anything that few messages have, or more than there may be, and then what has been read is of
+/// no use.
+pub(super) fn request<'m>(message: &'m [u8], to: &mut Request<'m>) -> Option<()> {
     const DOMAIN: u8 = key(1, WireType::LengthDelimited);
     const DESCRIPTOR: u8 = key(2, WireType::LengthDelimited);
     const HITS_ADDEND: u8 = key(3, WireType::Varint);
-    let mut request = Request::default();
+    *to = Request::default();
     let mut fields = Fields(message);
     while let Some(key) = fields.key() {
         match key {
-            DOMAIN => request.domain = fields.text()?,
+            DOMAIN => to.domain = fields.text()?,
             DESCRIPTOR => {
-                if request.descriptors.len() >= MAX_DESCRIPTORS {
+                if to.descriptors.len() >= MAX_DESCRIPTORS {
                     return None;
                 }
                 // Filled where it stays, as it is large.
-                request.descriptors.push(Descriptor::default());
-                descriptor(fields.piece()?, request.descriptors.last_mut()?)?;
+                to.descriptors.push(Descriptor::default());
+                descriptor(fields.piece()?, to.descriptors.last_mut()?)?;
             }
-            HITS_ADDEND => request.hits_addend = fields.number()?,
+            HITS_ADDEND => to.hits_addend = fields.number()?,
             _ => return None,
         }
     }
-    Some(request)
+    Some(())
 }
 
 fn descriptor<'m>(message: &'m [u8], to: &mut Descriptor<'m>) -> Option<()> {
@@ -111,6 +112,16 @@ mod tests {
     use super::*;
     use crate::grpc::wire::{self, RateLimitRequest};
 
+    fn read(message: &[u8]) -> Option<Request<'_>> {
+        // What stood there before is not told from what is read.
+        let mut to = Request {
+            domain: "other",
+            hits_addend: 7,
+            descriptors: smallvec::smallvec![Descriptor::default()],
+        };
+        request(message, &mut to).map(|()| to)
+    }
+
     /// Pieces of messages and what may stand in their place, so that some are put together to whole ones.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let entry = prop_oneof![
@@ -139,7 +150,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
         #[test]
         fn what_is_read_is_what_the_generated_message_says(bytes in bytes()) {
-            let Some(read) = request(&bytes) else {
+            let Some(read) = read(&bytes) else {
                 return Ok(());
             };
             let message = RateLimitRequest::decode(&*bytes).expect("what is read is a message");
@@ -157,7 +168,7 @@ mod tests {
         for hits in [0, 1, 127, 128, u32::MAX] {
             let message = wire::message("edge", hits, (0..5).map(entries));
             let bytes = message.encode_to_vec();
-            let read = request(&bytes).expect("a request");
+            let read = read(&bytes).expect("a request");
             let told = wire::request(&message).expect("a request");
             assert_eq!(format!("{read:?}"), format!("{told:?}"));
         }
@@ -169,7 +180,7 @@ mod tests {
         let whole = wire::message("edge", 300, [vec![("user".to_owned(), "alice".to_owned())]]);
         let whole = whole.encode_to_vec();
         let ends: Vec<_> = (0..whole.len())
-            .filter(|end| request(&whole[..*end]).is_some())
+            .filter(|end| read(&whole[..*end]).is_some())
             .collect();
         // Between two fields there is a whole message.
         assert_eq!(ends, [0, 6, whole.len() - 3]);
@@ -183,7 +194,7 @@ mod tests {
             &[0x18, 0xff, 0xff, 0xff, 0xff, 0x1f],    // a number beyond 32 bits
             &[0x8a, 0],                               // a key of two bytes
         ] {
-            assert!(request(unusual).is_none(), "{unusual:x?}");
+            assert!(read(unusual).is_none(), "{unusual:x?}");
         }
     }
 }

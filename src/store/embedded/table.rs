@@ -10,8 +10,9 @@
 //! whoever was there makes way, as in R. Ierusalimschy et al., "The Implementation of Lua 5.0", section 4. Two of three values
 //! are found at the first look.
 
-/// How many values come in one allocation: few, as the last chunk is half empty on average; many, as each has an address.
-const CHUNK: usize = 256;
+/// How many values come in one allocation: few, as the last chunk is half empty on average; many, as each has an address, which should be in the
+/// cache. With the line that an allocator may add to begin at one, it fills a power of two.
+const CHUNK: usize = 255;
 
 /// The end of a chain.
 const NONE: u32 = u32::MAX;
