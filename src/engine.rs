@@ -387,7 +387,8 @@ impl Engine {
         let caller = Caller {
             begun,
             deadline,
-            ..Caller::here()
+            traced: Traced::here(),
+            interleaves: false,
         };
         self.check_for(request, caller, tell).await
     }
