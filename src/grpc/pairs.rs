@@ -59,6 +59,8 @@ fn look<T>(calls: impl Future<Output = T>) {
     let mut nobody = Context::from_waker(Waker::noop());
     let is_done = (0..LOOKS).any(|_| calls.as_mut().poll(&mut nobody).is_ready());
     if !is_done {
-        error!("a call waits that nothing should be waited for; it is broken off");
+        error!(
+            "a call waits where nothing is to be waited for, and its stream is reset: this is a bug of Tollgate, please report it"
+        );
     }
 }

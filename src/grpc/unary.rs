@@ -134,11 +134,11 @@ pub(super) fn begin<M: Method>(
             Answering::Soon(soon) => return Looked::Asked(Asked { soon, caller }),
             Answering::Later(answering) => Step::Answer(answering),
         },
-        Err(Unread::Never(status)) => {
+        Err(Missing::Never(status)) => {
             caller.refuse(&status);
             return Looked::Told;
         }
-        Err(Unread::Yet(reading)) => {
+        Err(Missing::Yet(reading)) => {
             let method = method.clone();
             Step::Message(Box::pin(async move {
                 let message = reading.await?;
@@ -155,19 +155,19 @@ pub(super) fn begin<M: Method>(
     })
 }
 
-/// Why a message has not been read.
-enum Unread {
+/// Why there is no message.
+enum Missing {
     /// It is not all there yet.
     Yet(Reading<Incoming>),
     Never(Status),
 }
 
-fn read_now(body: RecvStream, most: usize) -> Result<Bytes, Unread> {
+fn read_now(body: RecvStream, most: usize) -> Result<Bytes, Missing> {
     let mut reading = Reading::new(Incoming::new(body), most);
     // Nobody is woken: what is not there yet is asked for again at once.
     match reading.poll_unpin(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(message) => message.map_err(Unread::Never),
-        Poll::Pending => Err(Unread::Yet(reading)),
+        Poll::Ready(message) => message.map_err(Missing::Never),
+        Poll::Pending => Err(Missing::Yet(reading)),
     }
 }
 
