@@ -33,6 +33,7 @@ use made::Made;
 use parking_lot::Mutex;
 use readiness::Readiness;
 use recording::Told;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 use tracing::Span;
 
@@ -434,11 +435,14 @@ impl Engine {
                 charges: None,
             }));
         };
-        let found = pin!(self.find(domain, request, call)).await?;
+        let mut found = SmallVec::new();
+        pin!(self.find(domain, request, call, &mut found)).await?;
         let cost = domain.costs.of(&request.descriptors);
         if let Some(apart) = self.apart(domain, request, cost) {
             let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
-            let answer = self.conclude(live, domain, request, &found, (&ruling, None), call);
+            let reason = self.conclude(live, domain, request, &found, (&ruling, None), call);
+            let mut answer = Answer::default();
+            self.answer(domain, request, &ruling, reason, &mut answer);
             return Ok(tell(Told {
                 answer: &answer,
                 ruling: Some(&ruling),
@@ -458,7 +462,9 @@ impl Engine {
         if ruling.admitted && made.fallback.is_none() {
             self.meter(domain, request, &charges, &made.outcome);
         }
-        let answer = self.conclude(live, domain, request, &found, (&ruling, Some(&made)), call);
+        let reason = self.conclude(live, domain, request, &found, (&ruling, Some(&made)), call);
+        let mut answer = Answer::default();
+        self.answer(domain, request, &ruling, reason, &mut answer);
         Ok(tell(Told {
             answer: &answer,
             ruling: Some(&ruling),
@@ -466,16 +472,16 @@ impl Engine {
         }))
     }
 
-    /// Counts, traces, records and answers what was `made`, if the store or the fallback had a part in it.
+    /// Counts, traces and records a ruling, and tells the reason for it: of what was `made`, if the store or the fallback had a part in it.
     fn conclude<'r>(
-        &'r self,
+        &self,
         live: &Live,
-        domain: &'r Domain,
+        domain: &Domain,
         request: &Request<'_>,
         found: &[charges::Found<'r>],
         (ruling, made): (&fold::Ruling<'r>, Option<&Made>),
         call: &Call<'_>,
-    ) -> Answer<'r> {
+    ) -> Reason {
         let settings = &self.settings;
         let fallback = made.and_then(|made| made.fallback);
         let reason = fallback.unwrap_or_else(|| Reason::of(ruling, settings.shadow_mode));
@@ -501,8 +507,20 @@ impl Engine {
                 at: made.and_then(|made| made.at),
             });
         }
+        reason
+    }
+
+    /// Writes the answer where it stays, as it is large.
+    fn answer<'r>(
+        &'r self,
+        domain: &'r Domain,
+        request: &Request<'_>,
+        ruling: &fold::Ruling<'r>,
+        reason: Reason,
+        to: &mut Answer<'r>,
+    ) {
         let now = || self.clock.now();
-        answer::answer(settings, domain, request, ruling, reason, now)
+        answer::write(to, &self.settings, domain, request, ruling, reason, now);
     }
 
     /// How a request of `caller` is decided.

@@ -1,7 +1,7 @@
 //! The standings that this instance has asked for, and the lists.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -27,7 +27,9 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(600);
 pub struct Directory {
     pub(super) shelf: Shelf,
     pub(super) cache: Cache<String, Known>,
-    pub(crate) lists: ArcSwap<Lists>,
+    lists: ArcSwap<Lists>,
+    /// Whether there is anything on them: nearly always there is not, and that is seen at a glance.
+    any_listed: AtomicBool,
     /// The number of the last change that is in the cache and the lists; none before the first look.
     pub(super) seen: Mutex<Option<u64>>,
     /// Grows with every change that is applied, so that what was asked for meanwhile is not kept. Held while the cache is
@@ -52,6 +54,7 @@ impl Directory {
             shelf: Shelf::new(prefix),
             cache: Cache::new(MAX_CACHED),
             lists: ArcSwap::default(),
+            any_listed: AtomicBool::default(),
             seen: Mutex::default(),
             applied: parking_lot::Mutex::default(),
             clock,
@@ -130,6 +133,18 @@ impl Directory {
         }
         let reason = "others change the same subject all the time".to_owned();
         Err(StoreError::Refused(reason))
+    }
+
+    /// Calls `look` with the lists as they are now, if there is anything on them.
+    pub(crate) fn with_lists<T>(&self, look: impl FnOnce(&Lists) -> T) -> Option<T> {
+        let any_listed = self.any_listed.load(Ordering::Acquire);
+        any_listed.then(|| look(&self.lists.load()))
+    }
+
+    pub(super) fn set_lists(&self, lists: Lists) {
+        let any_listed = lists.items().next().is_some();
+        self.lists.store(Arc::new(lists));
+        self.any_listed.store(any_listed, Ordering::Release);
     }
 
     /// The lists as they are now.

@@ -1,7 +1,6 @@
 //! How a change reaches every instance: all look at the store's log of changes several times a second.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -139,7 +138,7 @@ impl Directory {
         let now = self.clock.now();
         let built = tokio::task::spawn_blocking(move || Lists::new(items, now)).await;
         if let Ok(lists) = built {
-            self.lists.store(Arc::new(lists));
+            self.set_lists(lists);
         }
     }
 
@@ -159,11 +158,10 @@ impl Directory {
 
     /// Whether all instances know of a ban; clocks may be a little apart.
     pub fn knows(&self, ban: &Item) -> bool {
-        let lists = self.lists.load();
         let until = |item: &Item| item.until.unwrap_or(i64::MAX);
-        lists
-            .get(&ban.id())
-            .is_some_and(|known| until(known).saturating_add(CLOCKS_APART_US) >= until(ban))
+        let lasts = |known: &Item| until(known).saturating_add(CLOCKS_APART_US) >= until(ban);
+        self.with_lists(|lists| lists.get(&ban.id()).is_some_and(lasts))
+            .unwrap_or_default()
     }
 
     /// Tells all instances of a ban that the limits have begun.

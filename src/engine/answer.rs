@@ -113,20 +113,18 @@ impl Reason {
 }
 
 /// Writes the answer to `request`, decided at about `now()`, which is only asked where it is told.
-pub fn answer<'r>(
+pub fn write<'r>(
+    answer: &mut Answer<'r>,
     settings: &'r Settings,
     domain: &'r Domain,
     request: &Request<'_>,
     ruling: &Ruling<'r>,
     reason: Reason,
     now: impl FnOnce() -> Timestamp,
-) -> Answer<'r> {
+) {
     let refused = !ruling.admitted && !settings.shadow_mode;
-    let mut answer = Answer {
-        overall: if refused { Code::OverLimit } else { Code::Ok },
-        reason,
-        ..Answer::default()
-    };
+    answer.overall = if refused { Code::OverLimit } else { Code::Ok };
+    answer.reason = reason;
     answer.statuses.reserve(ruling.items.len());
     for place in 0..ruling.items.len() {
         answer.statuses.push(ruling.status(place));
@@ -144,7 +142,6 @@ pub fn answer<'r>(
     } else {
         Metadata::Decision(metadata::decision(domain, request, ruling, reason))
     });
-    answer
 }
 
 /// The statuses of a request without rules.

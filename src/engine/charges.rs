@@ -237,6 +237,9 @@ impl<'a> Charges<'a> {
         cost: Hits,
     ) -> Result<(), Rejection> {
         let replaced = replaced(found);
+        if found.len() > 1 {
+            self.reserve(found.len());
+        }
         let descriptors = request.descriptors.iter().enumerate();
         for ((place, descriptor), found) in descriptors.zip(found) {
             let amount = amount(request, descriptor, cost)?;
@@ -264,6 +267,14 @@ impl<'a> Charges<'a> {
         self.check_hits()?;
         self.settle_quotas(settings);
         Ok(())
+    }
+
+    /// Makes room for so many descriptors with a limit each: what lies in it is not moved then.
+    fn reserve(&mut self, descriptors: usize) {
+        self.keys.reserve(descriptors);
+        self.demands.reserve(descriptors);
+        self.items.reserve(descriptors);
+        self.terms.reserve(descriptors);
     }
 
     /// Adds what the descriptor's rule counts for billing.
@@ -475,6 +486,10 @@ impl<'a> Charges<'a> {
 
     /// Identical descriptors are charged with their sum, which must be countable.
     fn check_hits(&self) -> Result<(), Rejection> {
+        // Each for itself is.
+        if self.demands.len() < 2 {
+            return Ok(());
+        }
         let mut sums: SmallVec<[u64; 4]> = smallvec::smallvec![0; self.keys.len()];
         let limited = |demand: &&Demand<'_>| !demand.limits.is_empty();
         for demand in self.demands.iter().filter(limited) {
@@ -492,8 +507,7 @@ impl<'a> Charges<'a> {
 
     /// With every descriptor a quota, one without a rule is a quota that has passed, and so none can refuse.
     fn settle_quotas(&mut self, settings: &Settings) {
-        let free = self.items.iter().any(|item| matches!(item, Item::Free));
-        if settings.quota_mode && free {
+        if settings.quota_mode && self.items.iter().any(|item| matches!(item, Item::Free)) {
             for demand in &mut self.demands {
                 demand.role = Role::Shadow;
                 for candidate in &mut demand.candidates {

@@ -22,6 +22,8 @@ pub struct Ruling<'a> {
     pub admitted: bool,
     /// One per descriptor, in order.
     pub items: SmallVec<[Judged<'a>; 1]>,
+    /// The place of the one that decides.
+    deciding: Option<usize>,
     /// It was not decided by limits.
     pub apart: Option<Apart>,
     /// What the candidates said; none while the store does not answer.
@@ -116,12 +118,16 @@ impl<'a> Ruling<'a> {
         let mut ruling = Self {
             admitted: outcome.admitted,
             items: SmallVec::new(),
+            deciding: None,
             apart: None,
             compared: match charges.tried.is_empty() {
                 true => Vec::new(),
                 false => compare::compared(charges, outcome),
             },
         };
+        if charges.items.len() > 1 {
+            ruling.items.reserve(charges.items.len());
+        }
         for (descriptor, item) in charges.items.iter().enumerate() {
             ruling.items.push(match item {
                 Item::Free => Judged::Free,
@@ -135,6 +141,7 @@ impl<'a> Ruling<'a> {
                 reader.speak(limited, spoken);
             }
         }
+        ruling.deciding = ruling.who_decides();
         ruling
     }
 
@@ -151,6 +158,7 @@ impl<'a> Ruling<'a> {
         Self {
             admitted: refused.is_none(),
             items: (0..descriptors).map(judge).collect(),
+            deciding: None,
             apart: Some(apart),
             compared: Vec::new(),
         }
@@ -161,6 +169,7 @@ impl<'a> Ruling<'a> {
         Self {
             admitted: true,
             items: (0..descriptors).map(|_| Judged::Free).collect(),
+            deciding: None,
             apart: None,
             compared: Vec::new(),
         }
@@ -202,19 +211,26 @@ impl<'a> Ruling<'a> {
     /// The descriptor that decides: of those that refuse the one with the longest wait, else the one with the least
     /// remaining; the first of equals.
     pub fn deciding(&self) -> Option<&Spoken<'a>> {
-        let open = self.spoken().filter(|spoken| !spoken.shadow);
-        if self.admitted {
-            return open
-                .filter(|spoken| !spoken.refused)
-                .min_by_key(|spoken| spoken.decisive().remaining)
-                .or_else(|| self.spoken().next());
+        match self.items.get(self.deciding?) {
+            Some(Judged::Limited(spoken)) => Some(spoken),
+            Some(Judged::Free | Judged::Unlimited(_) | Judged::Refused(_)) | None => None,
         }
-        // `max_by_key` takes the last of equals, hence backwards.
-        let refusing: SmallVec<[&Spoken<'_>; 4]> = open.filter(|spoken| spoken.refused).collect();
-        refusing
-            .into_iter()
-            .rev()
-            .max_by_key(|spoken| spoken.decisive().wait())
+    }
+
+    fn who_decides(&self) -> Option<usize> {
+        let open = self.spoken().filter(|spoken| !spoken.shadow);
+        let decides = if self.admitted {
+            open.filter(|spoken| !spoken.refused)
+                .min_by_key(|spoken| spoken.decisive().remaining)
+                .or_else(|| self.spoken().next())
+        } else {
+            // `max_by_key` takes the last of equals, hence backwards.
+            let refusing: SmallVec<[&Spoken<'_>; 4]> =
+                open.filter(|spoken| spoken.refused).collect();
+            let refusing = refusing.into_iter().rev();
+            refusing.max_by_key(|spoken| spoken.decisive().wait())
+        };
+        decides.map(|spoken| spoken.descriptor)
     }
 
     /// When the same request would pass; none if it passes now or never will.

@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::charges::{Charges, Found};
 use super::compare::Compared;
 use super::fold::{Judged, Ruling};
@@ -117,7 +119,8 @@ impl Engine {
         };
         let mut call = self.call(Caller::here(), true);
         call.answers_by = Instant::now() + LOOK_WITHIN;
-        let found = self.find(domain, &request, &call).await?;
+        let mut found = SmallVec::new();
+        self.find(domain, &request, &call, &mut found).await?;
         let mut charges = Charges::default();
         charges.collect(&self.settings, domain, &request, &found, Hits::ONE)?;
         charges.only_peek();

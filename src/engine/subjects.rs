@@ -18,16 +18,19 @@ use crate::store::Key;
 const MAX_NOTING: usize = 64;
 
 impl Engine {
-    /// What limits each descriptor. The store is asked for standings that this instance does not know, until the call is answered; while
+    /// What limits each descriptor, in `found`, where it stays. The store is asked for standings that this instance does not know, until the call is answered; while
     /// it does not answer, the last that was known counts, or the rule's default.
     pub(super) async fn find<'r>(
         &self,
         domain: &'r Domain,
         request: &Request<'_>,
         call: &Call<'_>,
-    ) -> Result<SmallVec<[Found<'r>; 2]>, Rejection> {
+        found: &mut SmallVec<[Found<'r>; 2]>,
+    ) -> Result<(), Rejection> {
         let descriptors = &request.descriptors;
-        let mut found: SmallVec<[Found<'r>; 2]> = SmallVec::new();
+        if descriptors.len() > 1 {
+            found.reserve(descriptors.len());
+        }
         for (place, descriptor) in descriptors.iter().enumerate() {
             found.push(Found::of(domain, descriptor, place)?);
         }
@@ -51,7 +54,7 @@ impl Engine {
             self.settle(domain, descriptor, choice, standing.as_deref(), found);
             found.standing = standing;
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Asks the store for a standing, unless it has not answered already.
@@ -117,8 +120,9 @@ impl Engine {
 
     fn listed(&self, domain: &Domain, descriptors: &[Descriptor<'_>]) -> Option<Listed> {
         let value = |entry: Entry<'_>| value(domain, entry);
-        let lists = self.directory.lists.load();
-        lists.judge(domain, descriptors, || self.clock.now(), value)
+        let now = || self.clock.now();
+        self.directory
+            .with_lists(|lists| lists.judge(domain, descriptors, now, value))?
     }
 
     /// Makes known who is banned, unless it is known.

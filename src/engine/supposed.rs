@@ -1,5 +1,7 @@
 //! What a request would be charged, and where: for people. Nothing is charged.
 
+use smallvec::SmallVec;
+
 use super::charges::{Charges, Item};
 use super::{Caller, Engine, Rejection, Request};
 use crate::limit::transaction::Amount;
@@ -60,7 +62,8 @@ impl Engine {
             return Ok(None);
         };
         let call = self.call(Caller::here(), true);
-        let found = self.find(domain, request, &call).await?;
+        let mut found = SmallVec::new();
+        self.find(domain, request, &call, &mut found).await?;
         let cost = domain.costs.of(&request.descriptors);
         let mut charges = Charges::default();
         charges.collect(&self.settings, domain, request, &found, cost)?;

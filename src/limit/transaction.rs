@@ -337,7 +337,9 @@ fn read(
     }
     let mut changed = false;
     for (bound, reading) in demand.limits.iter().zip(&mut readings[first..]) {
-        let slot = record.slot(bound.limit, now);
+        let limit = bound.limit;
+        // It was advanced to `now` when it was read, or is made anew where the others have pushed it out.
+        let slot = record.slot_of(limit.tag(), now, || limit.fresh(now));
         if fits || bound.always {
             changed |= apply(bound.limit, slot, demand.amount, now);
         }

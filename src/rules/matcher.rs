@@ -31,7 +31,7 @@ pub use patterns::Patterns;
 /// The descriptors of a domain, to be searched.
 #[derive(Debug, Default)]
 pub struct Tree {
-    keys: HashMap<String, Key>,
+    keys: HashMap<String, Known>,
     exact: HashTable<Exact>,
     bare: HashMap<(Level, Key), Node>,
     cidrs: HashMap<(Level, Key), Cidrs<Node>>,
@@ -59,6 +59,15 @@ pub struct Level(u32);
 /// A key without `*`, for short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key(u32);
+
+/// A key, and how the rules match its values beside [`Matcher::Bare`]: what none of them does is not looked up.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    key: Key,
+    exact: bool,
+    cidr: bool,
+    pattern: bool,
+}
 
 /// A node of the tree.
 #[derive(Clone, Debug)]
@@ -126,19 +135,20 @@ impl Level {
 
 impl Tree {
     fn node(&self, level: Level, entry: &Entry<'_>) -> Option<&Node> {
-        let key = self.keys.get(entry.key).map(|key| (level, *key));
-        if let Some((level, key)) = key
-            && let Some(node) = self.exact(level, key, entry.value)
+        let known = self.keys.get(entry.key);
+        if let Some(known) = known.filter(|known| known.exact)
+            && let Some(node) = self.exact(level, known.key, entry.value)
         {
             return Some(node);
         }
-        if !self.cidrs.is_empty()
-            && let Some(node) = key.and_then(|key| self.cidrs.get(&key)?.find(entry.value))
+        if let Some(known) = known.filter(|known| known.cidr)
+            && let Some(nets) = self.cidrs.get(&(level, known.key))
+            && let Some(node) = nets.find(entry.value)
         {
             return Some(node);
         }
-        let wildcard = self.wildcard(level, key, entry);
-        wildcard.or_else(|| self.bare.get(&key?))
+        let wildcard = self.wildcard(level, known, entry);
+        wildcard.or_else(|| self.bare.get(&(level, known?.key)))
     }
 
     fn exact(&self, level: Level, key: Key, value: &str) -> Option<&Node> {
@@ -149,17 +159,9 @@ impl Tree {
     }
 
     /// The first pattern in file order, of those of the key and those in keys.
-    fn wildcard(
-        &self,
-        level: Level,
-        key: Option<(Level, Key)>,
-        entry: &Entry<'_>,
-    ) -> Option<&Node> {
-        let own = match key {
-            Some(key) if !self.patterns.is_empty() => self.patterns.get(&key),
-            _ => None,
-        };
-        let own = own.and_then(|patterns| patterns.find(entry.value));
+    fn wildcard(&self, level: Level, known: Option<&Known>, entry: &Entry<'_>) -> Option<&Node> {
+        let own = known.filter(|known| known.pattern);
+        let own = own.and_then(|known| self.patterns.get(&(level, known.key))?.find(entry.value));
         let flat = match self.flat.is_empty() {
             true => None,
             false => self.flat.get(&level),
@@ -225,18 +227,30 @@ impl Builder {
                 .add(&pattern, order, node);
         }
         let known = u32::try_from(tree.keys.len()).unwrap_or(u32::MAX);
-        let key = *tree.keys.entry_ref(key).or_insert(Key(known));
+        let known = tree.keys.entry_ref(key).or_insert(Known {
+            key: Key(known),
+            exact: false,
+            cidr: false,
+            pattern: false,
+        });
+        let key = known.key;
         match matcher {
             Matcher::Bare => insert_new(&mut tree.bare, (level, key), node),
-            Matcher::Exact(value) => tree.add_exact(level, key, value, node),
+            Matcher::Exact(value) => {
+                known.exact = true;
+                tree.add_exact(level, key, value, node)
+            }
             Matcher::Cidr(net) => {
+                known.cidr = true;
                 let of_key = self.cidrs.entry((level, key)).or_default();
                 insert_new(of_key, net.trunc(), node)
             }
             Matcher::Pattern(value) if !value.contains('*') => {
+                known.exact = true;
                 tree.add_exact(level, key, value, node)
             }
             Matcher::Pattern(pattern) => {
+                known.pattern = true;
                 let of_key = tree.patterns.entry((level, key)).or_default();
                 of_key.add(pattern, order, node)
             }

@@ -95,14 +95,14 @@ fn reference_choice<'r, 'a>(ruling: &'r Ruling<'a>) -> Option<&'r Spoken<'a>> {
 /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10: an item per limit that the client can
 /// run into.
 fn ietf<'r>(headers: &mut SmallVec<[Header<'r>; 3]>, ruling: &Ruling<'r>) {
-    let mut policies: SmallVec<[Cow<'r, Policy>; 2]> = SmallVec::new();
+    let mut policies: SmallVec<[Numbered<'r>; 2]> = SmallVec::new();
     let mut state = String::new();
     for spoken in ruling.spoken().filter(|spoken| !spoken.shadow) {
         for said in &spoken.limits {
             let policy = policy(spoken, said);
             let number = number(&policies, policy.name());
             if policies.is_empty() {
-                state.reserve(USUAL);
+                state = String::with_capacity(USUAL * ruling.items.len());
             } else {
                 state.push_str(", ");
             }
@@ -111,13 +111,13 @@ fn ietf<'r>(headers: &mut SmallVec<[Header<'r>; 3]>, ruling: &Ruling<'r>) {
             put_number(&mut state, said.whole_remaining());
             state.push_str(";t=");
             put_number(&mut state, said.reset.ceil_secs());
-            policies.push(policy);
+            policies.push((policy, number));
         }
     }
     let value = match policies.as_slice() {
         [] => return,
         // As most are: it stands in the rules.
-        [Cow::Borrowed(policy)] => Cow::Borrowed(policy.text()),
+        [(Cow::Borrowed(policy), _)] => Cow::Borrowed(policy.text()),
         several => Cow::Owned(list(several)),
     };
     for (name, value) in [("ratelimit-policy", value), ("ratelimit", state.into())] {
@@ -125,6 +125,9 @@ fn ietf<'r>(headers: &mut SmallVec<[Header<'r>; 3]>, ruling: &Ruling<'r>) {
         headers.push(Header { name, value });
     }
 }
+
+/// A policy, and the how manieth of its name it is.
+type Numbered<'r> = (Cow<'r, Policy>, usize);
 
 /// What one limit takes in `RateLimit`, in bytes.
 const USUAL: usize = 64;
@@ -140,19 +143,19 @@ fn policy<'r>(spoken: &Spoken<'r>, said: &Said<'r>) -> Cow<'r, Policy> {
 }
 
 /// The how manieth of this name a policy is that comes behind these.
-fn number(policies: &[Cow<'_, Policy>], name: &str) -> usize {
-    let same = policies.iter().filter(|before| before.name() == name);
-    same.count() + 1
+fn number(policies: &[Numbered<'_>], name: &str) -> usize {
+    let mut before = policies.iter().rev();
+    let last = before.find(|(policy, _)| policy.name() == name);
+    last.map_or(1, |(_, number)| number + 1)
 }
 
-fn list(policies: &[Cow<'_, Policy>]) -> String {
+fn list(policies: &[Numbered<'_>]) -> String {
     let mut list = String::with_capacity(USUAL * policies.len());
-    for (place, policy) in policies.iter().enumerate() {
+    for (place, (policy, number)) in policies.iter().enumerate() {
         if place > 0 {
             list.push_str(", ");
         }
-        let number = number(&policies[..place], policy.name());
-        put_numbered(&mut list, policy.name(), number);
+        put_numbered(&mut list, policy.name(), *number);
         list.push_str(policy.parameters());
     }
     list

@@ -69,7 +69,7 @@ impl Tree {
         let names: HashMap<Key, &str> = self
             .keys
             .iter()
-            .map(|(name, key)| (*key, name.as_str()))
+            .map(|(name, known)| (known.key, name.as_str()))
             .collect();
         let name = |key: Key| names.get(&key).copied().unwrap_or_default();
         let value = entry.map_or("", |entry| entry.value);
