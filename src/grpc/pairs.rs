@@ -11,46 +11,37 @@ use futures::FutureExt;
 use futures::future::join;
 use tracing::error;
 
-use super::unary::{Asked, LOOKS, Method};
+use super::unary::{Asked, Decided, LOOKS, Method};
 
-/// Answers calls in the order in which they come.
-pub(super) struct Pairs<'m, M: Method> {
-    method: &'m M,
-    /// The first of a pair, which waits for the other.
-    first: Option<Asked<M>>,
-}
-
-impl<'m, M: Method> Pairs<'m, M> {
-    pub(super) fn new(method: &'m M) -> Self {
-        Self {
-            method,
-            first: None,
+/// Decides calls in the order in which they come, and hands them on in that order.
+pub(super) fn decide<M: Method>(
+    method: &M,
+    asked: impl IntoIterator<Item = Asked<M>>,
+    mut then: impl FnMut(Decided),
+) {
+    let mut asked = asked.into_iter();
+    while let Some(first) = asked.next() {
+        let (mut one, mut other) = (None, None);
+        {
+            // In their places at once, and only pointed to from here on, as they are large.
+            let first = pin!(alone(first, method, &mut one));
+            match asked.next() {
+                Some(second) => look(join(first, pin!(alone(second, method, &mut other)))),
+                None => look(first),
+            }
         }
-    }
-
-    /// Answers a call, now or with the next one.
-    pub(super) fn answer(&mut self, second: Asked<M>) {
-        let Some(first) = self.first.take() else {
-            self.first = Some(second);
-            return;
-        };
-        // In their places at once, and only pointed to from here on, as they are large.
-        let first = pin!(first.answer(self.method));
-        let second = pin!(second.answer(self.method));
-        look(join(alone(first), alone(second)));
-    }
-
-    /// Answers the one that is left.
-    pub(super) fn end(self) {
-        if let Some(last) = self.first {
-            look(alone(pin!(last.answer(self.method))));
-        }
+        one.into_iter().chain(other).for_each(&mut then);
     }
 }
 
 /// A panic ends its call and no other.
-fn alone(call: impl Future<Output = ()>) -> impl Future<Output = ()> {
-    AssertUnwindSafe(call).catch_unwind().map(|_| ())
+fn alone<M: Method>(
+    call: Asked<M>,
+    method: &M,
+    decided: &mut Option<Decided>,
+) -> impl Future<Output = ()> {
+    let deciding = async { *decided = Some(call.decide(method).await) };
+    AssertUnwindSafe(deciding).catch_unwind().map(|_| ())
 }
 
 /// Looks as often as it takes.

@@ -19,11 +19,10 @@ use http::Request;
 use tonic::Status;
 
 use super::connection::Port;
-use super::pairs::Pairs;
 use super::preface::Begun;
 use super::stream::Caller;
 use super::unary::{self, Looked, Method, Waits};
-use super::{aside, stream};
+use super::{aside, pairs, stream};
 
 /// The path of the one method that is served here.
 const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
@@ -114,6 +113,8 @@ impl<M: Method> Future for Turns<'_, M> {
                 Poll::Pending => break,
             }
         }
+        // Each step is taken with all calls before the next one: what one takes fits into a core's nearest cache, and not beside the others.
+        let mut decided = Vec::new();
         if !come.is_empty() {
             self.heard.store(true, Ordering::Relaxed);
             // What is answered wakes the connection, which then sends it all at once.
@@ -121,22 +122,29 @@ impl<M: Method> Future for Turns<'_, M> {
                 cx.waker().wake_by_ref();
             }
             let begun = Instant::now();
-            let mut pairs = Pairs::new(&self.port.method);
+            let mut asked = Vec::with_capacity(come.len());
             for call in come.drain(..) {
                 // A panic ends its call, as it would a task of its own, and not the connection.
                 match catch_unwind(AssertUnwindSafe(|| self.begin(call, begun))) {
-                    Ok(Looked::Asked(asked)) => pairs.answer(asked),
+                    Ok(Looked::Asked(call)) => asked.push(call),
                     Ok(Looked::Waits(waits)) => self.waiting.push(waits),
                     Ok(Looked::Told) | Err(_) => {}
                 }
             }
-            pairs.end();
+            decided.reserve(asked.len());
+            pairs::decide(&self.port.method, asked, |call| decided.push(call));
         }
         ROOM.set(come);
         // Those that have just come, and those that have been woken; on the embedded store none ever waits.
         while !self.waiting.is_empty()
-            && let Poll::Ready(Some(())) = self.waiting.poll_next_unpin(cx)
-        {}
+            && let Poll::Ready(Some(call)) = self.waiting.poll_next_unpin(cx)
+        {
+            decided.extend(call);
+        }
+        for call in decided {
+            // As above.
+            let _ = catch_unwind(AssertUnwindSafe(|| call.tell()));
+        }
         Poll::Pending
     }
 }

@@ -61,7 +61,7 @@ pub enum Answering<S, L> {
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// A call that waits for its answer, until it has been told.
+/// A call that waits for its answer.
 pub(super) struct Waits<L> {
     /// None once it has been answered.
     caller: Option<Caller>,
@@ -83,11 +83,24 @@ pub(super) struct Asked<M: Method> {
     caller: Caller,
 }
 
+/// A call that is answered, and has not been told yet.
+pub(super) struct Decided {
+    answered: Answered,
+    caller: Caller,
+}
+
 impl<M: Method> Asked<M> {
-    /// Answers it, in as many looks as [`Method::answer`] takes.
-    pub(super) async fn answer(self, method: &M) {
+    /// Finds its answer, in as many looks as [`Method::answer`] takes.
+    pub(super) async fn decide(self, method: &M) -> Decided {
         let answered = pin!(method.answer(self.soon)).await;
-        tell(self.caller, answered);
+        let caller = self.caller;
+        Decided { answered, caller }
+    }
+}
+
+impl Decided {
+    pub(super) fn tell(self) {
+        tell(self.caller, self.answered);
     }
 }
 
@@ -99,9 +112,10 @@ enum Step<L> {
 }
 
 impl<L: Future<Output = Answered> + Unpin> Future for Waits<L> {
-    type Output = ();
+    /// None once its caller has gone.
+    type Output = Option<Decided>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Decided>> {
         let this = &mut *self;
         // A panic ends its call, as it would a task of its own, and not the connection.
         let looked = catch_unwind(AssertUnwindSafe(|| {
@@ -111,14 +125,13 @@ impl<L: Future<Output = Answered> + Unpin> Future for Waits<L> {
             };
             let Poll::Ready(answered) = looked else {
                 let caller = this.caller.as_mut();
-                return caller.map_or(Poll::Ready(()), |caller| caller.poll_gone(cx));
+                let gone = caller.map_or(Poll::Ready(()), |caller| caller.poll_gone(cx));
+                return gone.map(|()| None);
             };
-            if let Some(caller) = this.caller.take() {
-                tell(caller, answered);
-            }
-            Poll::Ready(())
+            let caller = this.caller.take();
+            Poll::Ready(caller.map(|caller| Decided { answered, caller }))
         }));
-        looked.unwrap_or(Poll::Ready(()))
+        looked.unwrap_or(Poll::Ready(None))
     }
 }
 
