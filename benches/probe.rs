@@ -1,7 +1,7 @@
 //! What things cost without Tollgate: the floor that `benches/run` compares with.
 //!
 //! `probe none ADDRESS` answers every request alike, decided by nobody. `probe redis ADDRESS SERVER…` makes one script call for
-//! each, over one bare pipelined connection to each master, and reads nothing off the answer. Both are the service's own server,
+//! each subject of one, over one bare pipelined connection to each master, and reads nothing off the answer. Both are the service's own server,
 //! with its allocator, on one thread, and answer with as many bytes as it does. The masters have the slots in equal parts, in the
 //! order given, as `redis-cli --cluster create` deals them out.
 
@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use fred::util::redis_keyslot;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use http::HeaderMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -261,6 +262,15 @@ fn put(to: &mut BytesMut, words: &[&[u8]]) {
     }
 }
 
+impl Probe {
+    async fn ask(&self, key: &[u8]) {
+        let slot = usize::from(redis_keyslot(key));
+        // The borders between the masters are rounded.
+        let master = (2 * slot + 1) * self.wires.len() / (2 * SLOTS);
+        self.wires[master].call(key).await;
+    }
+}
+
 impl Method for Probe {
     type Soon = Answered;
     type Later = BoxFuture<'static, Answered>;
@@ -282,13 +292,14 @@ impl Method for Probe {
             let mut room = None;
             let mut request = Request::default();
             black_box(wire::read(&message, &mut room, &mut request).is_ok());
-            let first = request.descriptors.first();
-            if let Some(entry) = first.and_then(|first| first.entries.first()) {
-                let key = Bytes::from(format!("{{probe|{}={}}}", entry.key, entry.value));
-                let slot = usize::from(redis_keyslot(&key));
-                // The borders between the masters are rounded.
-                let master = (2 * slot + 1) * probe.wires.len() / (2 * SLOTS);
-                probe.wires[master].call(&key).await;
+            let firsts = request.descriptors.iter().filter_map(|d| d.entries.first());
+            let mut subjects: SmallVec<[Bytes; 1]> = firsts
+                .map(|entry| format!("{{probe|{}={}}}", entry.key, entry.value).into())
+                .collect();
+            subjects.dedup();
+            match subjects.as_slice() {
+                [one] => probe.ask(one).await,
+                several => drop(join_all(several.iter().map(|key| probe.ask(key))).await),
             }
             Ok(wire::framed(&probe.answer))
         }))
