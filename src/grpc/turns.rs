@@ -1,4 +1,4 @@
-//! A connection and its calls, in turns: what has come in is read, then each call is looked at, then all that is answered is sent.
+//! A connection and its calls, in turns: what has come in is read, then the calls are decided, then they are told, then all of it is sent.
 //!
 //! No call becomes a task of its own, which would cost a tenth of what serving it does: most are answered when they are first looked
 //! at, and the others are the connection's to look at. So the answers to what came together leave together.

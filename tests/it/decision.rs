@@ -293,6 +293,39 @@ descriptors:
     assert_eq!(header(&answer, "retry-after"), None);
 }
 
+/// Items of `RateLimit` are told from each other by their names alone.
+#[tokio::test]
+async fn limits_of_one_name_are_numbered_in_both_headers() {
+    let service = Service::new(
+        "
+domain: d
+descriptors:
+  - {key: a, rate_limit: {requests_per_unit: 5, unit: minute}}
+  - {key: b, rate_limit: {requests_per_unit: 7, unit: minute}}
+",
+    );
+    let answer = service
+        .ask(&["a=1", "b=1", "a=2", "b=2", "a=3", "a=4 +2"])
+        .await;
+    let names = |name: &str| {
+        let value = header(&answer, name).expect("a header");
+        let items = value.split(", ").filter_map(|item| item.split(';').next());
+        items.map(|name| name.trim_matches('"')).collect::<Vec<_>>()
+    };
+    let numbered = [
+        "a_minute",
+        "b_minute",
+        "a_minute-2",
+        "b_minute-2",
+        "a_minute-3",
+        "a_minute-4",
+    ];
+    assert_eq!(names("ratelimit-policy"), numbered);
+    assert_eq!(names("ratelimit"), numbered);
+    let state = header(&answer, "ratelimit").expect("a header");
+    assert!(state.contains("\"a_minute-4\";r=3;"), "{state}");
+}
+
 #[tokio::test]
 async fn the_global_shadow_mode_lets_everything_pass() {
     let settings = Settings {
