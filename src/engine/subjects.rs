@@ -18,8 +18,8 @@ use crate::store::Key;
 const MAX_NOTING: usize = 64;
 
 impl Engine {
-    /// What limits each descriptor, in `found`, where it stays. The store is asked for standings that this instance does not know, until the call is answered; while
-    /// it does not answer, the last that was known counts, or the rule's default.
+    /// Adds to `found`, where it stays, what limits each descriptor. The store is asked for standings that this instance does not know,
+    /// until the call is answered; while it does not answer, the last that was known counts, or the rule's default.
     pub(super) async fn find<'r>(
         &self,
         domain: &'r Domain,
