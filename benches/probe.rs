@@ -274,6 +274,9 @@ impl Probe {
 impl Method for Probe {
     type Soon = Answered;
     type Later = BoxFuture<'static, Answered>;
+    type Turn = ();
+
+    fn turn(&self, _: Instant, _: u32) {}
 
     fn call(
         &self,
@@ -305,7 +308,7 @@ impl Method for Probe {
         }))
     }
 
-    async fn answer(&self, soon: Answered) -> Answered {
+    async fn answer(&self, soon: Answered, (): &()) -> Answered {
         soon
     }
 

@@ -28,7 +28,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use made::Made;
 use parking_lot::Mutex;
 use readiness::Readiness;
@@ -47,7 +47,7 @@ use crate::telemetry::logs::Seldom;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
 use crate::telemetry::tracing::always::Unseen;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 pub mod account;
 pub mod answer;
@@ -148,8 +148,8 @@ struct Call<'c> {
     /// Nothing is charged or counted.
     rehearsal: bool,
     traced: Traced<'c>,
-    /// See [`Caller::interleaves`].
-    interleaves: bool,
+    /// See [`Caller::turn`].
+    turn: Option<&'c Turn>,
     /// What the directory says of the subjects, if it need not be asked.
     standings: Option<recording::Standings<'c>>,
 }
@@ -163,9 +163,18 @@ pub struct Caller<'u> {
     pub deadline: Option<Instant>,
     /// How it is traced.
     pub traced: Traced<'u>,
-    /// There are others to decide while memory is waited for: the first look at this decision may end before it, and the next one, which may
-    /// come at once, goes on.
-    pub interleaves: bool,
+    /// It is decided in this turn. There are others, then, to decide while memory is waited for: the first look at this decision may
+    /// end before it, and the next one, which may come at once, goes on.
+    pub turn: Option<&'u Turn>,
+}
+
+/// What requests have in common that are decided one right after the other.
+#[derive(Debug)]
+pub struct Turn {
+    /// The rules that hold for them.
+    live: Guard<Option<Arc<Live>>>,
+    /// What the clock showed before the first of them, where they need not look themselves.
+    at: Option<Timestamp>,
 }
 
 /// How a decision is traced.
@@ -184,7 +193,7 @@ impl Caller<'_> {
             begun: Instant::now(),
             deadline: None,
             traced: Traced::here(),
-            interleaves: false,
+            turn: None,
         }
     }
 }
@@ -321,8 +330,7 @@ impl Engine {
         &self.store
     }
 
-    /// Whether nothing is ever waited for: the first look at a decision is the last, or the second where it
-    /// [interleaves](Caller::interleaves).
+    /// Whether nothing is ever waited for: the first look at a decision is the last, or the second in a [turn](Caller::turn).
     pub fn is_immediate(&self) -> bool {
         matches!(*self.store, Store::Embedded(_))
     }
@@ -376,6 +384,14 @@ impl Engine {
         }
     }
 
+    /// Begins a turn. While it lasts, rules that are replaced still hold in it.
+    pub fn turn(&self) -> Turn {
+        Turn {
+            live: self.live.load(),
+            at: self.is_immediate().then(|| self.clock.now()),
+        }
+    }
+
     /// Decides a request that came at `begun`, and charges it. `deadline` is the caller's: the answer leaves before it, or
     /// within the store's timeout, whatever the store does. The answer stands for as long as `tell` looks at it.
     pub async fn check<T>(
@@ -389,7 +405,7 @@ impl Engine {
             begun,
             deadline,
             traced: Traced::here(),
-            interleaves: false,
+            turn: None,
         };
         self.check_for(request, caller, tell).await
     }
@@ -421,8 +437,10 @@ impl Engine {
         tell: impl FnOnce(Told<'_, '_, '_>) -> T,
     ) -> Result<T, Rejection> {
         charges::check_bounds(request)?;
-        let live = self.live.load();
-        let live = live.as_ref().ok_or(Rejection::NoRules)?;
+        let here = call.turn.is_none().then(|| self.live.load());
+        let live = here.as_ref().or(call.turn.map(|turn| &turn.live));
+        let live = live.and_then(|live| live.as_ref());
+        let live = live.ok_or(Rejection::NoRules)?;
         let Some(domain) = live.rules.domains.get(request.domain) else {
             if !call.rehearsal {
                 self.metrics.domain_not_found(request.domain);
@@ -454,7 +472,8 @@ impl Engine {
         if call.rehearsal {
             charges.only_peek();
         }
-        let made = pin!(self.outcome(&charges, call)).await;
+        let mut made = Made::default();
+        pin!(self.outcome(&charges, call, &mut made)).await;
         let ruling = fold::Ruling::new(&charges, &made.outcome);
         if !ruling.admitted && !call.rehearsal {
             self.note_bans(domain, request, &charges, &ruling);
@@ -529,7 +548,7 @@ impl Engine {
             begun,
             deadline,
             traced,
-            interleaves,
+            turn,
         } = caller;
         let timeout = self.settings.store_timeout;
         let by = begun + timeout.saturating_sub(TIMER_GRAIN).max(timeout / 2);
@@ -538,7 +557,7 @@ impl Engine {
             answers_by: deadline.map_or(by, |deadline| deadline.unwrap_or(begun).min(by)),
             rehearsal,
             traced,
-            interleaves,
+            turn,
             standings: None,
         }
     }

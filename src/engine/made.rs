@@ -10,13 +10,14 @@ use tracing::{Instrument, Span};
 use super::charges::Charges;
 use super::{Call, Engine, Reason, fallback};
 use crate::limit::transaction::Outcome;
+use crate::store::embedded::When;
 use crate::store::redis::Redis;
 use crate::store::{Store, StoreError, Transaction};
 use crate::telemetry::tracing as spans;
 use crate::time::{Clock, Timestamp};
 
 /// An outcome, and how it was come by.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Made {
     pub(super) outcome: Outcome,
     /// Why the store did not decide, if it did not.
@@ -25,39 +26,34 @@ pub(super) struct Made {
     pub(super) at: Option<Timestamp>,
 }
 
-impl Made {
-    fn by_the_store(outcome: Outcome, at: Option<Timestamp>) -> Self {
-        Self {
-            outcome,
-            fallback: None,
-            at,
-        }
-    }
-}
-
 impl Engine {
-    /// What the store says, or what is said in its place and why.
-    pub(super) async fn outcome(&self, charges: &Charges<'_>, call: &Call<'_>) -> Made {
+    /// What the store says, or what is said in its place and why: in `made`, where it stays, and where nothing is yet.
+    pub(super) async fn outcome(&self, charges: &Charges<'_>, call: &Call<'_>, made: &mut Made) {
         if charges.demands.is_empty() && charges.meters.is_empty() {
-            return Made::by_the_store(admitted(), None);
+            made.outcome = admitted();
+            return;
         }
         let now = self.given_time();
         let with_meters = charges.with_meters();
         let demands = with_meters.as_deref().unwrap_or(&charges.demands);
         if let Store::Embedded(store) = &*self.store {
             let prints = store.prints(&charges.keys);
-            if call.interleaves {
+            if call.turn.is_some() {
                 store.fetch(&prints);
                 step_aside().await;
             }
             // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
             let seen_later = call.traced.unseen.map(|unseen| (unseen, Instant::now()));
             let span = spans::store_call(&call.traced.span, self.store.name(), charges.keys.len());
-            let (outcome, at) = span.in_scope(|| store.transact_at(&prints, demands, now));
+            let lately = call.turn.and_then(|turn| turn.at);
+            let when = now.map_or(When::Now(lately), When::At);
+            let outcome = &mut made.outcome;
+            let at = span.in_scope(|| store.transact_at(&prints, demands, when, outcome));
+            made.at = Some(at);
             if let Some((unseen, begun)) = seen_later {
                 unseen.asked(self.store.name(), begun, begun.elapsed(), None);
             }
-            return Made::by_the_store(outcome, Some(at));
+            return;
         }
         let begun = Instant::now();
         let transaction = Transaction {
@@ -83,7 +79,7 @@ impl Engine {
         match result {
             Ok(outcome) => {
                 self.metrics.store_answered(store, took);
-                Made::by_the_store(outcome, None)
+                made.outcome = outcome;
             }
             Err(error) => {
                 self.metrics.store_failed(store, error.kind(), took);
@@ -93,7 +89,8 @@ impl Engine {
                 }
                 if !charges.limits_anything() {
                     // It was only asked for candidates, which have no part in the decision.
-                    return Made::by_the_store(admitted(), None);
+                    made.outcome = admitted();
+                    return;
                 }
                 let count = self.instances.count();
                 let (outcome, reason) = fallback::decide(charges, &self.local, count, now);
@@ -102,11 +99,8 @@ impl Engine {
                     self.owed.note(charges, &outcome, count, now);
                 }
                 self.metrics.fallback(reason.name());
-                Made {
-                    outcome,
-                    fallback: Some(reason),
-                    at: None,
-                }
+                made.outcome = outcome;
+                made.fallback = Some(reason);
             }
         }
     }

@@ -6,6 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::{Context, Waker};
+use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::join;
@@ -13,20 +14,23 @@ use tracing::error;
 
 use super::unary::{Asked, Decided, LOOKS, Method};
 
-/// Decides calls in the order in which they come, and hands them on in that order.
+/// Decides the calls that came at `begun` in their order, and hands them on in that order.
 pub(super) fn decide<M: Method>(
     method: &M,
-    asked: impl IntoIterator<Item = Asked<M>>,
+    begun: Instant,
+    asked: Vec<Asked<M>>,
     mut then: impl FnMut(Decided),
 ) {
+    let calls = u32::try_from(asked.len()).unwrap_or(u32::MAX);
+    let turn = &method.turn(begun, calls);
     let mut asked = asked.into_iter();
     while let Some(first) = asked.next() {
         let (mut one, mut other) = (None, None);
         {
             // In their places at once, and only pointed to from here on, as they are large.
-            let first = pin!(alone(first, method, &mut one));
+            let first = pin!(alone(first, method, turn, &mut one));
             match asked.next() {
-                Some(second) => look(join(first, pin!(alone(second, method, &mut other)))),
+                Some(second) => look(join(first, pin!(alone(second, method, turn, &mut other)))),
                 None => look(first),
             }
         }
@@ -38,9 +42,10 @@ pub(super) fn decide<M: Method>(
 fn alone<M: Method>(
     call: Asked<M>,
     method: &M,
+    turn: &M::Turn,
     decided: &mut Option<Decided>,
 ) -> impl Future<Output = ()> {
-    let deciding = async { *decided = Some(call.decide(method).await) };
+    let deciding = async { *decided = Some(call.decide(method, turn).await) };
     AssertUnwindSafe(deciding).catch_unwind().map(|_| ())
 }
 

@@ -11,14 +11,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName};
 use tonic::{Code, Status};
-use tracing::{Instrument, error};
+use tracing::{Instrument, Span, error};
 
 use super::desk::{Desk, Job, Seated};
 use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest, Unread};
 use crate::engine::{self, Answer, Engine, Rejection, Request, Traced};
 use crate::telemetry::Tracing;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{InFlight, Metrics};
 use crate::telemetry::tracing::{self as spans, Begun};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -51,8 +51,9 @@ impl Rls {
 }
 
 impl Method for Rls {
-    type Soon = (Call, Bytes);
+    type Soon = Call;
     type Later = Deciding;
+    type Turn = Turn;
 
     fn call(
         &self,
@@ -62,29 +63,51 @@ impl Method for Rls {
     ) -> Answering<Self::Soon, Self::Later> {
         let parts = &self.parts;
         let call = Call {
-            begun,
+            message,
             deadline: timeout(headers).map(|timeout| begun + timeout),
             traced: parts.tracing.begin(headers),
         };
         match parts.engine.is_immediate() {
-            true => Answering::Soon((call, message)),
+            true => Answering::Soon(call),
             false => {
                 let parts = Arc::clone(parts);
-                Answering::Later(Deciding(Seated::new(Waiting {
-                    call,
-                    parts,
-                    message,
-                })))
+                Answering::Later(Deciding(Seated::new(Waiting { call, parts, begun })))
             }
         }
     }
 
-    fn answer(&self, (call, message): (Call, Bytes)) -> impl Future<Output = Answered> + Send {
-        call.answer(&self.parts, message)
+    fn turn(&self, begun: Instant, calls: u32) -> Turn {
+        Turn {
+            metrics: Arc::clone(&self.parts.metrics),
+            begun,
+            calls,
+            decided: self.parts.engine.turn(),
+            _in_flight: self.parts.metrics.in_flight(calls),
+        }
+    }
+
+    fn answer(&self, call: Call, turn: &Turn) -> impl Future<Output = Answered> + Send {
+        call.answer(&self.parts, turn.begun, Some(&turn.decided))
     }
 
     async fn prepare(&self) {
         self.parts.engine.prepare().await;
+    }
+}
+
+/// What calls have in common that are answered in one turn.
+pub struct Turn {
+    metrics: Arc<Metrics>,
+    begun: Instant,
+    calls: u32,
+    decided: engine::Turn,
+    _in_flight: InFlight,
+}
+
+impl Drop for Turn {
+    /// Their answers leave together, so each has taken as long as all of them.
+    fn drop(&mut self) {
+        self.metrics.calls(self.calls, self.begun.elapsed());
     }
 }
 
@@ -103,7 +126,7 @@ impl Future for Deciding {
 struct Waiting {
     call: Call,
     parts: Arc<Parts>,
-    message: Bytes,
+    begun: Instant,
 }
 
 thread_local! {
@@ -112,7 +135,11 @@ thread_local! {
 
 impl Job for Waiting {
     async fn answer(self) -> Answered {
-        pin!(self.call.answer(&self.parts, self.message)).await
+        let Self { call, parts, begun } = self;
+        let _in_flight = parts.metrics.in_flight(1);
+        let answered = pin!(call.answer(&parts, begun, None)).await;
+        parts.metrics.calls(1, begun.elapsed());
+        answered
     }
 
     fn free<T>(look: impl FnOnce(&mut Vec<Desk<Self>>) -> T) -> T {
@@ -123,21 +150,24 @@ impl Job for Waiting {
 /// A call under way.
 #[derive(Debug)]
 pub struct Call {
-    begun: Instant,
+    message: Bytes,
     deadline: Option<Instant>,
-    traced: Begun,
+    traced: Option<Box<Begun>>,
 }
 
 impl Call {
-    async fn answer(self, parts: &Parts, message: Bytes) -> Answered {
+    async fn answer(self, parts: &Parts, begun: Instant, turn: Option<&engine::Turn>) -> Answered {
         let Call {
-            begun,
+            message,
             deadline,
             traced,
         } = self;
-        let _in_flight = parts.metrics.in_flight();
-        let unseen = parts.tracing.unseen(&traced, begun);
-        let span = traced.span;
+        let unseen = traced
+            .as_ref()
+            .and_then(|traced| parts.tracing.unseen(traced, begun));
+        let span = traced.map_or_else(Span::none, |traced| traced.span);
+        // Where the answer stays: whatever hands it on copies it.
+        let mut framed = None;
         let answering = async {
             let caller = engine::Caller {
                 begun,
@@ -146,35 +176,35 @@ impl Call {
                     span: span.clone(),
                     unseen: unseen.as_ref(),
                 },
-                interleaves: true,
+                turn,
             };
             let engine = &parts.engine;
             let mut room = None;
             let mut request = Request::default();
             wire::read(&message, &mut room, &mut request).inspect_err(|_| engine.refuse())?;
             // In its place at once, and only pointed to from here on, as it is large.
-            let answered = pin!(engine.check_for(&request, caller, wire::framed));
-            Ok(answered.await?)
+            let tell = |answer: &Answer<'_>| framed = Some(wire::framed(answer));
+            pin!(engine.check_for(&request, caller, tell)).await?;
+            Ok(())
         };
-        let answering = pin!(answering);
-        let answering = AssertUnwindSafe(answering).catch_unwind();
-        let answered = if span.is_none() {
-            answering.await
-        } else {
-            answering.instrument(span.clone()).await
+        let told = {
+            let answering = pin!(answering);
+            let answering = AssertUnwindSafe(answering).catch_unwind();
+            if span.is_none() {
+                answering.await
+            } else {
+                answering.instrument(span.clone()).await
+            }
         };
-        let answered = match answered {
-            Ok(answered) => answered.map_err(|unread| match unread {
-                Unread::Malformed(error) => Status::internal(error.to_string()),
-                Unread::Rejected(rejection) => status(&rejection),
-            }),
-            Err(_) => {
+        let answered = match (told, framed) {
+            (Ok(Ok(())), Some(framed)) => Ok(framed),
+            (Ok(Err(Unread::Malformed(error))), _) => Err(Status::internal(error.to_string())),
+            (Ok(Err(Unread::Rejected(rejection))), _) => Err(status(&rejection)),
+            (Err(_) | Ok(Ok(())), _) => {
                 error!("a request made the service panic; it alone is answered INTERNAL");
                 Err(Status::internal("internal error"))
             }
         };
-        let took = begun.elapsed();
-        parts.metrics.call(took);
         let status = || {
             let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
             (code as i32, matches!(code, Code::Unknown | Code::Internal))
@@ -182,7 +212,7 @@ impl Call {
         if !span.is_none() {
             let (code, is_fault) = status();
             spans::answered(&span, code, is_fault);
-            parts.metrics.exemplar(took, spans::place(&span));
+            parts.metrics.exemplar(begun.elapsed(), spans::place(&span));
         }
         if let Some(unseen) = &unseen {
             if answered.is_err()
@@ -190,7 +220,7 @@ impl Call {
             {
                 parts.metrics.kept_trace(kept);
             }
-            parts.metrics.exemplar(took, unseen.place());
+            parts.metrics.exemplar(begun.elapsed(), unseen.place());
         }
         answered
     }

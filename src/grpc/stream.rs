@@ -1,5 +1,6 @@
 //! A stream of HTTP/2: one call's request and response.
 
+use std::borrow::BorrowMut;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -15,8 +16,8 @@ use tonic::Status;
 use super::places::Place;
 
 /// What a client sends after the head of its request.
-pub(super) struct Incoming {
-    stream: RecvStream,
+pub(super) struct Incoming<S> {
+    stream: S,
     has_ended: bool,
 }
 
@@ -24,8 +25,8 @@ pub(super) struct Incoming {
 /// thing asked of it is a lock.
 const LEFT_TO_H2: usize = 512;
 
-impl Incoming {
-    pub(super) fn new(stream: RecvStream) -> Self {
+impl<S: BorrowMut<RecvStream>> Incoming<S> {
+    pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
             has_ended: false,
@@ -33,7 +34,7 @@ impl Incoming {
     }
 }
 
-impl Body for Incoming {
+impl<S: BorrowMut<RecvStream> + Unpin> Body for Incoming<S> {
     type Data = Bytes;
     type Error = h2::Error;
 
@@ -42,16 +43,17 @@ impl Body for Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let this = &mut *self;
-        if let Some(data) = ready!(this.stream.poll_data(cx)) {
+        let stream = this.stream.borrow_mut();
+        if let Some(data) = ready!(stream.poll_data(cx)) {
             let data = data?;
-            this.has_ended = this.stream.is_end_stream();
+            this.has_ended = stream.is_end_stream();
             if !this.has_ended || data.len() > LEFT_TO_H2 {
                 // It fails where more is given back than came.
-                let _ = this.stream.flow_control().release_capacity(data.len());
+                let _ = stream.flow_control().release_capacity(data.len());
             }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let trailers = ready!(this.stream.poll_trailers(cx))?;
+        let trailers = ready!(stream.poll_trailers(cx))?;
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 

@@ -33,8 +33,9 @@ const FULL: &str = "too many calls are under way";
 /// The most calls of a turn, while other connections of the thread wait: a fraction of a millisecond.
 const MOST: usize = 64;
 
-/// A call that has come.
-type Come = (Request<RecvStream>, SendResponse<Bytes>);
+/// A call that has come: its request, and who waits for the answer. Whoever goes on with one takes it; most requests are only read,
+/// where they lie, as they are large.
+type Come = (Option<Request<RecvStream>>, Option<SendResponse<Bytes>>);
 
 thread_local! {
     /// Where the calls of a turn lie, in the order in which they came: room for [`MOST`], and empty between turns.
@@ -71,8 +72,11 @@ impl<'p, M: Method> Turns<'p, M> {
     }
 
     /// Looks at a call that came at `begun` for the first time.
-    fn begin(&self, (request, respond): Come, begun: Instant) -> Looked<M> {
+    fn begin(&self, (come, respond): &mut Come, begun: Instant) -> Looked<M> {
         let port = self.port;
+        let (Some(request), Some(respond)) = (come.as_ref(), respond.take()) else {
+            return Looked::Told;
+        };
         let is_decision = request.uri().path() == SHOULD_RATE_LIMIT;
         let places = match is_decision {
             true => &port.calls,
@@ -83,18 +87,14 @@ impl<'p, M: Method> Turns<'p, M> {
             return Looked::Told;
         };
         let caller = Caller::new(respond, place);
-        match is_decision {
-            true => {
-                let (head, body) = request.into_parts();
-                let most = port.settings.max_message_size;
-                let call = (head.headers, body, begun);
-                unary::begin(&port.method, most, call, caller)
-            }
-            false => {
-                tokio::spawn(aside::answer(port.others.clone(), request, caller));
-                Looked::Told
-            }
+        if is_decision {
+            let most = port.settings.max_message_size;
+            return unary::begin(&port.method, most, (come, begun), caller);
         }
+        if let Some(request) = come.take() {
+            tokio::spawn(aside::answer(port.others.clone(), request, caller));
+        }
+        Looked::Told
     }
 }
 
@@ -107,7 +107,9 @@ impl<M: Method> Future for Turns<'_, M> {
         // which bounds them, however many the client takes back.
         while come.len() < MOST {
             match self.http.poll_accept(cx) {
-                Poll::Ready(Some(Ok(call))) => come.push(call),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    come.push((Some(request), Some(respond)));
+                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
@@ -123,7 +125,7 @@ impl<M: Method> Future for Turns<'_, M> {
             }
             let begun = Instant::now();
             let mut asked = Vec::with_capacity(come.len());
-            for call in come.drain(..) {
+            for call in &mut come {
                 // A panic ends its call, as it would a task of its own, and not the connection.
                 match catch_unwind(AssertUnwindSafe(|| self.begin(call, begun))) {
                     Ok(Looked::Asked(call)) => asked.push(call),
@@ -131,8 +133,9 @@ impl<M: Method> Future for Turns<'_, M> {
                     Ok(Looked::Told) | Err(_) => {}
                 }
             }
+            come.clear();
             decided.reserve(asked.len());
-            pairs::decide(&self.port.method, asked, |call| decided.push(call));
+            pairs::decide(&self.port.method, begun, asked, |call| decided.push(call));
         }
         ROOM.set(come);
         // Those that have just come, and those that have been woken; on the embedded store none ever waits.

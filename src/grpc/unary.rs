@@ -4,6 +4,7 @@
 //! request, and its general form costs as much as the decision.
 
 use std::fmt::Display;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
@@ -14,7 +15,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use h2::RecvStream;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use tonic::Status;
 
@@ -29,6 +30,9 @@ pub trait Method: Clone + Send + Sync + 'static {
     /// A call that is not answered at once.
     type Later: Future<Output = Answered> + Send + Unpin + 'static;
 
+    /// What calls have in common that are answered in one turn.
+    type Turn: Send + Sync;
+
     /// Begins to answer one call, whose message was there at `begun`: a `RateLimitRequest`, not read yet.
     fn call(
         &self,
@@ -37,9 +41,12 @@ pub trait Method: Clone + Send + Sync + 'static {
         begun: Instant,
     ) -> Answering<Self::Soon, Self::Later>;
 
-    /// Answers a call that nothing is waited for, in [`LOOKS`] looks at most, which may follow each other at once: the first may end while memory is
+    /// Begins a turn of so many calls, whose messages were there at `begun`. It is dropped once they have been answered.
+    fn turn(&self, begun: Instant, calls: u32) -> Self::Turn;
+
+    /// Answers a call of `turn` that nothing is waited for, in [`LOOKS`] looks at most, which may follow each other at once: the first may end while memory is
     /// fetched, which takes as long as to begin with another call.
-    fn answer(&self, soon: Self::Soon) -> impl Future<Output = Answered> + Send;
+    fn answer(&self, soon: Self::Soon, turn: &Self::Turn) -> impl Future<Output = Answered> + Send;
 
     /// Keeps at hand what the calls of one thread need, until the future is dropped.
     fn prepare(&self) -> impl Future<Output = ()> + Send;
@@ -91,8 +98,8 @@ pub(super) struct Decided {
 
 impl<M: Method> Asked<M> {
     /// Finds its answer, in as many looks as [`Method::answer`] takes.
-    pub(super) async fn decide(self, method: &M) -> Decided {
-        let answered = pin!(method.answer(self.soon)).await;
+    pub(super) async fn decide(self, method: &M, turn: &M::Turn) -> Decided {
+        let answered = pin!(method.answer(self.soon, turn)).await;
         let caller = self.caller;
         Decided { answered, caller }
     }
@@ -135,32 +142,33 @@ impl<L: Future<Output = Answered> + Unpin> Future for Waits<L> {
     }
 }
 
-/// Begins to answer a call that came at `begun`, for which `method` decides, of at most `most` bytes.
+/// Begins to answer a call that came at `begun`, for which `method` decides, of at most `most` bytes. The request stays where it is
+/// unless its message is waited for.
 pub(super) fn begin<M: Method>(
     method: &M,
     most: usize,
-    (headers, body, begun): (HeaderMap, RecvStream, Instant),
+    (come, begun): (&mut Option<Request<RecvStream>>, Instant),
     caller: Caller,
 ) -> Looked<M> {
-    let step = match read_now(body, most) {
-        Ok(message) => match method.call(&headers, message, begun) {
+    let Some(request) = come else {
+        return Looked::Told;
+    };
+    let mut reading = Reading::new(most);
+    // Nobody is woken: what is not there yet is asked for again at once.
+    let mut nobody = Context::from_waker(Waker::noop());
+    let step = match reading.poll(&mut Incoming::new(request.body_mut()), &mut nobody) {
+        Poll::Ready(Ok(message)) => match method.call(request.headers(), message, begun) {
             Answering::Soon(soon) => return Looked::Asked(Asked { soon, caller }),
             Answering::Later(answering) => Step::Answer(answering),
         },
-        Err(Missing::Never(status)) => {
+        Poll::Ready(Err(status)) => {
             caller.refuse(&status);
             return Looked::Told;
         }
-        Err(Missing::Yet(reading)) => {
-            let method = method.clone();
-            Step::Message(Box::pin(async move {
-                let message = reading.await?;
-                match method.call(&headers, message, Instant::now()) {
-                    Answering::Soon(soon) => method.answer(soon).await,
-                    Answering::Later(answering) => answering.await,
-                }
-            }))
-        }
+        Poll::Pending => match come.take() {
+            Some(request) => Step::Message(Box::pin(read(method.clone(), reading, request))),
+            None => return Looked::Told,
+        },
     };
     Looked::Waits(Waits {
         caller: Some(caller),
@@ -168,19 +176,19 @@ pub(super) fn begin<M: Method>(
     })
 }
 
-/// Why there is no message.
-enum Missing {
-    /// It is not all there yet.
-    Yet(Reading<Incoming>),
-    Never(Status),
-}
-
-fn read_now(body: RecvStream, most: usize) -> Result<Bytes, Missing> {
-    let mut reading = Reading::new(Incoming::new(body), most);
-    // Nobody is woken: what is not there yet is asked for again at once.
-    match reading.poll_unpin(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(message) => message.map_err(Missing::Never),
-        Poll::Pending => Err(Missing::Yet(reading)),
+/// Answers a call once its message is there.
+async fn read<M: Method>(
+    method: M,
+    mut reading: Reading,
+    request: Request<RecvStream>,
+) -> Answered {
+    let (head, body) = request.into_parts();
+    let mut body = Incoming::new(body);
+    let message = poll_fn(|cx| reading.poll(&mut body, cx)).await?;
+    let begun = Instant::now();
+    match method.call(&head.headers, message, begun) {
+        Answering::Soon(soon) => method.answer(soon, &method.turn(begun, 1)).await,
+        Answering::Later(answering) => answering.await,
     }
 }
 
@@ -218,18 +226,16 @@ fn one(name: HeaderName, value: &'static str) -> HeaderMap {
 }
 
 /// The one message of a request, as it comes.
-struct Reading<B> {
-    body: B,
+struct Reading {
     most: usize,
     /// The beginning of a message that is not whole yet.
     pieces: BytesMut,
     whole: Option<Bytes>,
 }
 
-impl<B> Reading<B> {
-    fn new(body: B, most: usize) -> Self {
+impl Reading {
+    fn new(most: usize) -> Self {
         Self {
-            body,
             most,
             pieces: BytesMut::new(),
             whole: None,
@@ -263,23 +269,23 @@ impl<B> Reading<B> {
         message.advance(PREFIX);
         Ok(message)
     }
-}
 
-impl<B: Body<Data = Bytes, Error: Display> + Unpin> Future for Reading<B> {
-    type Output = Result<Bytes, Status>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        while !this.body.is_end_stream() {
-            let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else {
+    /// The message that `body` has, once it has ended.
+    fn poll<B: Body<Data = Bytes, Error: Display> + Unpin>(
+        &mut self,
+        body: &mut B,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Bytes, Status>> {
+        while !body.is_end_stream() {
+            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) else {
                 break;
             };
             let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
             if let Some(data) = frame.into_data().ok().filter(|data| !data.is_empty()) {
-                this.take(data)?;
+                self.take(data)?;
             }
         }
-        Poll::Ready(this.end())
+        Poll::Ready(self.end())
     }
 }
 
@@ -339,9 +345,18 @@ mod tests {
         [&[flag][..], &length.to_be_bytes(), message].concat()
     }
 
+    fn read(mut pieces: Pieces, most: usize) -> Result<Bytes, Status> {
+        let mut reading = Reading::new(most);
+        let mut nobody = Context::from_waker(Waker::noop());
+        match reading.poll(&mut pieces, &mut nobody) {
+            Poll::Ready(message) => message,
+            Poll::Pending => panic!("all of it is there"),
+        }
+    }
+
     fn read_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Bytes, Status> {
         let pieces = pieces.into_iter().map(Bytes::copy_from_slice).collect();
-        futures::executor::block_on(Reading::new(Pieces(pieces), 1000))
+        read(Pieces(pieces), 1000)
     }
 
     #[test]
@@ -364,7 +379,7 @@ mod tests {
         let message = vec![b'x'; 1 << 20];
         let bytes = framed(0, &message);
         let pieces: VecDeque<Bytes> = bytes.chunks(2).map(Bytes::copy_from_slice).collect();
-        let read = futures::executor::block_on(Reading::new(Pieces(pieces), 2 << 20));
+        let read = read(Pieces(pieces), 2 << 20);
         assert_eq!(read.expect("a message"), message);
     }
 

@@ -43,11 +43,11 @@ pub(super) fn transact(
     records: &mut [(Record, bool)],
     demands: &[Demand<'_>],
     now: Timestamp,
-) -> Outcome {
+    outcome: &mut Outcome,
+) {
     let before: SmallVec<[Record; 2]> = records.iter().map(|(record, _)| record.clone()).collect();
-    let outcome = decide(records, demands, now);
-    let trials = try_all(records, &before, demands, now);
-    Outcome { trials, ..outcome }
+    decide(records, demands, now, outcome);
+    outcome.trials = try_all(records, &before, demands, now);
 }
 
 /// Tries the candidates of `demands`, in their order, and charges them on `records`, which are as the request leaves them;
@@ -117,7 +117,8 @@ fn world(
     }
     let mut copies: SmallVec<[(Record, bool); 2]> =
         before.iter().map(|copy| (copy.clone(), false)).collect();
-    let outcome = decide(&mut copies, &tried, now);
+    let mut outcome = Outcome::default();
+    decide(&mut copies, &tried, now, &mut outcome);
     let allowed = |reading: &Reading| reading.verdict == Verdict::Allowed;
     let mut trials = SmallVec::new();
     let mut is_charged = false;

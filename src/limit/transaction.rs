@@ -113,10 +113,22 @@ pub struct Outcome {
 /// Takes copies of the records: `true` in the second place of a pair tells that this one must be written back; else it may
 /// hold what a refusal undoes, and is to be dropped.
 pub fn transact(records: &mut [(Record, bool)], demands: &[Demand<'_>], now: Timestamp) -> Outcome {
+    let mut outcome = Outcome::default();
+    transact_into(records, demands, now, &mut outcome);
+    outcome
+}
+
+/// The same with the outcome where it stays, as it is large; nothing is in it yet.
+pub fn transact_into(
+    records: &mut [(Record, bool)],
+    demands: &[Demand<'_>],
+    now: Timestamp,
+    outcome: &mut Outcome,
+) {
     if demands.iter().all(|demand| demand.candidates.is_empty()) {
-        return decide(records, demands, now);
+        return decide(records, demands, now, outcome);
     }
-    candidate::transact(records, demands, now)
+    candidate::transact(records, demands, now, outcome);
 }
 
 /// The same without candidates.
@@ -125,15 +137,16 @@ pub(super) fn decide(
     records: &mut [(Record, bool)],
     demands: &[Demand<'_>],
     now: Timestamp,
-) -> Outcome {
+    outcome: &mut Outcome,
+) {
     // Most refusals write nothing, and need no records as they were.
     let refusal_writes = demands.iter().any(Demand::is_written_when_refused);
     let before = refusal_writes.then(|| records.iter().map(|(record, _)| record.clone()).collect());
-    let mut readings = Readings::new();
+    let readings = &mut outcome.readings;
     let mut fold = Fold::default();
     for demand in demands {
         let (record, changed) = &mut records[demand.key];
-        let (fits, wrote) = read(record, demand, now, &mut readings);
+        let (fits, wrote) = read(record, demand, now, readings);
         fold.add(demand.role, fits);
         *changed |= wrote;
     }
@@ -141,14 +154,10 @@ pub(super) fn decide(
     if !admitted {
         records.iter_mut().for_each(|(_, changed)| *changed = false);
         if let Some(before) = before {
-            refuse(records, before, demands, now, &mut readings);
+            refuse(records, before, demands, now, readings);
         }
     }
-    Outcome {
-        admitted,
-        readings,
-        trials: Vec::new(),
-    }
+    outcome.admitted = admitted;
 }
 
 /// Undoes the charge of one limit under a key, as far as it is still felt. Tells whether the record must be written back.

@@ -25,7 +25,7 @@ use self::rows::Rows;
 use self::shard::{Guarded, Shard};
 use super::{Key, Transaction};
 use crate::limit::Tag;
-use crate::limit::transaction::{Demand, Outcome, Record, Slot, transact};
+use crate::limit::transaction::{Demand, Outcome, Record, Slot, transact_into};
 use crate::time::{Clock, Timestamp};
 
 pub mod book;
@@ -73,6 +73,15 @@ impl std::fmt::Debug for Embedded {
     }
 }
 
+/// When a transaction is.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    /// At this time, whatever the clock says.
+    At(Timestamp),
+    /// Now. If the clock was looked at a moment ago, it showed this.
+    Now(Option<Timestamp>),
+}
+
 /// The fingerprints of some keys, in their order.
 #[derive(Debug)]
 pub struct Prints(SmallVec<[u128; 2]>);
@@ -113,23 +122,27 @@ impl Embedded {
     /// See [`Store::transact`](super::Store::transact).
     pub fn transact(&self, transaction: &Transaction<'_, '_>) -> Outcome {
         let prints = self.prints(transaction.keys);
-        let (outcome, _) = self.transact_at(&prints, transaction.demands, transaction.now);
+        let when = transaction.now.map_or(When::Now(None), When::At);
+        let mut outcome = Outcome::default();
+        self.transact_at(&prints, transaction.demands, when, &mut outcome);
         outcome
     }
 
-    /// The same for keys of these fingerprints; tells also at which time it was decided.
+    /// The same for keys of these fingerprints, with the outcome where it stays; tells at which time it was decided.
     pub fn transact_at(
         &self,
         Prints(prints): &Prints,
         demands: &[Demand<'_>],
-        now: Option<Timestamp>,
-    ) -> (Outcome, Timestamp) {
+        when: When,
+        outcome: &mut Outcome,
+    ) -> Timestamp {
         if let [print] = prints[..] {
-            return self.transact_one(print, demands, now);
+            return self.transact_one(print, demands, when, outcome);
         }
         let count = prints.len();
         let mut locked = self.lock(prints);
-        let now = self.moment(now);
+        let swept = locked.iter().map(|(_, shard)| shard.swept()).max();
+        let now = self.moment(when, swept.unwrap_or_default());
         let mut places: SmallVec<[Option<usize>; 2]> = SmallVec::with_capacity(count);
         let mut records: SmallVec<[(Record, bool); 2]> = SmallVec::with_capacity(count);
         for print in prints {
@@ -138,7 +151,7 @@ impl Embedded {
             places.push(place);
             records.push((shard.get(place), false));
         }
-        let outcome = transact(&mut records, demands, now);
+        transact_into(&mut records, demands, now, outcome);
         // Known keys first: they are where they are until one comes or goes.
         for ((print, place), (record, changed)) in prints.iter().zip(&places).zip(&mut records) {
             if let (true, Some(place)) = (*changed, place) {
@@ -153,12 +166,16 @@ impl Embedded {
             let shard = shard(&mut locked, *print);
             self.count(shard.add(*print, record.into(), self.most_per_shard, now));
         }
-        (outcome, now)
+        now
     }
 
     /// The fingerprints of `keys`.
     pub fn prints(&self, keys: &[Key]) -> Prints {
-        Prints(keys.iter().map(|key| self.print(key)).collect())
+        let mut prints = SmallVec::new();
+        for key in keys {
+            prints.push(self.print(key));
+        }
+        Prints(prints)
     }
 
     /// Begins to bring the records of these keys into the cache. It changes nothing, and holds nothing.
@@ -173,31 +190,39 @@ impl Embedded {
         &self,
         print: u128,
         demands: &[Demand<'_>],
-        now: Option<Timestamp>,
-    ) -> (Outcome, Timestamp) {
+        when: When,
+        outcome: &mut Outcome,
+    ) -> Timestamp {
         let mut shard = self.shards[shard_of(print)].lock();
-        let now = self.moment(now);
+        let now = self.moment(when, shard.swept());
         let place = shard.records.find(print);
         let mut records = [(shard.get(place), false)];
-        let outcome = transact(&mut records, demands, now);
+        transact_into(&mut records, demands, now, outcome);
         let [(record, changed)] = records;
         if !changed {
-            return (outcome, now);
+            return now;
         }
         match place {
             Some(place) => shard.replace(place, record.into()),
             None => self.count(shard.add(print, record.into(), self.most_per_shard, now)),
         }
-        (outcome, now)
+        now
     }
 
-    /// The moment of a transaction whose keys are locked: so none on the same keys has one between.
-    fn moment(&self, given: Option<Timestamp>) -> Timestamp {
-        let now = given.unwrap_or_else(|| self.clock.now());
-        let Some(last) = self.stamps.as_ref().filter(|_| given.is_none()) else {
-            return now;
+    /// The moment of a transaction whose keys are locked, in shards of which no key was removed after `swept`. A record that is there
+    /// keeps the time from going back; so a time from before the lock will do, unless a key may have been removed at a later one: that
+    /// one would begin anew at a time at which it was still used.
+    fn moment(&self, when: When, swept: Timestamp) -> Timestamp {
+        let lately = match when {
+            When::At(given) => return given,
+            When::Now(lately) => lately,
         };
-        let now = now.as_micros();
+        let Some(last) = &self.stamps else {
+            let lately = lately.filter(|lately| *lately >= swept);
+            return lately.unwrap_or_else(|| self.clock.now());
+        };
+        // Read with the keys locked, so that no transaction on the same keys has a moment between.
+        let now = self.clock.now().as_micros();
         let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
             Some(now.max(last.saturating_add(1)))
         });
@@ -301,7 +326,7 @@ mod tests {
 
     use super::*;
     use crate::limit::period::Zone;
-    use crate::limit::transaction::{Amount, Bound, Demand, Role};
+    use crate::limit::transaction::{Amount, Bound, Demand, Role, transact};
     use crate::limit::{Algorithm, Hits, Limit, Unit};
     use crate::time::Micros;
 
@@ -386,6 +411,36 @@ mod tests {
         handle.advance(Micros::from_secs(2));
         (0..SWEEP_PARTS).for_each(|part| store.sweep(part));
         assert!(store.is_empty(), "{} keys", store.len());
+    }
+
+    /// A key that was used up and has been removed since does not begin anew at a time at which it was still used.
+    #[test]
+    fn a_look_at_the_clock_from_before_a_removal_does_not_count() {
+        let (full, over) = (Timestamp::from_micros(1_900_000), Timestamp::from_secs(3));
+        let limit = limit();
+        // Two keys as well, as they go another way.
+        for names in [&["a"][..], &["b", "c"]] {
+            let (clock, handle) = Clock::manual(full);
+            let store = Embedded::new(usize::MAX, clock);
+            let keys: Vec<Key> = names.iter().map(|name| Key::new("", name, "")).collect();
+            let prints = store.prints(&keys);
+            let demands: Vec<Demand<'_>> = (0..keys.len()).map(|key| hit(&limit, key)).collect();
+            let ask = || {
+                let mut outcome = Outcome::default();
+                let lately = When::Now(Some(full));
+                let at = store.transact_at(&prints, &demands, lately, &mut outcome);
+                (outcome.admitted, at)
+            };
+            handle.advance(Micros::new(1000));
+            for _ in 0..5 {
+                assert_eq!(ask(), (true, full), "the look before will do");
+            }
+            handle.set(over);
+            assert_eq!(ask(), (false, full));
+            (0..SWEEP_PARTS).for_each(|part| store.sweep(part));
+            assert!(store.is_empty());
+            assert_eq!(ask(), (true, over), "{names:?}");
+        }
     }
 
     #[test]

@@ -212,8 +212,8 @@ impl Metrics {
             .inc();
     }
 
-    /// A call of `ShouldRateLimit`, and how long it took.
-    pub fn call(&self, took: Duration) {
+    /// Calls of `ShouldRateLimit`, and how long each took.
+    pub fn calls(&self, calls: u32, took: Duration) {
         let (requests, response_time) = self.calls.get_or_init(|| {
             let grpc_method = "ShouldRateLimit";
             let label = MethodLabel { grpc_method };
@@ -222,8 +222,8 @@ impl Metrics {
                 self.series.response_time.get_or_create(&label).clone(),
             )
         });
-        requests.inc();
-        response_time.observe(took);
+        requests.add(calls.into());
+        response_time.observe_all(calls.into(), took);
     }
 
     /// Where a call that took `took` until now is found among the traces, if it is there.
@@ -366,9 +366,9 @@ impl Metrics {
         self.series.lost_give_backs.set(count);
     }
 
-    /// Counts a call as under way until what is returned is dropped.
-    pub fn in_flight(&self) -> InFlight<'_> {
-        InFlight::begin(&self.series.in_flight)
+    /// Counts calls as under way until what is returned is dropped.
+    pub fn in_flight(&self, calls: u32) -> InFlight {
+        InFlight::begin(self.series.in_flight.clone(), calls)
     }
 }
 

@@ -134,14 +134,10 @@ impl Tracing {
         }))
     }
 
-    /// Begins a decision: its span is a child of the one that its caller names, and none if that is not sampled.
-    pub fn begin(&self, headers: &HeaderMap) -> Begun {
-        let Some(exported) = &self.0 else {
-            return Begun {
-                span: Span::none(),
-                caller: None,
-            };
-        };
+    /// Begins a decision: its span is a child of the one that its caller names, and none if that is not sampled. None if nothing is
+    /// exported.
+    pub fn begin(&self, headers: &HeaderMap) -> Option<Box<Begun>> {
+        let exported = self.0.as_ref()?;
         let caller = Caller::of(headers);
         let span = match exported.head.choose(caller, headers) {
             None => Span::none(),
@@ -152,7 +148,7 @@ impl Tracing {
                 span
             }
         };
-        Begun { span, caller }
+        Some(Box::new(Begun { span, caller }))
     }
 
     /// What may be told after the fact of a decision that came at `begun`; none if it is traced anyway, or never.
@@ -340,7 +336,10 @@ mod tests {
     fn what_is_not_traced_has_no_span() {
         tracing::subscriber::with_default(tracing_subscriber::registry(), || {
             let (all, none) = (tracing(1.0), tracing(0.0));
-            let span = |tracing: &Tracing, headers: &HeaderMap| tracing.begin(headers).span;
+            let span = |tracing: &Tracing, headers: &HeaderMap| {
+                let begun = tracing.begin(headers);
+                begun.map_or_else(Span::none, |begun| begun.span)
+            };
             assert!(span(&Tracing::default(), &headers("01")).is_none());
             assert!(span(&all, &headers("00")).is_none());
             assert!(!span(&all, &headers("01")).is_none());
@@ -357,7 +356,8 @@ mod tests {
             assert!(store_call().is_none());
             let foreign = info_span!("connection");
             foreign.in_scope(|| assert!(store_call().is_none()));
-            tracing(1.0).begin(&headers("01")).span.in_scope(|| {
+            let begun = tracing(1.0).begin(&headers("01"));
+            begun.expect("it is exported").span.in_scope(|| {
                 let call = store_call();
                 assert!(!call.is_none());
                 call.in_scope(|| assert!(!script_call("localhost:6379", "", None).is_none()));

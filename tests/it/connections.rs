@@ -178,6 +178,9 @@ struct Together(Arc<Barrier>);
 impl Method for Together {
     type Soon = Infallible;
     type Later = BoxFuture<'static, Answered>;
+    type Turn = ();
+
+    fn turn(&self, _: Instant, _: u32) {}
 
     fn call(&self, _: &HeaderMap, _: Bytes, _: Instant) -> Answering<Infallible, Self::Later> {
         let barrier = Arc::clone(&self.0);
@@ -187,7 +190,7 @@ impl Method for Together {
         }))
     }
 
-    async fn answer(&self, soon: Infallible) -> Answered {
+    async fn answer(&self, soon: Infallible, (): &()) -> Answered {
         match soon {}
     }
 
@@ -264,13 +267,16 @@ struct Begun(mpsc::UnboundedSender<Instant>);
 impl Method for Begun {
     type Soon = ();
     type Later = Pending<Answered>;
+    type Turn = ();
+
+    fn turn(&self, _: Instant, _: u32) {}
 
     fn call(&self, _: &HeaderMap, _: Bytes, begun: Instant) -> Answering<(), Self::Later> {
         let _ = self.0.send(begun);
         Answering::Soon(())
     }
 
-    async fn answer(&self, (): ()) -> Answered {
+    async fn answer(&self, (): (), (): &()) -> Answered {
         Ok(wire::framed(&Answer::default()))
     }
 

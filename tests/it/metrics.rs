@@ -105,7 +105,7 @@ fn all_names_and_types_are_the_ones_that_dashboards_know() {
     metrics.rule("d", "r").add(total(Hits::ONE));
     metrics.domain_not_found("unknown");
     metrics.service_error();
-    metrics.call(Duration::from_millis(1));
+    metrics.calls(1, Duration::from_millis(1));
     metrics.decisions("d", "within_limit").inc();
     metrics.store_failed("redis", "timeout", Duration::from_millis(1));
     metrics.fallback("fallback_local");

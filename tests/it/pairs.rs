@@ -60,6 +60,9 @@ async fn next_look() {
 impl Method for Twice {
     type Soon = RateLimitRequest;
     type Later = std::future::Pending<Answered>;
+    type Turn = ();
+
+    fn turn(&self, _: Instant, _: u32) {}
 
     fn call(
         &self,
@@ -70,7 +73,7 @@ impl Method for Twice {
         Answering::Soon(RateLimitRequest::decode(message).expect("a request"))
     }
 
-    async fn answer(&self, asked: RateLimitRequest) -> Answered {
+    async fn answer(&self, asked: RateLimitRequest, (): &()) -> Answered {
         let domain = asked.domain.as_str();
         assert!(domain != FIRST, "on purpose");
         self.0.lock().push(Look(asked.hits_addend, 1));
@@ -171,10 +174,11 @@ descriptors:
 async fn ask(
     service: &Service,
     request: &Request<'_>,
-    interleaves: bool,
+    in_turn: bool,
 ) -> Result<Answer<'static>, Rejection> {
+    let turn = in_turn.then(|| service.engine.turn());
     let caller = Caller {
-        interleaves,
+        turn: turn.as_ref(),
         ..Caller::here()
     };
     let answering = service
@@ -236,10 +240,65 @@ fn the_service_steps_aside_once() {
     let Answering::Soon(soon) = called else {
         panic!("the embedded store is not waited for");
     };
-    let mut answering = pin!(rls.answer(soon));
+    let turn = rls.turn(Instant::now(), 1);
+    let mut answering = pin!(rls.answer(soon, &turn));
     assert!(answering.as_mut().now_or_never().is_none());
     let answered = answering.now_or_never().expect("done");
     assert!(answered.is_ok(), "{answered:?}");
+}
+
+/// Calls of a turn are counted together, each for as long as all of them took.
+#[test]
+fn the_calls_of_a_turn_are_under_way_until_its_end() {
+    let Service {
+        engine, metrics, ..
+    } = Service::new(RULES);
+    let tracing = Tracing::new(&spans::Settings::default(), None);
+    let rls = Rls::new(Arc::new(engine), Arc::clone(&metrics), tracing);
+    let says = |line: &str| metrics.encode().lines().any(|said| said == line);
+    let begun = Instant::now() - Duration::from_secs(2);
+    let turn = rls.turn(begun, 3);
+    assert!(says("tollgate_in_flight 3"));
+    drop(turn);
+    assert!(says("tollgate_in_flight 0"));
+    let time = "ratelimit_service_response_time_seconds";
+    let method = "grpc_method=\"ShouldRateLimit\"";
+    for line in [
+        format!("ratelimit_service_total_requests{{{method}}} 3"),
+        format!("{time}_count{{{method}}} 3"),
+        format!("{time}_bucket{{le=\"1.0\",{method}}} 0"),
+        format!("{time}_bucket{{le=\"+Inf\",{method}}} 3"),
+    ] {
+        assert!(says(&line), "{line} in {}", metrics.encode());
+    }
+}
+
+/// Whatever is put in place meanwhile.
+#[test]
+fn all_requests_of_a_turn_see_the_same_rules() {
+    let service = Service::new(RULES);
+    let limit_in = |turn| {
+        let caller = Caller {
+            turn,
+            ..Caller::here()
+        };
+        let request = Service::request(&["user=1"]);
+        let asked = service.engine.check_for(&request, caller, |answer| {
+            let limit = answer.statuses[0].limit.as_ref().expect("a limit");
+            limit.requests_per_unit
+        });
+        let mut asked = pin!(asked);
+        let looked = asked.as_mut().now_or_never();
+        let told = looked.or_else(|| asked.now_or_never()).expect("no waiting");
+        told.expect("an answer")
+    };
+    let turn = service.engine.turn();
+    service.install(&RULES.replace("requests_per_unit: 5", "requests_per_unit: 7"));
+    assert_eq!(limit_in(Some(&turn)), 5);
+    assert_eq!(limit_in(None), 7);
+    service.engine.free_replaced();
+    assert_eq!(limit_in(Some(&turn)), 5, "they are kept for it");
+    assert_eq!(limit_in(Some(&service.engine.turn())), 7);
 }
 
 /// Who goes between two looks has been charged nothing, and has left nothing behind.

@@ -71,6 +71,7 @@ struct Panicky(Rls, Dispatch);
 impl Method for Panicky {
     type Soon = <Rls as Method>::Soon;
     type Later = BoxFuture<'static, Answered>;
+    type Turn = <Rls as Method>::Turn;
 
     fn call(
         &self,
@@ -93,8 +94,12 @@ impl Method for Panicky {
         }
     }
 
-    fn answer(&self, soon: Self::Soon) -> impl Future<Output = Answered> + Send {
-        self.0.answer(soon).with_subscriber(self.1.clone())
+    fn turn(&self, begun: Instant, calls: u32) -> Self::Turn {
+        self.0.turn(begun, calls)
+    }
+
+    fn answer(&self, soon: Self::Soon, turn: &Self::Turn) -> impl Future<Output = Answered> + Send {
+        self.0.answer(soon, turn).with_subscriber(self.1.clone())
     }
 
     async fn prepare(&self) {}

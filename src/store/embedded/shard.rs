@@ -26,7 +26,9 @@ const _: () = assert!(size_of::<Guarded>() == 64);
 pub(super) struct Shard {
     pub(super) records: Table<Packed>,
     /// Where the next look for expired keys begins.
-    hand: usize,
+    hand: u32,
+    /// By when keys had expired that were removed: whole seconds since the epoch, rounded up.
+    swept: u32,
     /// Before then no key expires, so there is nothing to look for.
     pub(super) quiet_until: Timestamp,
     /// The same for the keys that the hand has passed since it began anew, and for those written since.
@@ -50,6 +52,7 @@ impl Shard {
         Self {
             records: Table::at_place(number),
             hand: 0,
+            swept: 0,
             quiet_until: Timestamp::MAX,
             round: Timestamp::MAX,
         }
@@ -111,7 +114,8 @@ impl Shard {
             if expires <= now {
                 // Another key takes the place, and is looked at next.
                 self.remove(index);
-                self.hand = index;
+                self.hand = index as u32;
+                self.note_swept(now);
                 removed += 1;
             } else {
                 self.round = self.round.min(expires);
@@ -146,13 +150,26 @@ impl Shard {
 
     /// The place to look at now; the hand moves on to the next.
     fn advance_hand(&mut self) -> usize {
-        if self.hand >= self.records.len() {
+        if self.hand as usize >= self.records.len() {
             self.hand = 0;
             self.quiet_until = std::mem::replace(&mut self.round, Timestamp::MAX);
         }
         let index = self.hand;
         self.hand += 1;
-        index
+        index as usize
+    }
+
+    /// No key that was removed, since it had expired, would still hold at this time or later.
+    pub(super) fn swept(&self) -> Timestamp {
+        Timestamp::from_secs(self.swept.into())
+    }
+
+    fn note_swept(&mut self, now: Timestamp) {
+        let second = now.as_micros().div_euclid(1_000_000) + 1;
+        // Beyond the last there is none to compare with, nor a year in which to care.
+        self.swept = self
+            .swept
+            .max(u32::try_from(second.max(0)).unwrap_or(u32::MAX));
     }
 }
 

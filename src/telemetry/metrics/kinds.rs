@@ -39,9 +39,12 @@ pub struct Counter(Arc<AtomicU64>);
 #[derive(Clone, Debug, Default)]
 pub struct Latency(Arc<Observed>);
 
-/// A call that is under way, for as long as it is held.
+/// Calls that are under way, for as long as it is held.
 #[derive(Debug)]
-pub struct InFlight<'g>(&'g Gauge<i64, AtomicI64>);
+pub struct InFlight {
+    gauge: Gauge<i64, AtomicI64>,
+    calls: i64,
+}
 
 #[derive(Debug, Default)]
 struct Observed {
@@ -55,7 +58,12 @@ struct Observed {
 impl Counter {
     /// One more.
     pub fn inc(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     /// What it has come to.
@@ -67,9 +75,15 @@ impl Counter {
 impl Latency {
     /// One more thing, which took `took`.
     pub fn observe(&self, took: Duration) {
-        let count = self.0.within.get(bucket(took)).unwrap_or(&self.0.beyond);
-        count.fetch_add(1, Ordering::Relaxed);
+        self.observe_all(1, took);
+    }
+
+    /// So many more things, each of which took `took`.
+    pub fn observe_all(&self, count: u64, took: Duration) {
+        let within = self.0.within.get(bucket(took)).unwrap_or(&self.0.beyond);
+        within.fetch_add(count, Ordering::Relaxed);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let ns = ns.saturating_mul(count);
         self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 }
@@ -88,16 +102,17 @@ pub(super) fn bucket(took: Duration) -> usize {
     LATENCY_BUCKETS.partition_point(|end| *end < took)
 }
 
-impl<'g> InFlight<'g> {
-    pub(super) fn begin(calls: &'g Gauge<i64, AtomicI64>) -> Self {
-        calls.inc();
-        Self(calls)
+impl InFlight {
+    pub(super) fn begin(gauge: Gauge<i64, AtomicI64>, calls: u32) -> Self {
+        let calls = calls.into();
+        gauge.inc_by(calls);
+        Self { gauge, calls }
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.dec();
+        self.gauge.dec_by(self.calls);
     }
 }
 
