@@ -21,6 +21,9 @@ pub(super) fn decide<M: Method>(
     asked: Vec<Asked<M>>,
     mut then: impl FnMut(Decided),
 ) {
+    if asked.is_empty() {
+        return;
+    }
     let calls = u32::try_from(asked.len()).unwrap_or(u32::MAX);
     let turn = &method.turn(begun, calls);
     let mut asked = asked.into_iter();

@@ -83,8 +83,9 @@ impl Latency {
         let within = self.0.within.get(bucket(took)).unwrap_or(&self.0.beyond);
         within.fetch_add(count, Ordering::Relaxed);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let ns = ns.saturating_mul(count);
-        self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
+        self.0
+            .sum_ns
+            .fetch_add(ns.saturating_mul(count), Ordering::Relaxed);
     }
 }
 
