@@ -78,11 +78,9 @@ impl Method for Rls {
 
     fn turn(&self, begun: Instant, calls: u32) -> Turn {
         Turn {
-            metrics: Arc::clone(&self.parts.metrics),
             begun,
-            calls,
             decided: self.parts.engine.turn(),
-            _in_flight: self.parts.metrics.in_flight(calls),
+            calls: Metrics::in_flight(Arc::clone(&self.parts.metrics), calls),
         }
     }
 
@@ -97,17 +95,15 @@ impl Method for Rls {
 
 /// What calls have in common that are answered in one turn.
 pub struct Turn {
-    metrics: Arc<Metrics>,
     begun: Instant,
-    calls: u32,
     decided: engine::Turn,
-    _in_flight: InFlight,
+    calls: InFlight<Arc<Metrics>>,
 }
 
 impl Drop for Turn {
     /// Their answers leave together, so each has taken as long as all of them.
     fn drop(&mut self) {
-        self.metrics.calls(self.calls, self.begun.elapsed());
+        self.calls.answered(self.begun.elapsed());
     }
 }
 
@@ -136,9 +132,9 @@ thread_local! {
 impl Job for Waiting {
     async fn answer(self) -> Answered {
         let Self { call, parts, begun } = self;
-        let _in_flight = parts.metrics.in_flight(1);
+        let in_flight = Metrics::in_flight(&*parts.metrics, 1);
         let answered = pin!(call.answer(&parts, begun, None)).await;
-        parts.metrics.calls(1, begun.elapsed());
+        in_flight.answered(begun.elapsed());
         answered
     }
 

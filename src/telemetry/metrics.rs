@@ -14,6 +14,7 @@
 //! - [`mod@straddle`]: which hits are near a limit, and which over it
 
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ mod series;
 pub mod stats;
 pub mod straddle;
 
-pub use kinds::{Counter, InFlight, LATENCY_BUCKETS, Latency};
+pub use kinds::{Counter, LATENCY_BUCKETS, Latency};
 pub use rule::{RuleCounters, RuleHits};
 pub use straddle::straddle;
 
@@ -367,8 +368,29 @@ impl Metrics {
     }
 
     /// Counts calls as under way until what is returned is dropped.
-    pub fn in_flight(&self, calls: u32) -> InFlight {
-        InFlight::begin(self.series.in_flight.clone(), calls)
+    pub fn in_flight<M: Deref<Target = Self>>(metrics: M, calls: u32) -> InFlight<M> {
+        metrics.series.in_flight.inc_by(calls.into());
+        InFlight { metrics, calls }
+    }
+}
+
+/// Calls that are under way, for as long as it is held.
+#[derive(Debug)]
+pub struct InFlight<M: Deref<Target = Metrics>> {
+    metrics: M,
+    calls: u32,
+}
+
+impl<M: Deref<Target = Metrics>> InFlight<M> {
+    /// They were answered, and each took so long.
+    pub fn answered(&self, took: Duration) {
+        self.metrics.calls(self.calls, took);
+    }
+}
+
+impl<M: Deref<Target = Metrics>> Drop for InFlight<M> {
+    fn drop(&mut self) {
+        self.metrics.series.in_flight.dec_by(self.calls.into());
     }
 }
 

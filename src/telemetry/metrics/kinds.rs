@@ -3,11 +3,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
 /// The upper ends of the buckets of a [`Latency`]; beyond the last there is one more.
@@ -38,13 +37,6 @@ pub struct Counter(Arc<AtomicU64>);
 /// How long things took. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Latency(Arc<Observed>);
-
-/// Calls that are under way, for as long as it is held.
-#[derive(Debug)]
-pub struct InFlight {
-    gauge: Gauge<i64, AtomicI64>,
-    calls: i64,
-}
 
 #[derive(Debug, Default)]
 struct Observed {
@@ -101,20 +93,6 @@ impl Latency {
 /// The place of the bucket that `took` belongs in.
 pub(super) fn bucket(took: Duration) -> usize {
     LATENCY_BUCKETS.partition_point(|end| *end < took)
-}
-
-impl InFlight {
-    pub(super) fn begin(gauge: Gauge<i64, AtomicI64>, calls: u32) -> Self {
-        let calls = calls.into();
-        gauge.inc_by(calls);
-        Self { gauge, calls }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.gauge.dec_by(self.calls);
-    }
 }
 
 impl EncodeMetric for Counter {
