@@ -76,6 +76,8 @@ struct Tally {
     disagree: u64,
     /// Neither service answered any of these.
     failed_both: u64,
+    /// Of these the old service told nothing but whether they pass.
+    wholes: u64,
     /// How many requests differ in each way, in the order of [`Kind::ALL`].
     kinds: [u64; Kind::ALL.len()],
 }
@@ -142,6 +144,7 @@ impl Tally {
             self.failed_both += 1;
             return;
         }
+        self.wholes += u64::from(old.as_ref().is_ok_and(difference::tells_the_whole_only));
         let differences = differences(old, new, args.tolerance);
         if differences.is_empty() {
             return;
@@ -171,6 +174,12 @@ impl Tally {
         }
         if self.failed_both > 0 {
             text.push_str(&format!(", {} failed on both", self.failed_both));
+        }
+        if self.wholes > 0 {
+            let wholes = self.wholes;
+            text.push_str(&format!(
+                "; of {wholes} the old service says only whether they pass"
+            ));
         }
         text
     }

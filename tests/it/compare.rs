@@ -1,6 +1,16 @@
 //! `tollgate compare` between real services.
 
 use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
+    RateLimitService, RateLimitServiceServer,
+};
+use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
 
 use crate::support::authority::Authority;
 use crate::support::server::{Server, Setup, binary};
@@ -106,6 +116,56 @@ fn what_remains_may_differ_by_as_much_as_is_said() {
     );
     let more = [&once[..], &["--tolerance", "2"]].concat();
     assert_eq!(compare(&address(&old), &new, &more).0, Some(0));
+}
+
+/// Lets this many requests pass, and says nothing of their descriptors, as Limitador does.
+struct Whole(AtomicU32);
+
+#[tonic::async_trait]
+impl RateLimitService for Whole {
+    async fn should_rate_limit(
+        &self,
+        _: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
+        let is_left = |left: u32| left.checked_sub(1);
+        let passed = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_left);
+        let code = passed.map_or(Code::OverLimit, |_| Code::Ok);
+        Ok(Response::new(RateLimitResponse {
+            overall_code: code.into(),
+            ..RateLimitResponse::default()
+        }))
+    }
+}
+
+#[test]
+fn a_service_that_tells_the_whole_only_is_compared_by_that() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
+    let listener = listener.expect("a port");
+    let old = listener.local_addr().expect("an address").to_string();
+    let service = RateLimitServiceServer::new(Whole(AtomicU32::new(6)));
+    let server = tonic::transport::Server::builder().add_service(service);
+    runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let args = ["--domain", "d", "--descriptors", "user_id=alice"];
+    let five = [&args[..], &["--requests", "5"]].concat();
+    let (code, said, _) = compare(&old, &address(&start(5)), &five);
+    assert_eq!(
+        (code, said.as_str()),
+        (
+            Some(0),
+            "5 requests: 5 agree, 0 disagree; of 5 the old service says only whether they pass\n"
+        )
+    );
+    // One is left there, and none here.
+    let two = [&args[..], &["--requests", "2"]].concat();
+    let (code, said, _) = compare(&old, &address(&start(0)), &two);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("request 1: d [user_id=alice]\n  code: overall: old OK, new OVER_LIMIT\n2 requests: 1 agree, 1 disagree (code 1)"),
+        "{said}"
+    );
 }
 
 #[test]
