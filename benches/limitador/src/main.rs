@@ -1,6 +1,6 @@
 //! Limitador as a service, for `benches/rivals`: `limitador-beside ADDRESS LIMITS [REDIS_URL]`.
 //!
-//! Limitador publishes its library, not its server, so this is the library behind tonic, used as the server uses it: one thread, the
+//! Limitador publishes its library, not its server, so this is the library behind tonic, used as the server's source uses it: one thread, the
 //! entries of each descriptor as a map in the list `descriptors`, one check and update for each request. What the server does beyond
 //! that is left out, which is in its favour: metrics, spans and the HTTP API. Headers are left out too, as is its default.
 //! LIMITS is the server's own file of limits, as JSON.
