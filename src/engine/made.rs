@@ -113,9 +113,9 @@ impl Engine {
     ) -> Result<Outcome, StoreError> {
         let span = spans::store_call(decision, self.store.name(), transaction.keys.len());
         if span.is_none() {
-            return pin!(store.transact_since(transaction, begun)).await;
+            return pin!(store.transact_since(transaction, (begun, &span))).await;
         }
-        let answering = store.transact_since(transaction, begun);
+        let answering = store.transact_since(transaction, (begun, &span));
         let result = answering.instrument(span.clone()).await;
         if let Err(error) = &result {
             spans::failed(&span, error.kind());

@@ -21,7 +21,7 @@ use tonic::Status;
 use super::connection::Port;
 use super::preface::Begun;
 use super::stream::Caller;
-use super::unary::{self, Looked, Method, Waits};
+use super::unary::{self, Decided, Looked, Method, Waits};
 use super::{aside, pairs, stream};
 
 /// The path of the one method that is served here.
@@ -40,7 +40,12 @@ type Come = (Option<Request<RecvStream>>, Option<SendResponse<Bytes>>);
 thread_local! {
     /// Where the calls of a turn lie, in the order in which they came: room for [`MOST`], and empty between turns.
     static ROOM: Cell<Vec<Come>> = const { Cell::new(Vec::new()) };
+    /// Where those lie that have been decided; empty between turns as well.
+    static DECIDED: Cell<Vec<Decided>> = const { Cell::new(Vec::new()) };
 }
+
+/// So many that have been decided there is always room for, once there was.
+const ROOM_KEPT: usize = 1024;
 
 /// A connection as a future, which ends with it.
 pub(super) struct Turns<'p, M: Method> {
@@ -116,7 +121,7 @@ impl<M: Method> Future for Turns<'_, M> {
             }
         }
         // Each step is taken with all calls before the next one: what one takes fits into a core's nearest cache, and not beside the others.
-        let mut decided = Vec::new();
+        let mut decided = DECIDED.take();
         if !come.is_empty() {
             self.heard.store(true, Ordering::Relaxed);
             // What is answered wakes the connection, which then sends it all at once.
@@ -144,10 +149,12 @@ impl<M: Method> Future for Turns<'_, M> {
         {
             decided.extend(call);
         }
-        for call in decided {
+        for call in decided.drain(..) {
             // As above.
             let _ = catch_unwind(AssertUnwindSafe(|| call.tell()));
         }
+        decided.shrink_to(ROOM_KEPT);
+        DECIDED.set(decided);
         Poll::Pending
     }
 }

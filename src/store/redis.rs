@@ -11,6 +11,7 @@
 //! - [`settings`]: where Redis is; `connect`, `tls`: how to get there
 //! - `frames`, `book`, `usage`: what is kept beside the counters
 //! - `connected`: the servers, and the other ones for limits per second; `node`, `cluster`: connections; `finding`: where a server is; `way`, `pipe`: those that carry nothing but script calls; `breaker`: when none go
+//! - `within`, `permits`: how long a call may take, and how many there may be at once
 //! - `untrusted`: what is read of all this, for the fuzzer
 
 use std::pin::pin;
@@ -19,19 +20,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use smallvec::smallvec;
+use tracing::Span;
 
 use self::combine::{Asking, Entered, Hot, Read, Turn};
 use self::connected::{Connected, Home};
 use self::node::{Call, Node};
 use self::part::Part;
+use self::permits::Permits;
 use self::refusals::{Heard, Refusals};
 use self::reply::{Decided, Reply};
 use self::request::Asked;
 use self::settings::{Settings, SettingsError};
 use self::within::Within;
 use super::{StoreError, Transaction};
-use crate::limit::transaction::{Outcome, Role};
+use crate::limit::transaction::{Outcome, Record, Role};
 use crate::telemetry::tracing as spans;
 use crate::time::{Clock, Timestamp};
 
@@ -47,6 +50,7 @@ mod gather;
 mod lease;
 mod node;
 mod part;
+mod permits;
 mod pipe;
 mod posts;
 mod refusals;
@@ -103,7 +107,7 @@ struct Link {
     /// Those for limits per second, if they are others.
     per_second: Option<Connected>,
     timeout: Duration,
-    permits: Semaphore,
+    permits: Permits,
     lost_give_backs: AtomicU64,
     hot: Hot,
     /// The batches that are to go back.
@@ -126,7 +130,7 @@ impl Redis {
                 servers,
                 per_second: per_second.transpose()?,
                 timeout: settings.timeout,
-                permits: Semaphore::new(MAX_IN_FLIGHT),
+                permits: Permits::new(MAX_IN_FLIGHT),
                 lost_give_backs: AtomicU64::new(0),
                 hot: Hot::new(),
                 due: lease::returns::Due::default(),
@@ -141,14 +145,15 @@ impl Redis {
     ///
     /// Dropping the future midway leaves what was charged by then charged, as a lost answer does.
     pub async fn transact(&self, transaction: &Transaction<'_, '_>) -> Result<Outcome, StoreError> {
-        self.transact_since(transaction, Instant::now()).await
+        let since = (Instant::now(), &spans::current());
+        self.transact_since(transaction, since).await
     }
 
-    /// The same for a transaction whose timeout began at `begun`, just now.
+    /// The same for a transaction whose timeout began at `begun`, just now, and whose span is `span`, the current one; none if it is not traced.
     pub async fn transact_since(
         &self,
         transaction: &Transaction<'_, '_>,
-        begun: Instant,
+        (begun, span): (Instant, &Span),
     ) -> Result<Outcome, StoreError> {
         check_size(transaction)?;
         let within = Within::since(begun, transaction.timeout);
@@ -158,14 +163,8 @@ impl Redis {
         match parts.as_slice() {
             [only] => {
                 // In its place at once, like all that is large on the way of a call.
-                let decided = pin!(self.link.transact(only, transaction, within)).await?;
-                let readings = decided.readings.into_iter();
-                let trials = decided.trials.into_iter();
-                Ok(Outcome {
-                    admitted: decided.admitted,
-                    readings: readings.map(|(reading, _)| reading).collect(),
-                    trials: trials.map(|(trial, _)| trial).collect(),
-                })
+                let when = (transaction.now, within);
+                pin!(self.link.transact(only, when, span)).await
             }
             parts => gather::transact(&self.link, parts, transaction, within).await,
         }
@@ -254,20 +253,21 @@ impl Link {
     async fn transact(
         self: &Arc<Self>,
         part: &Part<'_, '_>,
-        transaction: &Transaction<'_, '_>,
-        within: Within,
-    ) -> Result<Decided, StoreError> {
-        let now = transaction.now;
+        (now, within): (Option<Timestamp>, Within),
+        span: &Span,
+    ) -> Result<Outcome, StoreError> {
         // Who brings a time along is decided at that time, and not together with others.
         if now.is_some() || !request::is_usual(&part.demands) {
-            return self.decide(part, true, now, within).await;
+            let decided = self.decide(part, true, now, within).await?;
+            return Ok(decided.outcome());
         }
         if let Some(refused) = self.refusals.refuse(part, within.begun) {
-            spans::served_from("memory");
+            spans::served_from(span, "memory");
             return Ok(refused);
         }
         let Some((asked, hits)) = part.only_charge() else {
-            return self.decide(part, true, None, within).await;
+            let decided = self.decide(part, true, None, within).await?;
+            return Ok(decided.outcome());
         };
         let key = part.keys[0];
         let print = combine::print(key);
@@ -283,33 +283,30 @@ impl Link {
             durability: part.durability(),
             hits,
             print,
-            terms: may_lease.then(|| lease::Terms::of(&asked, hits)),
+            terms: may_lease.then(|| Box::new(lease::Terms::of(&asked, hits))),
         };
-        match combine::enter(self, print, may_lease, asking) {
+        match combine::enter(self, (print, may_lease), (within, span), asking) {
             Entered::Alone(_leading) => {
                 let decided = pin!(self.decide(part, true, None, within)).await?;
                 if may_lease {
                     self.hot.note(print, part.room_after(&decided, hits));
                 }
-                Ok(decided)
+                Ok(decided.outcome())
             }
-            Entered::Leased(read) => read_off(part, read),
-            Entered::Waits(turn) => {
-                let Ok(_permit) = self.permits.try_acquire() else {
-                    return Err(full());
-                };
-                let turn = tokio::time::timeout_at(within.deadline.into(), turn).await;
-                match turn.map(|turn| turn.unwrap_or(Err(StoreError::Timeout))) {
-                    Err(_) => Err(StoreError::Timeout),
-                    Ok(Err(error)) => Err(error),
-                    Ok(Ok(Turn::Read(read))) => {
-                        let heard = read.heard;
-                        let decided = read_off(part, read)?;
-                        self.remember(part, &decided, heard);
-                        Ok(decided)
+            Entered::Leased(read) => Ok(read_off(part, &read, span)),
+            Entered::Waits(waits) => {
+                let _permit = self.permits.take().ok_or_else(full)?;
+                match waits.turn().await? {
+                    Turn::Read(read) => {
+                        let outcome = read_off(part, &read, span);
+                        if !outcome.admitted {
+                            self.remember(part, read.heard);
+                        }
+                        Ok(outcome)
                     }
-                    Ok(Ok(Turn::Alone)) => {
-                        Box::pin(self.decide(part, true, None, within.rest())).await
+                    Turn::Alone => {
+                        let deciding = self.decide(part, true, None, within.rest());
+                        Ok(Box::pin(deciding).await?.outcome())
                     }
                 }
             }
@@ -349,7 +346,7 @@ impl Link {
                     let decided = part.decide(part.records(values)?, at);
                     if now.is_none() && !decided.admitted {
                         let heard = Instant::now();
-                        self.remember(part, &decided, Heard { at, asked, heard });
+                        self.remember(part, Heard { at, asked, heard });
                     }
                     return Ok(decided);
                 }
@@ -366,8 +363,8 @@ impl Link {
     }
 
     /// Asks Redis for the records that have refused, and to tell when they change.
-    fn remember(self: &Arc<Self>, part: &Part<'_, '_>, decided: &Decided, heard: Heard) {
-        if decided.admitted || part.keys.len() > refusals::MOST_KEYS {
+    fn remember(self: &Arc<Self>, part: &Part<'_, '_>, heard: Heard) {
+        if part.keys.len() > refusals::MOST_KEYS {
             return;
         }
         for key in &part.keys {
@@ -389,23 +386,26 @@ impl Link {
     async fn run(&self, home: Home, call: &Call<'_>, within: Within) -> Result<Bytes, StoreError> {
         // Nothing is charged that nobody waits for.
         if within.length().is_zero() {
-            return Err(StoreError::Unreachable("no time is left".to_owned()));
+            return Err(no_time());
         }
-        let Ok(_permit) = self.permits.try_acquire() else {
-            return Err(full());
-        };
+        let _permit = self.permits.take().ok_or_else(full)?;
         let servers = self.servers_of(home);
         pin!(servers.run(home, call, within)).await
     }
 }
 
 /// The outcome of the one demand of a part, whose call others made.
-fn read_off(part: &Part<'_, '_>, read: Read) -> Result<Decided, StoreError> {
+fn read_off(part: &Part<'_, '_>, read: &Read, span: &Span) -> Outcome {
     if let Some(what) = read.served_from {
-        spans::served_from(what);
+        spans::served_from(span, what);
     }
-    let records = part.records([read.value])?;
-    Ok(part.decide_after(&read.before, records, read.heard.at, read.now))
+    let records = smallvec![(Record::clone(&read.record), false)];
+    part.outcome_after(&read.before, records, read.heard.at, read.now)
+}
+
+/// It has not been sent.
+fn no_time() -> StoreError {
+    StoreError::Unreachable("no time is left".to_owned())
 }
 
 fn unreadable() -> StoreError {

@@ -254,10 +254,10 @@ pub fn script_call(server: &str, digest: &str, slot: Option<u16>) -> Span {
     span
 }
 
-/// Says on the current span, if it is of a transaction with the store, what answered it without a call of its own: `memory`,
-/// `lease`, or `combined` with others, of which the first that is traced has the call.
-pub fn served_from(what: &'static str) {
-    current().record("served_from", what);
+/// Says on `span`, of a transaction with the store, what answered it without a call of its own: `memory`, `lease`, or `combined` with
+/// others, of which the first that is traced has the call.
+pub fn served_from(span: &Span, what: &'static str) {
+    span.record("served_from", what);
 }
 
 /// Says on `span`, of a call, that it failed and how: one of a closed set.

@@ -5,6 +5,9 @@
 //! the look. Where several came at a time not long ago, the first one waits as well, until all that have come with it have had
 //! their turn of the runtime: they are one call, not two. Keys share a place by their hash: two that meet there wait for each other, no more.
 //!
+//! Who waits has no timer of its own: whoever goes for it looks at the time. A call ends by the deadline of the last that it is made for,
+//! so that of those who come meanwhile only who brings a shorter one must look for itself.
+//!
 //! Where the limits of a key have a [`lease`](super::lease), and it was asked for shortly before, a call charges more requests than wait, and those that
 //! come next take their turns from what is left over, without a call. Such a call is made by a task of its own, so that
 //! nothing is lost if nobody waits for it any longer.
@@ -14,26 +17,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::future::join_all;
 use parking_lot::Mutex;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
-use tracing::{Instrument, Span};
+use tokio::time::timeout_at;
+use tracing::Span;
 
 use super::Link;
 use super::connected::Home;
+use super::lease::Terms;
 use super::lease::held::{Held, Lease};
-use super::lease::returns;
-use super::lease::{Stock, Terms};
-use super::node::Call;
 use super::refusals::Heard;
-use super::reply::Reply;
 use super::within::Within;
-use super::{request, script, value};
+use crate::limit::transaction::Record;
 use crate::limit::{Durability, Hits};
 use crate::store::StoreError;
-use crate::telemetry::tracing as spans;
 use crate::time::Timestamp;
+
+mod sending;
 
 /// How many places there are; a power of two.
 const PLACES: usize = 4096;
@@ -63,7 +64,11 @@ struct Place {
     is_busy: bool,
     /// So many more times the first one waits for others.
     heat: u8,
+    /// When the call under way is over.
+    until: Option<Instant>,
     waiting: Vec<Waiting>,
+    /// How many waited the last time that they were sent.
+    crowd: usize,
     held: Held,
 }
 
@@ -71,7 +76,10 @@ struct Place {
 #[derive(Debug)]
 struct Waiting {
     asked: Asking,
-    turn: oneshot::Sender<Result<Turn, StoreError>>,
+    /// None once it has been told.
+    turn: Option<oneshot::Sender<Told>>,
+    /// When it gives up.
+    deadline: Instant,
     /// Of its transaction; none if it is not traced.
     span: Span,
 }
@@ -88,7 +96,7 @@ pub(super) struct Asking {
     /// [`print()`] of the key.
     pub(super) print: u64,
     /// What may be taken in advance, if anything.
-    pub(super) terms: Option<Terms>,
+    pub(super) terms: Option<Box<Terms>>,
 }
 
 impl Asking {
@@ -101,7 +109,7 @@ impl Asking {
 #[derive(Debug)]
 pub(super) struct Read {
     /// What stood under the key.
-    pub(super) value: Bytes,
+    pub(super) record: Arc<Record>,
     pub(super) heard: Heard,
     /// Who came before.
     pub(super) before: Runs,
@@ -127,9 +135,19 @@ pub(super) enum Entered {
     /// It was charged in advance.
     Leased(Read),
     /// It waits for its turn.
-    Waits(oneshot::Receiver<Result<Turn, StoreError>>),
+    Waits(Waits),
     /// Too many wait already.
     Full,
+}
+
+/// What who waits is told.
+type Told = Result<Turn, StoreError>;
+
+/// The wait for a turn.
+pub(super) struct Waits {
+    turn: oneshot::Receiver<Told>,
+    /// When to give up, if who goes for it may not look at the time by then.
+    gives_up: Option<Instant>,
 }
 
 /// The call under way at a place: when it ends, however it does, those that wait go.
@@ -205,12 +223,12 @@ fn place(print: u64) -> usize {
     (print ^ print >> 32) as usize % PLACES
 }
 
-/// Lets a request go, or wait; `ask` makes of it what waits, given another that does, and `may_lease` tells whether it may be charged in
-/// advance.
+/// Lets a request go, or wait `within` its time; `ask` makes of it what waits, given another that does, and `may_lease` tells whether it
+/// may be charged in advance. `span` is that of its transaction.
 pub(super) fn enter(
     link: &Arc<Link>,
-    print: u64,
-    may_lease: bool,
+    (print, may_lease): (u64, bool),
+    (within, span): (Within, &Span),
     ask: impl Fn(Option<&Asking>) -> Asking,
 ) -> Entered {
     let index = place(print);
@@ -226,6 +244,9 @@ pub(super) fn enter(
         takes_more = place.held.batch(asked, now) > 0;
     }
     let is_first = !std::mem::replace(&mut place.is_busy, true);
+    if is_first {
+        place.until = Some(within.deadline);
+    }
     let is_hot = place.heat > 0;
     let leading = |alone| Leading {
         link: Arc::clone(link),
@@ -241,15 +262,55 @@ pub(super) fn enter(
         return Entered::Full;
     }
     let (turn, turns) = oneshot::channel();
+    let is_shorter = place.until.is_some_and(|until| within.deadline < until);
     let asked = asked.unwrap_or_else(|| ask(place.waiting.last().map(|last| &last.asked)));
-    let span = spans::current();
-    place.waiting.push(Waiting { asked, turn, span });
+    if place.waiting.is_empty() {
+        let crowd = place.crowd;
+        place.waiting.reserve(crowd);
+    }
+    place.waiting.push(Waiting {
+        asked,
+        turn: Some(turn),
+        deadline: within.deadline,
+        span: span.clone(),
+    });
     drop(place);
     if is_first {
         // A call that has ended sends those that wait, in a task that comes after those that are ready.
         drop(leading(None));
     }
-    Entered::Waits(turns)
+    Entered::Waits(Waits {
+        turn: turns,
+        gives_up: is_shorter.then_some(within.deadline),
+    })
+}
+
+impl Waits {
+    /// What it is told, at its deadline the latest.
+    pub(super) async fn turn(self) -> Told {
+        let turn = match self.gives_up {
+            None => self.turn.await,
+            Some(deadline) => {
+                let in_time = Box::pin(timeout_at(deadline.into(), self.turn)).await;
+                in_time.map_err(|_| StoreError::Timeout)?
+            }
+        };
+        // Who was to tell it has ended with its runtime.
+        turn.unwrap_or(Err(StoreError::Timeout))
+    }
+}
+
+impl Waiting {
+    /// Tells it, once. It may have given up.
+    fn tell(&mut self, told: Told) {
+        if let Some(turn) = self.turn.take() {
+            let _ = turn.send(told);
+        }
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.turn.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
 }
 
 impl Drop for Leading {
@@ -271,200 +332,10 @@ impl Drop for Leading {
             // The runtime is ending, and those that wait may be on others.
             Ok(_) | Err(_) => {
                 place.is_busy = false;
-                for waiting in std::mem::take(&mut place.waiting) {
-                    let _ = waiting.turn.send(Ok(Turn::Alone));
+                for mut waiting in std::mem::take(&mut place.waiting) {
+                    waiting.tell(Ok(Turn::Alone));
                 }
             }
-        }
-    }
-}
-
-impl Leading {
-    /// Sends those that wait, and those that come meanwhile after them, until nobody waits.
-    async fn send_all(mut self) {
-        if self.gathers {
-            // Once more round the runtime's loop: what the sockets have brought meanwhile goes along.
-            tokio::task::yield_now().await;
-        }
-        let mut came = 0;
-        loop {
-            let waiting = {
-                let mut place = self.link.hot.places[self.place].lock();
-                if place.waiting.is_empty() {
-                    let cooler = place.heat.saturating_sub(1);
-                    place.heat = if came > 1 { HEAT } else { cooler };
-                }
-                std::mem::take(&mut place.waiting)
-            };
-            if let Some(print) = self.alone.take() {
-                // It counts among those that wait for its key, not among those that only meet it here.
-                came = usize::from(waiting.iter().any(|one| one.asked.print == print));
-            }
-            if waiting.is_empty() {
-                // Whoever has come since is found when this is dropped.
-                self.is_sending = false;
-                return;
-            }
-            came += waiting.len();
-            let sending = groups(waiting).into_iter();
-            join_all(sending.map(|group| send(&self.link, self.place, group))).await;
-        }
-    }
-}
-
-/// Those that can go together. Who has given up is left out, and not charged.
-fn groups(mut waiting: Vec<Waiting>) -> SmallVec<[Vec<Waiting>; 1]> {
-    waiting.retain(|one| !one.turn.is_closed());
-    // Nearly always they are one, and stay where they are, as they are large.
-    if let Some((first, others)) = waiting.split_first()
-        && others.iter().all(|one| first.asked.goes_with(&one.asked))
-    {
-        return smallvec![waiting];
-    }
-    let mut groups: SmallVec<[Vec<Waiting>; 1]> = SmallVec::new();
-    for one in waiting {
-        let same = |group: &&mut Vec<Waiting>| {
-            let first = group.first().map(|first| &first.asked);
-            first.is_some_and(|first| first.goes_with(&one.asked))
-        };
-        match groups.iter_mut().find(same) {
-            Some(group) => group.push(one),
-            None => groups.push(vec![one]),
-        }
-    }
-    groups
-}
-
-/// Sends requests for one key that differ only in their hits, and tells each what it needs.
-async fn send(link: &Arc<Link>, place: usize, group: Vec<Waiting>) {
-    let (group, batch) = take_leased(link, place, group);
-    let Some(Asking {
-        home,
-        key,
-        demand,
-        durability,
-        hits,
-        ..
-    }) = group.last().map(|last| &last.asked)
-    else {
-        return;
-    };
-    let mut runs = Runs::new();
-    for waiting in &group {
-        extend(&mut runs, 1, waiting.asked.hits);
-    }
-    let waiting = runs.clone();
-    extend(&mut runs, batch, *hits);
-    let call = Call {
-        script: &script::DECIDE,
-        keys: &[key],
-        body: &request::together(demand, &runs),
-        durability: *durability,
-    };
-    let era = link.refusals.era();
-    let within = Within::from_now(link.timeout);
-    let mut traced = group.iter().map(|waiting| &waiting.span);
-    let span = traced.find(|span| !span.is_none()).cloned();
-    let answer = link.run(*home, &call, within);
-    let answer = answer.instrument(span.unwrap_or_else(Span::none)).await;
-    let read = answer.map(|answer| match Reply::parse(answer) {
-        Some(Reply::Before(at, values)) => values.into_iter().next().map(|value| (at, value)),
-        // Calendar borders that have been passed, or a value of somebody else's: nothing was written.
-        Some(Reply::Retime(_) | Reply::Foreign(_) | Reply::Done(_)) | None => None,
-    });
-    let (asked, heard) = (within.begun, Instant::now());
-    let read = read.map(|read| read.map(|(at, value)| (Heard { at, asked, heard }, value)));
-    if let (Ok(Some((heard, value))), Some(last)) = (&read, group.last()) {
-        let said = (*heard, value, era);
-        hold(link, place, &last.asked, said, (waiting, batch));
-    }
-    let count = group.len() as u64;
-    if count > 1 {
-        link.hot.combined.fetch_add(count, Ordering::Relaxed);
-    }
-    let mut before = Runs::new();
-    for waiting in group {
-        let turn = match &read {
-            Ok(Some((heard, value))) => Ok(Turn::Read(Read {
-                value: value.clone(),
-                heard: *heard,
-                before: before.clone(),
-                now: heard.at,
-                served_from: (count > 1).then_some("combined"),
-            })),
-            Ok(None) => Ok(Turn::Alone),
-            Err(error) => Err(error.clone()),
-        };
-        extend(&mut before, 1, waiting.asked.hits);
-        // Who has given up meanwhile has been charged.
-        let _ = waiting.turn.send(turn);
-    }
-}
-
-/// Tells those their turn who were charged in advance. The rest, and how many more to charge with them.
-fn take_leased(link: &Link, place: usize, group: Vec<Waiting>) -> (Vec<Waiting>, u16) {
-    if !group.iter().any(|waiting| waiting.asked.terms.is_some()) {
-        return (group, 0);
-    }
-    let (now, era) = (Instant::now(), link.refusals.era());
-    let mut rest = Vec::with_capacity(group.len());
-    let held = &mut link.hot.places[place].lock().held;
-    for waiting in group {
-        match held.take(&waiting.asked, era, now) {
-            Some(read) => {
-                link.hot.leased.fetch_add(1, Ordering::Relaxed);
-                let _ = waiting.turn.send(Ok(Turn::Read(read)));
-            }
-            None => rest.push(waiting),
-        }
-    }
-    let batch = rest.last().map_or(0, |last| held.begin(&last.asked, now));
-    (rest, batch)
-}
-
-/// Holds what a call has charged beyond those who waited, and remembers what is left.
-fn hold(
-    link: &Arc<Link>,
-    place: usize,
-    asked: &Asking,
-    (heard, value, era): (Heard, &Bytes, u64),
-    (before, batch): (Runs, u16),
-) {
-    let (Some(terms), Some(record)) = (asked.terms.clone(), value::decode(value.clone())) else {
-        return;
-    };
-    let (stock, room) = Stock::new(terms, record, heard.at, &before, batch);
-    let is_empty = stock.is_used_up();
-    let id = link.hot.batches.fetch_add(1, Ordering::Relaxed);
-    let lease = Lease {
-        id,
-        home: asked.home,
-        print: asked.print,
-        key: asked.key.clone(),
-        demand: asked.demand.clone(),
-        durability: asked.durability,
-        value: value.clone(),
-        heard,
-        before,
-        stock,
-        era,
-    };
-    let mut place_held = link.hot.places[place].lock();
-    place_held.held.note(asked.print, room, heard.heard);
-    if is_empty {
-        // Unless another batch of the key is under way.
-        if batch > 0 {
-            place_held.held.has_arrived(asked.print);
-        }
-        return;
-    }
-    let homeless = place_held.held.put(lease);
-    drop(place_held);
-    match homeless {
-        None => returns::later(link, place, id, heard.heard),
-        Some(lease) => {
-            let link = Arc::clone(link);
-            tokio::spawn(async move { returns::give_back(&link, &lease, &[]).await });
         }
     }
 }
@@ -481,65 +352,6 @@ pub(super) fn extend(runs: &mut Runs, many: u16, hits: Hits) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn waiting(key: &'static str, demand: &'static str) -> (Waiting, impl Sized) {
-        let (turn, turns) = oneshot::channel();
-        let asked = Asking {
-            home: Home::default(),
-            key: Bytes::from_static(key.as_bytes()),
-            demand: Bytes::from_static(demand.as_bytes()),
-            durability: Durability::Usual,
-            hits: Hits::ONE,
-            print: print(key.as_bytes()),
-            terms: None,
-        };
-        let span = Span::none();
-        (Waiting { asked, turn, span }, turns)
-    }
-
-    /// Keys share a place, and their requests do not share a call; nor is one sent that nobody waits for.
-    #[test]
-    fn those_that_ask_the_same_of_a_key_go_together_and_who_has_given_up_does_not() {
-        let all = [
-            ("a", "x"),
-            ("b", "x"),
-            ("a", "y"),
-            ("a", "x"),
-            ("b", "x"),
-            ("c", "x"),
-        ];
-        let (waiting, mut turns): (Vec<_>, Vec<_>) = all
-            .map(|(key, demand)| waiting(key, demand))
-            .into_iter()
-            .unzip();
-        turns.truncate(4);
-        let groups = groups(waiting);
-        let told = |group: &Vec<Waiting>| {
-            let keys = group
-                .iter()
-                .map(|one| (one.asked.key.clone(), one.asked.demand.clone()));
-            keys.collect::<Vec<_>>()
-        };
-        let told: Vec<_> = groups.iter().map(told).collect();
-        let pair =
-            |key: &'static str, demand: &'static str| (Bytes::from(key), Bytes::from(demand));
-        assert_eq!(
-            told,
-            [
-                vec![pair("a", "x"), pair("a", "x")],
-                vec![pair("b", "x")],
-                vec![pair("a", "y")]
-            ]
-        );
-    }
-
-    #[test]
-    fn what_replicas_confirm_goes_by_itself() {
-        let (usual, _usual) = waiting("a", "x");
-        let (mut replicated, _replicated) = waiting("a", "x");
-        replicated.asked.durability = Durability::Replicated;
-        assert_eq!(groups(vec![usual, replicated]).len(), 2);
-    }
 
     #[test]
     fn every_key_has_a_place() {

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use fred::util::redis_keyslot;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::connected::Home;
 use super::reply::Decided;
 use super::request::Asked;
 use super::value;
-use crate::limit::transaction::{Amount, Demand, Record, transact};
+use crate::limit::transaction::{Amount, Demand, Outcome, Record, transact};
 use crate::limit::{Durability, Hits, Limit, Unit};
 use crate::store::{StoreError, Transaction};
 use crate::time::Timestamp;
@@ -42,6 +42,18 @@ pub(super) fn split<'a, 'l>(
     in_cluster: bool,
     per_second: Option<bool>,
 ) -> Few<Part<'a, 'l>> {
+    if let ([key], [demand]) = (transaction.keys, transaction.demands) {
+        // So it is nearly always, and there is nothing to cut.
+        let is_per_second = per_second.is_some() && is_per_second(transaction, 0);
+        let mut only = Part::new(Home {
+            slot: None,
+            is_per_second,
+        });
+        only.keys.push(key.as_str().as_bytes());
+        only.add(0, demand.key, demand);
+        only.whole = Some(transaction.demands);
+        return smallvec![only];
+    }
     let mut parts: Few<Part<'a, 'l>> = Few::new();
     // For each key of the transaction, its part and its place there.
     let mut homes: Few<(usize, usize)> = Few::new();
@@ -158,24 +170,16 @@ impl<'a, 'l> Part<'a, 'l> {
     }
 
     /// What the demands come to at `at`, given what stood under the keys.
-    pub(super) fn decide(&self, mut records: Records, at: Timestamp) -> Decided {
-        let demand = |asked: &Asked<'a, 'l>| asked.demand(asked.amount);
-        let own: Few<Demand<'l>>;
-        let demands = match self.whole {
-            Some(all) => all,
-            None => {
-                own = self.demands.iter().map(demand).collect();
-                &own
-            }
-        };
+    pub(super) fn decide(&self, records: Records, at: Timestamp) -> Decided {
         let times: Few<Timestamp> = records
             .iter()
             .map(|(record, _)| record.seen.max(at))
             .collect();
-        let outcome = transact(&mut records, demands, at);
-        let times = demands
-            .iter()
-            .flat_map(|demand| demand.limits.iter().map(|_| times[demand.key]));
+        let outcome = self.outcome(records, at);
+        let times = self.demands.iter().flat_map(|asked| {
+            let limits = asked.demand.limits.iter();
+            limits.map(|_| times[asked.key])
+        });
         Decided {
             admitted: outcome.admitted,
             readings: outcome.readings.into_iter().zip(times).collect(),
@@ -184,14 +188,24 @@ impl<'a, 'l> Part<'a, 'l> {
         }
     }
 
+    /// The same without the times.
+    pub(super) fn outcome(&self, mut records: Records, at: Timestamp) -> Outcome {
+        if let Some(all) = self.whole {
+            return transact(&mut records, all, at);
+        }
+        let demand = |asked: &Asked<'a, 'l>| asked.demand(asked.amount);
+        let own: Few<Demand<'l>> = self.demands.iter().map(demand).collect();
+        transact(&mut records, &own, at)
+    }
+
     /// What the one demand comes to at `now` after those `before` it, each charged at `at` if there was room.
-    pub(super) fn decide_after(
+    pub(super) fn outcome_after(
         &self,
         before: &[(u16, Hits)],
         mut records: Records,
         at: Timestamp,
         now: Timestamp,
-    ) -> Decided {
+    ) -> Outcome {
         if let Some(asked) = self.demands.first().filter(|_| !before.is_empty())
             && let Some((record, _)) = records.get_mut(asked.key)
         {
@@ -200,7 +214,7 @@ impl<'a, 'l> Part<'a, 'l> {
             let hits = fitting(room, before);
             limits().for_each(|limit| record.charge(limit, hits, at));
         }
-        self.decide(records, now)
+        self.outcome(records, now)
     }
 
     /// What is left of the scarcest limit of the one demand after it was decided, if it was charged `hits`.
@@ -318,7 +332,7 @@ mod tests {
                 );
                 // What is charged in advance is decided later than it was charged.
                 let now = at + crate::time::Micros::new(random.random_range(0..2) * 700_000);
-                let together = parts[0].decide_after(&before, records.clone(), at, now);
+                let together = parts[0].outcome_after(&before, records.clone(), at, now);
                 let mut ask = |demand, at| {
                     let mut after = records.clone();
                     let outcome = transact(&mut after, &[demand], at);
@@ -335,8 +349,7 @@ mod tests {
                 let alone = ask(own[0].clone(), now);
                 at = now;
                 assert_eq!(together.admitted, alone.admitted, "seed {seed}");
-                let together = together.readings.iter().map(|(reading, _)| *reading);
-                assert!(together.eq(alone.readings), "seed {seed}");
+                assert_eq!(together.readings, alone.readings, "seed {seed}");
             }
         }
     }

@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::hash::Hasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,9 +23,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use super::part::{Part, Records};
-use super::reply::Decided;
 use super::value;
-use crate::limit::transaction::Record;
+use crate::limit::transaction::{Outcome, Record};
 use crate::time::{Micros, Timestamp};
 
 /// How many records are remembered at most; about 300 bytes each.
@@ -55,6 +54,8 @@ pub(super) struct Heard {
 #[derive(Debug)]
 pub(super) struct Refusals {
     known: Cache<u128, Arc<Known>>,
+    /// Whether anything is, or was since all was forgotten: faster to tell than by the cache, which has locks.
+    knows_any: AtomicBool,
     learning: Mutex<HashSet<u128>>,
     /// Counts what has been forgotten: who was asking meanwhile may have heard what held before.
     forgotten: AtomicU64,
@@ -81,6 +82,7 @@ impl Refusals {
     pub(super) fn new() -> Self {
         Self {
             known: Cache::new(MOST),
+            knows_any: AtomicBool::new(false),
             learning: Mutex::default(),
             forgotten: AtomicU64::new(0),
             era: AtomicU64::new(0),
@@ -90,8 +92,8 @@ impl Refusals {
     }
 
     /// What is asked `now`, if it is certain to be refused.
-    pub(super) fn refuse(&self, part: &Part<'_, '_>, now: Instant) -> Option<Decided> {
-        if self.known.is_empty() || part.keys.len() > MOST_KEYS {
+    pub(super) fn refuse(&self, part: &Part<'_, '_>, now: Instant) -> Option<Outcome> {
+        if !self.knows_any.load(Ordering::Acquire) || part.keys.len() > MOST_KEYS {
             return None;
         }
         let known: SmallVec<[Arc<Known>; 1]> = part
@@ -103,16 +105,16 @@ impl Refusals {
         let (earliest, latest) = moments.reduce(|(a, b), (c, d)| (a.max(c), b.max(d)))?;
         let is_old = |known: &Arc<Known>| now.duration_since(known.heard.asked) > TRUSTED;
         let records = || -> Records { known.iter().map(|k| (k.record.clone(), false)).collect() };
-        if known.iter().any(is_old) || part.decide(records(), latest).admitted {
+        if known.iter().any(is_old) || part.outcome(records(), latest).admitted {
             part.keys.iter().for_each(|key| self.drop_one(key));
             return None;
         }
-        let decided = part.decide(records(), earliest);
-        if decided.admitted {
+        let outcome = part.outcome(records(), earliest);
+        if outcome.admitted {
             return None;
         }
         self.served.fetch_add(1, Ordering::Relaxed);
-        Some(decided)
+        Some(outcome)
     }
 
     /// Begins to ask for the record under `key`; none if that is not needed, or too much is being asked.
@@ -156,6 +158,7 @@ impl Refusals {
     pub(super) fn forget_all(&self) {
         self.era.fetch_add(1, Ordering::AcqRel);
         self.forgotten.fetch_add(1, Ordering::AcqRel);
+        self.knows_any.store(false, Ordering::Release);
         self.known.clear();
     }
 
@@ -167,6 +170,11 @@ impl Refusals {
     /// How many requests were refused from memory.
     pub(super) fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
+    }
+
+    fn know(&self, print: u128, known: Arc<Known>) {
+        self.known.insert(print, known);
+        self.knows_any.store(true, Ordering::Release);
     }
 
     fn drop_one(&self, key: &[u8]) {
@@ -188,7 +196,7 @@ impl Learning<'_> {
         };
         let refusals = self.refusals;
         let known = Arc::new(Known { record, heard });
-        refusals.known.insert(self.print, known);
+        refusals.know(self.print, known);
         // After it is there: what is forgotten from now on finds it.
         if refusals.forgotten.load(Ordering::Acquire) != self.forgotten {
             refusals.known.remove(&self.print);
@@ -264,8 +272,8 @@ mod tests {
         run(&part::split(&transaction, false, None)[0])
     }
 
-    fn wait(decided: &Decided) -> Option<Micros> {
-        match decided.readings[0].0.verdict {
+    fn wait(outcome: &Outcome) -> Option<Micros> {
+        match outcome.readings[0].verdict {
             Verdict::Wait(wait) => Some(wait),
             Verdict::Allowed | Verdict::Never | Verdict::Banned(_) => None,
         }
@@ -298,9 +306,7 @@ mod tests {
                 record: records[0].0.clone(),
                 heard: Heard { at, asked, heard },
             };
-            refusals
-                .known
-                .insert(refusals.print(b"{subject}"), Arc::new(known));
+            refusals.know(refusals.print(b"{subject}"), Arc::new(known));
             let mut now = heard;
             for _ in 0..20 {
                 now += micros(random.random_range(0..3_000_000));
@@ -312,7 +318,7 @@ mod tests {
                     };
                     served += 1;
                     assert!(now.duration_since(asked) <= TRUSTED, "seed {seed}");
-                    let redis = part.decide(records.clone(), time);
+                    let redis = part.outcome(records.clone(), time);
                     assert!(!redis.admitted, "seed {seed}: {limit}, {told:?}");
                     assert!(
                         wait(&told) >= wait(&redis),

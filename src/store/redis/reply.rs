@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use crate::limit::candidate::Trial;
-use crate::limit::transaction::Reading;
+use crate::limit::transaction::{Outcome, Reading};
 use crate::limit::{Hits, Verdict};
 use crate::time::{Micros, Timestamp};
 
@@ -72,6 +72,16 @@ impl Reply {
 }
 
 impl Decided {
+    /// What it says, without when.
+    pub(super) fn outcome(self) -> Outcome {
+        let (readings, trials) = (self.readings.into_iter(), self.trials.into_iter());
+        Outcome {
+            admitted: self.admitted,
+            readings: readings.map(|(reading, _)| reading).collect(),
+            trials: trials.map(|(trial, _)| trial).collect(),
+        }
+    }
+
     fn parse(mut answer: Bytes) -> Option<Self> {
         let mut decided = Self {
             admitted: take_u8(&mut answer)? == 1,

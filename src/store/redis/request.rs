@@ -1,5 +1,7 @@
 //! What is said to the script: packed integers, little-endian, in the order in which `transaction.lua` takes them.
 
+use std::cell::RefCell;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::limit::ban::Ban;
@@ -46,6 +48,11 @@ pub(super) struct Charged<'l> {
 const NUMBER: usize = 7;
 const TAG_WIDTH: usize = 4;
 const PLACE: usize = 2;
+
+thread_local! {
+    /// Where a demand is packed that most likely is there already. It grows to what the largest needs.
+    static PACKED: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
 
 const TRANSACT: u8 = 1;
 const GIVE_BACK: u8 = 2;
@@ -99,12 +106,14 @@ pub(super) fn demand(
         amount: Amount::Charge(Hits::ZERO),
         ..asked
     };
-    let mut body = BytesMut::with_capacity(64);
-    put_demands(&mut body, &[asked], &around);
-    match like {
-        Some(like) if *like == body => like.clone(),
-        Some(_) | None => body.freeze(),
-    }
+    PACKED.with_borrow_mut(|body| {
+        body.clear();
+        put_demands(body, &[asked], &around);
+        match like {
+            Some(like) if *like == *body => like.clone(),
+            Some(_) | None => Bytes::copy_from_slice(body),
+        }
+    })
 }
 
 /// Whether the script runs these demands straight through: each under a key of its own, charging or peeking at fixed windows and

@@ -1,5 +1,6 @@
 //! What one place holds of leases: the keys that were asked for of late, and the batches that are out.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use super::super::combine::{Asking, Read, Runs, extend};
 use super::super::connected::Home;
 use super::super::refusals::Heard;
 use super::{LEASE_FOR, Pace, Stock};
+use crate::limit::transaction::Record;
 use crate::limit::{Durability, Hits};
 
 /// How many keys a place remembers, and so how many batches it holds at most.
@@ -50,7 +52,7 @@ pub(in super::super) struct Lease {
     pub(in super::super) demand: Bytes,
     pub(in super::super) durability: Durability,
     /// What stood under the key.
-    pub(in super::super) value: Bytes,
+    pub(in super::super) record: Arc<Record>,
     pub(in super::super) heard: Heard,
     /// Who was charged before it, in the same call.
     pub(in super::super) before: Runs,
@@ -84,7 +86,7 @@ impl Held {
         let mut before = lease.before.clone();
         extend(&mut before, place, asked.hits);
         let read = Read {
-            value: lease.value.clone(),
+            record: Arc::clone(&lease.record),
             heard: lease.heard,
             before,
             now: earliest,
@@ -212,7 +214,6 @@ impl Known {
 mod tests {
     use super::*;
     use crate::limit::period::Zone;
-    use crate::limit::transaction::Record;
     use crate::limit::{Algorithm, Limit, Unit, lease};
     use crate::store::redis::lease::Terms;
     use crate::time::Timestamp;
@@ -231,10 +232,10 @@ mod tests {
             durability: Durability::Usual,
             hits: Hits::ONE,
             print,
-            terms: Some(Terms {
+            terms: Some(Box::new(Terms {
                 limits,
                 hits: Hits::ONE,
-            }),
+            })),
         }
     }
 
@@ -242,7 +243,7 @@ mod tests {
     fn lease(asked: &Asking, id: u64, now: Instant) -> Lease {
         let at = Timestamp::from_secs(1_700_000_000);
         let before: Runs = smallvec::smallvec![(1, Hits::ONE)];
-        let terms = asked.terms.clone().expect("terms");
+        let terms = asked.terms.as_deref().expect("terms").clone();
         let (stock, _) = Stock::new(terms, Record::default(), at, &before, BATCH);
         Lease {
             id,
@@ -251,7 +252,7 @@ mod tests {
             key: asked.key.clone(),
             demand: asked.demand.clone(),
             durability: asked.durability,
-            value: Bytes::new(),
+            record: Arc::default(),
             heard: Heard {
                 at,
                 asked: now,
