@@ -23,7 +23,7 @@ use bytes::Bytes;
 use smallvec::smallvec;
 use tracing::Span;
 
-use self::combine::{Asking, Entered, Hot, Read, Turn};
+use self::combine::{Coming, Entered, Hot, Read, Turn};
 use self::connected::{Connected, Home};
 use self::node::{Call, Node};
 use self::part::Part;
@@ -272,20 +272,16 @@ impl Link {
         let key = part.keys[0];
         let print = combine::print(key);
         let may_lease = lease::may_lease(&asked, hits);
-        // Texts that are equal to those of another are that one's.
-        let asking = |like: Option<&Asking>| Asking {
+        let coming = Coming {
             home: part.home,
-            key: match like {
-                Some(like) if like.key == key => like.key.clone(),
-                Some(_) | None => Bytes::copy_from_slice(key),
-            },
-            demand: request::demand(asked, || self.clock.now(), like.map(|like| &like.demand)),
+            key,
             durability: part.durability(),
             hits,
             print,
             terms: may_lease.then(|| Box::new(lease::Terms::of(&asked, hits))),
         };
-        match combine::enter(self, (print, may_lease), (within, span), asking) {
+        let pack = || request::demand(asked, || self.clock.now());
+        match combine::enter(self, coming, (within, span), pack) {
             Entered::Alone(_leading) => {
                 let decided = pin!(self.decide(part, true, None, within)).await?;
                 if may_lease {

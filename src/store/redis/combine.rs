@@ -28,6 +28,7 @@ use super::connected::Home;
 use super::lease::Terms;
 use super::lease::held::{Held, Lease};
 use super::refusals::Heard;
+use super::request::Packed;
 use super::within::Within;
 use crate::limit::transaction::Record;
 use crate::limit::{Durability, Hits};
@@ -66,16 +67,28 @@ struct Place {
     heat: u8,
     /// When the call under way is over.
     until: Option<Instant>,
-    waiting: Vec<Waiting>,
-    /// How many waited the last time that they were sent.
+    /// Those that wait; nearly always one group.
+    groups: Vec<Group>,
+    /// How many they are.
+    waiting: usize,
+    /// How many they were when they were sent the last time.
     crowd: usize,
     held: Held,
+}
+
+/// Requests that can go as one call.
+#[derive(Debug)]
+struct Group {
+    /// What they ask, their hits apart.
+    asked: Asking,
+    /// In the order in which they came.
+    waiting: Vec<Waiting>,
 }
 
 /// A request that waits.
 #[derive(Debug)]
 struct Waiting {
-    asked: Asking,
+    hits: Hits,
     /// None once it has been told.
     turn: Option<oneshot::Sender<Told>>,
     /// When it gives up.
@@ -84,13 +97,24 @@ struct Waiting {
     span: Span,
 }
 
-/// One demand on one key.
+/// One demand on one key, with whatever hits.
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) home: Home,
     pub(super) key: Bytes,
     /// The packed demand, its hits left out: those that are equal can go together.
     pub(super) demand: Bytes,
+    pub(super) durability: Durability,
+    /// [`print()`] of the key.
+    pub(super) print: u64,
+    /// What may be taken in advance, if anything.
+    pub(super) terms: Option<Box<Terms>>,
+}
+
+/// The same of a request that may have to wait, its demand not packed yet.
+pub(super) struct Coming<'a> {
+    pub(super) home: Home,
+    pub(super) key: &'a [u8],
     pub(super) durability: Durability,
     pub(super) hits: Hits,
     /// [`print()`] of the key.
@@ -99,9 +123,47 @@ pub(super) struct Asking {
     pub(super) terms: Option<Box<Terms>>,
 }
 
+/// What a request asks, to compare it with what others did.
+#[derive(Clone, Copy)]
+pub(super) struct Claim<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) demand: &'a [u8],
+    pub(super) durability: Durability,
+    pub(super) hits: Hits,
+    /// [`print()`] of the key.
+    pub(super) print: u64,
+}
+
 impl Asking {
-    fn goes_with(&self, other: &Self) -> bool {
-        self.key == other.key && self.demand == other.demand && self.durability == other.durability
+    /// Whether it is the same but for the hits.
+    pub(super) fn is(&self, claim: &Claim<'_>) -> bool {
+        self.print == claim.print
+            && self.key == claim.key
+            && self.demand == claim.demand
+            && self.durability == claim.durability
+    }
+
+    /// The same with these hits.
+    pub(super) fn with(&self, hits: Hits) -> Claim<'_> {
+        Claim {
+            key: &self.key,
+            demand: &self.demand,
+            durability: self.durability,
+            hits,
+            print: self.print,
+        }
+    }
+}
+
+impl Coming<'_> {
+    fn with<'c>(&'c self, demand: &'c [u8]) -> Claim<'c> {
+        Claim {
+            key: self.key,
+            demand,
+            durability: self.durability,
+            hits: self.hits,
+            print: self.print,
+        }
     }
 }
 
@@ -223,25 +285,24 @@ fn place(print: u64) -> usize {
     (print ^ print >> 32) as usize % PLACES
 }
 
-/// Lets a request go, or wait `within` its time; `ask` makes of it what waits, given another that does, and `may_lease` tells whether it
-/// may be charged in advance. `span` is that of its transaction.
+/// Lets a request go, or wait `within` its time; `pack` packs its demand, if it comes to that. `span` is that of its transaction.
 pub(super) fn enter(
     link: &Arc<Link>,
-    (print, may_lease): (u64, bool),
+    coming: Coming<'_>,
     (within, span): (Within, &Span),
-    ask: impl Fn(Option<&Asking>) -> Asking,
+    pack: impl Fn() -> Packed,
 ) -> Entered {
-    let index = place(print);
-    let asked = may_lease.then(|| ask(None));
+    let index = place(coming.print);
+    let packed = coming.terms.is_some().then(&pack);
     let mut place = link.hot.places[index].lock();
     let mut takes_more = false;
-    if let Some(asked) = &asked {
-        let now = Instant::now();
-        if let Some(read) = place.held.take(asked, link.refusals.era(), now) {
+    if let (Some(packed), Some(terms)) = (&packed, &coming.terms) {
+        let (now, claim) = (Instant::now(), coming.with(packed));
+        if let Some(read) = place.held.take(&claim, link.refusals.era(), now) {
             link.hot.leased.fetch_add(1, Ordering::Relaxed);
             return Entered::Leased(read);
         }
-        takes_more = place.held.batch(asked, now) > 0;
+        takes_more = place.held.batch(claim.print, terms, now) > 0;
     }
     let is_first = !std::mem::replace(&mut place.is_busy, true);
     if is_first {
@@ -256,24 +317,20 @@ pub(super) fn enter(
         alone,
     };
     if is_first && !takes_more && !is_hot {
-        return Entered::Alone(leading(Some(print)));
+        return Entered::Alone(leading(Some(coming.print)));
     }
-    if place.waiting.len() >= MOST_WAITING {
+    if place.waiting >= MOST_WAITING {
         return Entered::Full;
     }
     let (turn, turns) = oneshot::channel();
     let is_shorter = place.until.is_some_and(|until| within.deadline < until);
-    let asked = asked.unwrap_or_else(|| ask(place.waiting.last().map(|last| &last.asked)));
-    if place.waiting.is_empty() {
-        let crowd = place.crowd;
-        place.waiting.reserve(crowd);
-    }
-    place.waiting.push(Waiting {
-        asked,
+    let waiting = Waiting {
+        hits: coming.hits,
         turn: Some(turn),
         deadline: within.deadline,
         span: span.clone(),
-    });
+    };
+    place.join(coming, &packed.unwrap_or_else(pack), waiting);
     drop(place);
     if is_first {
         // A call that has ended sends those that wait, in a task that comes after those that are ready.
@@ -283,6 +340,47 @@ pub(super) fn enter(
         turn: turns,
         gives_up: is_shorter.then_some(within.deadline),
     })
+}
+
+impl Place {
+    /// Lets a request wait with those that ask the same.
+    fn join(&mut self, coming: Coming<'_>, demand: &[u8], waiting: Waiting) {
+        self.waiting += 1;
+        let claim = coming.with(demand);
+        if let Some(group) = self.groups.iter_mut().find(|group| group.asked.is(&claim)) {
+            group.waiting.push(waiting);
+            // What the last one would take in advance counts.
+            if coming.terms.is_some() {
+                group.asked.terms = coming.terms;
+            }
+            return;
+        }
+        // The first group is likely as large as the last time.
+        let room = if self.groups.is_empty() {
+            self.crowd
+        } else {
+            1
+        };
+        let mut together = Vec::with_capacity(room);
+        together.push(waiting);
+        self.groups.push(Group {
+            asked: Asking {
+                home: coming.home,
+                key: Bytes::copy_from_slice(coming.key),
+                demand: Bytes::copy_from_slice(demand),
+                durability: coming.durability,
+                print: coming.print,
+                terms: coming.terms,
+            },
+            waiting: together,
+        });
+    }
+
+    /// Those that wait; from now on nobody does.
+    fn take(&mut self) -> Vec<Group> {
+        self.waiting = 0;
+        std::mem::take(&mut self.groups)
+    }
 }
 
 impl Waits {
@@ -317,7 +415,7 @@ impl Drop for Leading {
     fn drop(&mut self) {
         let mut place = self.link.hot.places[self.place].lock();
         match tokio::runtime::Handle::try_current() {
-            _ if place.waiting.is_empty() => place.is_busy = false,
+            _ if place.waiting == 0 => place.is_busy = false,
             Ok(runtime) if !self.is_sending => {
                 drop(place);
                 let next = Leading {
@@ -332,9 +430,8 @@ impl Drop for Leading {
             // The runtime is ending, and those that wait may be on others.
             Ok(_) | Err(_) => {
                 place.is_busy = false;
-                for mut waiting in std::mem::take(&mut place.waiting) {
-                    waiting.tell(Ok(Turn::Alone));
-                }
+                let waiting = place.take().into_iter().flat_map(|group| group.waiting);
+                waiting.for_each(|mut waiting| waiting.tell(Ok(Turn::Alone)));
             }
         }
     }

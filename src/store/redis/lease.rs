@@ -105,6 +105,11 @@ impl Terms {
         Self { limits, hits }
     }
 
+    /// The hits of each request.
+    pub(super) fn hits(&self) -> Hits {
+        self.hits
+    }
+
     /// How many requests to take in advance.
     pub(super) fn batch(&self, pace: Pace) -> u16 {
         let share = |limit: &Limit| limit.lease().map(|lease| lease.of(limit.capacity()));

@@ -1,6 +1,7 @@
 //! What is said to the script: packed integers, little-endian, in the order in which `transaction.lua` takes them.
 
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::ops::Deref;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -50,8 +51,8 @@ const TAG_WIDTH: usize = 4;
 const PLACE: usize = 2;
 
 thread_local! {
-    /// Where a demand is packed that most likely is there already. It grows to what the largest needs.
-    static PACKED: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    /// Room for a packed demand; it grows to what the largest needs.
+    static PACKED: Cell<BytesMut> = Cell::new(BytesMut::new());
 }
 
 const TRANSACT: u8 = 1;
@@ -96,24 +97,34 @@ pub(super) fn together(demand: &[u8], runs: &[(u16, Hits)]) -> BytesMut {
     body
 }
 
-/// Packs a demand for [`together`]; if it comes to `like`, it is that one.
-pub(super) fn demand(
-    asked: Asked<'_, '_>,
-    around: impl Fn() -> Timestamp,
-    like: Option<&Bytes>,
-) -> Bytes {
+/// Packs a demand for [`together`].
+pub(super) fn demand(asked: Asked<'_, '_>, around: impl Fn() -> Timestamp) -> Packed {
     let asked = Asked {
         amount: Amount::Charge(Hits::ZERO),
         ..asked
     };
-    PACKED.with_borrow_mut(|body| {
-        body.clear();
-        put_demands(body, &[asked], &around);
-        match like {
-            Some(like) if *like == *body => like.clone(),
-            Some(_) | None => Bytes::copy_from_slice(body),
-        }
-    })
+    let mut body = PACKED.take();
+    body.clear();
+    put_demands(&mut body, &[asked], &around);
+    Packed(body)
+}
+
+/// A demand that is packed, most likely to be compared with another and no more: it lies where the last one did.
+#[derive(Debug)]
+pub(super) struct Packed(BytesMut);
+
+impl Deref for Packed {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        PACKED.set(std::mem::take(&mut self.0));
+    }
 }
 
 /// Whether the script runs these demands straight through: each under a key of its own, charging or peeking at fixed windows and

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::super::combine::{Asking, Read, Runs, extend};
+use super::super::combine::{Claim, Read, Runs, extend};
 use super::super::connected::Home;
 use super::super::refusals::Heard;
-use super::{LEASE_FOR, Pace, Stock};
+use super::{LEASE_FOR, Pace, Stock, Terms};
 use crate::limit::transaction::Record;
 use crate::limit::{Durability, Hits};
 
@@ -65,16 +65,16 @@ impl Held {
     /// Takes one request out of a batch.
     pub(in super::super) fn take(
         &mut self,
-        asked: &Asking,
+        claim: &Claim<'_>,
         era: u64,
         now: Instant,
     ) -> Option<Read> {
-        let known = self.known(asked.print)?;
+        let known = self.known(claim.print)?;
         let lease = known.lease.as_mut()?;
-        let same = lease.stock.hits() == asked.hits
-            && lease.key == asked.key
-            && lease.demand == asked.demand
-            && lease.durability == asked.durability;
+        let same = lease.stock.hits() == claim.hits
+            && lease.key == claim.key
+            && lease.demand == claim.demand
+            && lease.durability == claim.durability;
         if !same || lease.era != era {
             return None;
         }
@@ -84,7 +84,7 @@ impl Held {
             return None;
         };
         let mut before = lease.before.clone();
-        extend(&mut before, place, asked.hits);
+        extend(&mut before, place, claim.hits);
         let read = Read {
             record: Arc::clone(&lease.record),
             heard: lease.heard,
@@ -98,9 +98,8 @@ impl Held {
     }
 
     /// How many requests the next call is to take in advance: none for a cold key, nor while a batch is out or under way.
-    pub(in super::super) fn batch(&self, asked: &Asking, now: Instant) -> u16 {
-        let Some(terms) = &asked.terms else { return 0 };
-        let known = self.keys.iter().find(|known| known.print == asked.print);
+    pub(in super::super) fn batch(&self, print: u64, terms: &Terms, now: Instant) -> u16 {
+        let known = self.keys.iter().find(|known| known.print == print);
         match known {
             Some(known) if known.may_take(now) => terms.batch(known.pace),
             Some(_) | None => 0,
@@ -108,9 +107,9 @@ impl Held {
     }
 
     /// The same for a call that is now made.
-    pub(in super::super) fn begin(&mut self, asked: &Asking, now: Instant) -> u16 {
-        let batch = self.batch(asked, now);
-        if let Some(known) = self.known(asked.print).filter(|_| batch > 0) {
+    pub(in super::super) fn begin(&mut self, print: u64, terms: &Terms, now: Instant) -> u16 {
+        let batch = self.batch(print, terms, now);
+        if let Some(known) = self.known(print).filter(|_| batch > 0) {
             known.under_way = Some(now);
         }
         batch
@@ -212,10 +211,10 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::combine::Asking;
     use super::*;
     use crate::limit::period::Zone;
     use crate::limit::{Algorithm, Limit, Unit, lease};
-    use crate::store::redis::lease::Terms;
     use crate::time::Timestamp;
 
     const BATCH: u16 = 10;
@@ -230,7 +229,6 @@ mod tests {
             key: Bytes::from(print.to_string()),
             demand: Bytes::from_static(b"demand"),
             durability: Durability::Usual,
-            hits: Hits::ONE,
             print,
             terms: Some(Box::new(Terms {
                 limits,
@@ -243,8 +241,7 @@ mod tests {
     fn lease(asked: &Asking, id: u64, now: Instant) -> Lease {
         let at = Timestamp::from_secs(1_700_000_000);
         let before: Runs = smallvec::smallvec![(1, Hits::ONE)];
-        let terms = asked.terms.as_deref().expect("terms").clone();
-        let (stock, _) = Stock::new(terms, Record::default(), at, &before, BATCH);
+        let (stock, _) = Stock::new(terms(asked).clone(), Record::default(), at, &before, BATCH);
         Lease {
             id,
             home: Home::default(),
@@ -271,42 +268,89 @@ mod tests {
         held
     }
 
+    fn terms(asked: &Asking) -> &Terms {
+        asked.terms.as_deref().expect("terms")
+    }
+
     #[test]
     fn a_batch_is_for_its_key_demand_and_hits_and_ends_with_its_era_and_time() {
         let (now, own) = (Instant::now(), asked(7));
         let mut held = hot(&own, now);
-        let mut others = [asked(7), asked(7), asked(7)];
-        others[0].key = Bytes::from_static(b"of the same print");
-        others[1].demand = Bytes::from_static(b"another");
-        others[2].hits = Hits::whole(2);
+        let claim = own.with(Hits::ONE);
+        let others = [
+            Claim {
+                key: b"of the same print",
+                ..claim
+            },
+            Claim {
+                demand: b"another",
+                ..claim
+            },
+            Claim {
+                hits: Hits::whole(2),
+                ..claim
+            },
+        ];
         for other in &others {
             assert!(held.take(other, ERA, now).is_none());
         }
-        assert!(held.take(&own, ERA + 1, now).is_none(), "Redis was emptied");
+        assert!(
+            held.take(&own.with(Hits::ONE), ERA + 1, now).is_none(),
+            "Redis was emptied"
+        );
         let late = now + LEASE_FOR.to_duration();
-        assert!(held.take(&own, ERA, late).is_none(), "its time is over");
+        assert!(
+            held.take(&own.with(Hits::ONE), ERA, late).is_none(),
+            "its time is over"
+        );
         for place in 0..BATCH {
-            let read = held.take(&own, ERA, now).expect("one of the batch");
+            let read = held
+                .take(&own.with(Hits::ONE), ERA, now)
+                .expect("one of the batch");
             assert_eq!(read.before.as_slice(), [(1 + place, Hits::ONE)]);
         }
-        assert!(held.take(&own, ERA, now).is_none(), "all are taken");
+        assert!(
+            held.take(&own.with(Hits::ONE), ERA, now).is_none(),
+            "all are taken"
+        );
     }
 
     #[test]
     fn a_batch_is_taken_for_hot_keys_and_one_at_a_time() {
         let (now, own) = (Instant::now(), asked(7));
-        assert_eq!(Held::default().batch(&own, now), 0, "never asked for");
+        assert_eq!(
+            Held::default().batch(own.print, terms(&own), now),
+            0,
+            "never asked for"
+        );
         let mut held = hot(&own, now);
-        assert_eq!(held.batch(&own, now), 0, "one is out");
-        held.take(&own, ERA, now).expect("one of the batch");
+        assert_eq!(held.batch(own.print, terms(&own), now), 0, "one is out");
+        held.take(&own.with(Hits::ONE), ERA, now)
+            .expect("one of the batch");
         let ended = held.end(1).expect("the batch");
         assert_eq!(ended.stock.unused(&[]).count(), 1);
-        assert_eq!(held.batch(&own, now), 0, "it is on its way back");
+        assert_eq!(
+            held.batch(own.print, terms(&own), now),
+            0,
+            "it is on its way back"
+        );
         held.has_arrived(own.print);
-        assert_eq!(held.begin(&own, now), 2, "twice what was admitted");
-        assert_eq!(held.begin(&own, now), 0, "it is on its way here");
+        assert_eq!(
+            held.begin(own.print, terms(&own), now),
+            2,
+            "twice what was admitted"
+        );
+        assert_eq!(
+            held.begin(own.print, terms(&own), now),
+            0,
+            "it is on its way here"
+        );
         held.has_arrived(own.print);
-        assert_eq!(held.batch(&own, now + HOT_WITHIN), 0, "cold again");
+        assert_eq!(
+            held.batch(own.print, terms(&own), now + HOT_WITHIN),
+            0,
+            "cold again"
+        );
     }
 
     #[test]
@@ -317,7 +361,7 @@ mod tests {
             held.note(print, Hits::whole(5000), now + Duration::from_micros(print));
             assert!(held.keys.len() <= MOST_KEYS);
         }
-        assert!(held.take(&own, ERA, now).is_some());
+        assert!(held.take(&own.with(Hits::ONE), ERA, now).is_some());
         let homeless = held.put(lease(&asked(100), 2, now));
         assert!(homeless.is_some(), "the key was forgotten");
         assert_eq!(held.end_all().len(), 1);
