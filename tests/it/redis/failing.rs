@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::future::Either;
 use futures::stream::FuturesUnordered;
 use tollgate::limit::transaction::Amount;
 use tollgate::limit::{Hits, Limit};
@@ -296,6 +297,41 @@ async fn no_more_wait_for_a_hot_key_than_may() {
     while let Some(outcome) = calls.next().await {
         assert!(!refused(outcome), "there was room");
     }
+}
+
+/// Who waits for the call of another is told when its own time is over: before that call's, or after it.
+#[tokio::test]
+async fn who_waits_for_a_hot_key_gives_up_in_its_own_time() {
+    let server = Server::start();
+    let store = server.store().await;
+    let (key, limit) = (key("hot"), per_day(1000));
+    charge(&store, &key, &limit).await.expect("an outcome");
+    server.signal("-STOP");
+    let within = |timeout| charge_within(&store, &key, &limit, timeout);
+    let timeout = Duration::from_millis(50);
+    let longer = Box::pin(within(PATIENCE));
+    let shorter = Box::pin(within(timeout));
+    let longer = match futures::future::select(longer, shorter).await {
+        Either::Left((answered, _)) => panic!("by a server that hangs: {answered:?}"),
+        Either::Right((told, longer)) => {
+            assert_eq!(told.expect_err("no answer").kind(), "timeout");
+            longer
+        }
+    };
+    server.signal("-CONT");
+    longer.await.expect("an outcome");
+    assert_eq!(used(&store, &key, &limit).await, 2, "it was not sent");
+
+    server.signal("-STOP");
+    let begun = Instant::now();
+    let timeouts = [timeout, timeout * 2, timeout * 2];
+    let told = futures::future::join_all(timeouts.map(within)).await;
+    let took = begun.elapsed();
+    for told in told {
+        told.expect_err("no answer");
+    }
+    assert!(took >= timeout && took < timeout * 2 + AT_ONCE, "{took:?}");
+    server.signal("-CONT");
 }
 
 /// Nobody knows whether it passes: what one master has charged goes back when another is not there.
