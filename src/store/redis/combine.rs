@@ -177,7 +177,7 @@ pub(super) struct Read {
     pub(super) before: Runs,
     /// The time of Redis: that of the call, or later if it was charged in advance.
     pub(super) now: Timestamp,
-    /// What a trace says of it, unless the call was made for it alone: see [`spans::served_from`].
+    /// What a trace says of it, unless the call was made for it alone: see [`served_from`](crate::telemetry::tracing::served_from).
     pub(super) served_from: Option<&'static str>,
 }
 
