@@ -322,6 +322,26 @@ async fn who_waits_for_a_hot_key_gives_up_in_its_own_time() {
     longer.await.expect("an outcome");
     assert_eq!(used(&store, &key, &limit).await, 2, "it was not sent");
 
+    // Nor does it matter whether that call is made for one or for those who waited.
+    server.signal("-STOP");
+    let shorter = Box::pin(async {
+        within(timeout).await.expect_err("no answer");
+        // Meanwhile the call for the one that waits begins.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        within(timeout).await
+    });
+    let longer = match futures::future::select(shorter, Box::pin(within(PATIENCE))).await {
+        Either::Left((told, longer)) => {
+            assert_eq!(told.expect_err("no answer").kind(), "timeout");
+            longer
+        }
+        Either::Right((answered, _)) => panic!("by a server that hangs: {answered:?}"),
+    };
+    server.signal("-CONT");
+    longer.await.expect("an outcome");
+
     server.signal("-STOP");
     let begun = Instant::now();
     let timeouts = [timeout, timeout * 2, timeout * 2];

@@ -239,6 +239,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::sync::oneshot;
+    use tokio::time::timeout;
 
     use super::super::super::connected::Home;
     use super::super::{Coming, Place, Told, Waiting, print};
@@ -349,7 +350,8 @@ mod tests {
         let (first, told) = waiting(now + TIMEOUT);
         let (second, mut untold) = waiting(now + Duration::from_secs(60));
         let mut group = group(vec![first, second]);
-        let told = group.tell_in_time(told).await.expect("it is told");
+        let telling = timeout(Duration::from_secs(30), group.tell_in_time(told)).await;
+        let told = telling.expect("in time").expect("it is told");
         assert!(matches!(told, Err(StoreError::Timeout)), "{told:?}");
         assert!(untold.try_recv().is_err());
         assert!(group.waiting[0].turn.is_none() && group.waiting[1].turn.is_some());
