@@ -34,7 +34,10 @@ const RETRY: Duration = Duration::from_millis(100);
 const WITHIN: Duration = Duration::from_secs(1);
 
 /// How many keys are charged at once.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 16;
+
+/// How long the store is left to requests after each time, by how long that took: it has just come back, and much may be owed.
+const PAUSE: u32 = 4;
 
 /// What is owed.
 #[derive(Debug)]
@@ -187,13 +190,16 @@ impl Engine {
         loop {
             self.owed.noted.notified().await;
             while self.owed().0 > 0 {
+                let begun = tokio::time::Instant::now();
                 let some = self.owed.take_some(self.given_time()).into_iter();
                 let paying = some.map(|(key, limits, hits)| self.pay(key, limits, hits));
                 let paid = futures::future::join_all(paying).await;
                 self.owed.paying.store(0, Ordering::Relaxed);
-                if paid.contains(&false) {
-                    tokio::time::sleep(RETRY).await;
-                }
+                let pause = match paid.contains(&false) {
+                    true => RETRY,
+                    false => (begun.elapsed() * PAUSE).min(RETRY),
+                };
+                tokio::time::sleep(pause).await;
             }
         }
     }

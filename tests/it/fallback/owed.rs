@@ -1,6 +1,7 @@
 //! What is owed to a store: all that was admitted and not sent, once, and nothing else.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::poll;
 use tollgate::engine::{Code, Reason, Settings};
@@ -74,6 +75,35 @@ async fn what_is_owed_is_paid_once() {
         () = paid => {}
     }
     assert_eq!(left(&service).await, 1);
+}
+
+/// All that was owed was paid at once: a store that had just come back kept requests waiting for a quarter of a second.
+#[tokio::test]
+async fn what_is_owed_is_paid_in_a_fifth_of_the_time() {
+    let (service, link) = linked();
+    link.order(Some(Fault::Unreachable));
+    for n in 0..20 {
+        let local = format!("local={n}");
+        assert_eq!(service.ask(&[&local]).await.overall, Code::Ok);
+    }
+    link.order(None);
+    link.hold(true);
+    let takes = Duration::from_millis(20);
+    let mut paying = std::pin::pin!(service.engine.pay_owed());
+    assert!(poll!(paying.as_mut()).is_pending());
+    crate::support::poll::hold(takes).await;
+    link.hold(false);
+    let answered = Instant::now();
+    assert!(poll!(paying.as_mut()).is_pending());
+    assert_eq!(service.engine.owed(), (4, 16), "the rest is for later");
+    let all = until_async("all to be paid", async || {
+        (service.engine.owed() == (0, 20)).then_some(())
+    });
+    tokio::select! {
+        () = &mut paying => unreachable!("it never ends"),
+        () = all => {}
+    }
+    assert!(answered.elapsed() >= 4 * takes);
 }
 
 /// The store answers a look, and then not the charge: it may have been made.
