@@ -276,14 +276,9 @@ impl Method for Probe {
     type Later = BoxFuture<'static, Answered>;
     type Turn = ();
 
-    fn turn(&self, _: Instant, _: u32) {}
+    fn turn(&self, _: Instant) {}
 
-    fn call(
-        &self,
-        _: &HeaderMap,
-        message: Bytes,
-        _: Instant,
-    ) -> Answering<Self::Soon, Self::Later> {
+    fn call(&self, _: &HeaderMap, message: Bytes, (): &()) -> Answering<Self::Soon, Self::Later> {
         if self.wires.is_empty() {
             let mut room = None;
             let mut request = Request::default();

@@ -14,10 +14,10 @@ use tracing::error;
 
 use super::unary::{Asked, Decided, LOOKS, Method};
 
-/// Decides the calls that came at `begun` in their order, and hands them on in that order.
+/// Decides the calls that came in `turn` in their order, and hands them on in that order.
 pub(super) fn decide<M: Method>(
     method: &M,
-    begun: Instant,
+    turn: (&M::Turn, Instant),
     asked: Vec<Asked<M>>,
     mut then: impl FnMut(Decided),
 ) {
@@ -25,7 +25,7 @@ pub(super) fn decide<M: Method>(
         return;
     }
     let calls = u32::try_from(asked.len()).unwrap_or(u32::MAX);
-    let turn = &method.turn(begun, calls);
+    let _under_way = method.under_way(calls);
     let mut asked = asked.into_iter();
     while let Some(first) = asked.next() {
         let (mut one, mut other) = (None, None);
@@ -45,10 +45,10 @@ pub(super) fn decide<M: Method>(
 fn alone<M: Method>(
     call: Asked<M>,
     method: &M,
-    turn: &M::Turn,
+    turn: (&M::Turn, Instant),
     decided: &mut Option<Decided>,
 ) -> impl Future<Output = ()> {
-    let deciding = async { *decided = Some(call.decide(method, turn).await) };
+    let deciding = async move { *decided = Some(call.decide(method, turn).await) };
     AssertUnwindSafe(deciding).catch_unwind().map(|_| ())
 }
 

@@ -18,7 +18,7 @@ use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest, Unread};
 use crate::engine::{self, Answer, Engine, Rejection, Request, Traced};
 use crate::telemetry::Tracing;
-use crate::telemetry::metrics::{InFlight, Metrics};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing::{self as spans, Begun};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -53,39 +53,47 @@ impl Rls {
 impl Method for Rls {
     type Soon = Call;
     type Later = Deciding;
-    type Turn = Turn;
+    type Turn = Arc<Turn>;
+
+    fn turn(&self, begun: Instant) -> Arc<Turn> {
+        Arc::new(Turn {
+            begun,
+            decided: self.parts.engine.turn(),
+            parts: Arc::clone(&self.parts),
+        })
+    }
 
     fn call(
         &self,
         headers: &HeaderMap,
         message: Bytes,
-        begun: Instant,
+        turn: &Arc<Turn>,
     ) -> Answering<Self::Soon, Self::Later> {
         let parts = &self.parts;
         let call = Call {
             message,
-            deadline: timeout(headers).map(|timeout| begun + timeout),
+            deadline: timeout(headers).map(|timeout| turn.begun + timeout),
             traced: parts.tracing.begin(headers),
         };
         match parts.engine.is_immediate() {
             true => Answering::Soon(call),
             false => {
-                let parts = Arc::clone(parts);
-                Answering::Later(Deciding(Seated::new(Waiting { call, parts, begun })))
+                let turn = Arc::clone(turn);
+                Answering::Later(Deciding(Seated::new(Waiting { call, turn })))
             }
         }
     }
 
-    fn turn(&self, begun: Instant, calls: u32) -> Turn {
-        Turn {
-            begun,
-            decided: self.parts.engine.turn(),
-            calls: Metrics::in_flight(Arc::clone(&self.parts.metrics), calls),
-        }
+    fn answer(&self, call: Call, turn: &Arc<Turn>) -> impl Future<Output = Answered> + Send {
+        call.answer(turn)
     }
 
-    fn answer(&self, call: Call, turn: &Turn) -> impl Future<Output = Answered> + Send {
-        call.answer(&self.parts, turn.begun, Some(&turn.decided))
+    fn under_way(&self, calls: u32) -> impl Send {
+        self.parts.metrics.in_flight(calls)
+    }
+
+    fn answered(&self, calls: u32, took: Duration) {
+        self.parts.metrics.calls(calls, took);
     }
 
     async fn prepare(&self) {
@@ -93,18 +101,12 @@ impl Method for Rls {
     }
 }
 
-/// What calls have in common that are answered in one turn.
+/// What calls have in common that come in one turn. Those that wait hold this instead of the parts themselves, whose count all cores would write to.
+#[derive(Debug)]
 pub struct Turn {
     begun: Instant,
     decided: engine::Turn,
-    calls: InFlight<Arc<Metrics>>,
-}
-
-impl Drop for Turn {
-    /// Their answers leave together, so each has taken as long as all of them.
-    fn drop(&mut self) {
-        self.calls.answered(self.begun.elapsed());
-    }
+    parts: Arc<Parts>,
 }
 
 /// A call that the store is waited for.
@@ -121,8 +123,7 @@ impl Future for Deciding {
 /// What it takes to answer it.
 struct Waiting {
     call: Call,
-    parts: Arc<Parts>,
-    begun: Instant,
+    turn: Arc<Turn>,
 }
 
 thread_local! {
@@ -131,11 +132,9 @@ thread_local! {
 
 impl Job for Waiting {
     async fn answer(self) -> Answered {
-        let Self { call, parts, begun } = self;
-        let in_flight = Metrics::in_flight(&*parts.metrics, 1);
-        let answered = pin!(call.answer(&parts, begun, None)).await;
-        in_flight.answered(begun.elapsed());
-        answered
+        let Self { call, turn } = self;
+        let _under_way = turn.parts.metrics.in_flight(1);
+        pin!(call.answer(&turn)).await
     }
 
     fn free<T>(look: impl FnOnce(&mut Vec<Desk<Self>>) -> T) -> T {
@@ -152,7 +151,13 @@ pub struct Call {
 }
 
 impl Call {
-    async fn answer(self, parts: &Parts, begun: Instant, turn: Option<&engine::Turn>) -> Answered {
+    async fn answer(self, turn: &Turn) -> Answered {
+        let Turn {
+            begun,
+            decided,
+            parts,
+        } = turn;
+        let begun = *begun;
         let Call {
             message,
             deadline,
@@ -172,7 +177,7 @@ impl Call {
                     span: span.clone(),
                     unseen: unseen.as_ref(),
                 },
-                turn,
+                turn: Some(decided),
             };
             let engine = &parts.engine;
             let mut room = None;

@@ -76,8 +76,8 @@ impl<'p, M: Method> Turns<'p, M> {
         self.http.graceful_shutdown();
     }
 
-    /// Looks at a call that came at `begun` for the first time.
-    fn begin(&self, (come, respond): &mut Come, begun: Instant) -> Looked<M> {
+    /// Looks at a call that came in `turn` for the first time.
+    fn begin(&self, (come, respond): &mut Come, turn: (&M::Turn, Instant)) -> Looked<M> {
         let port = self.port;
         let (Some(request), Some(respond)) = (come.as_ref(), respond.take()) else {
             return Looked::Told;
@@ -94,7 +94,7 @@ impl<'p, M: Method> Turns<'p, M> {
         let caller = Caller::new(respond, place);
         if is_decision {
             let most = port.settings.max_message_size;
-            return unary::begin(&port.method, most, (come, begun), caller);
+            return unary::begin(&port.method, most, come, turn, caller);
         }
         if let Some(request) = come.take() {
             tokio::spawn(aside::answer(port.others.clone(), request, caller));
@@ -129,10 +129,11 @@ impl<M: Method> Future for Turns<'_, M> {
                 cx.waker().wake_by_ref();
             }
             let begun = Instant::now();
+            let turn = (&self.port.method.turn(begun), begun);
             let mut asked = Vec::with_capacity(come.len());
             for call in &mut come {
                 // A panic ends its call, as it would a task of its own, and not the connection.
-                match catch_unwind(AssertUnwindSafe(|| self.begin(call, begun))) {
+                match catch_unwind(AssertUnwindSafe(|| self.begin(call, turn))) {
                     Ok(Looked::Asked(call)) => asked.push(call),
                     Ok(Looked::Waits(waits)) => self.waiting.push(waits),
                     Ok(Looked::Told) | Err(_) => {}
@@ -140,7 +141,7 @@ impl<M: Method> Future for Turns<'_, M> {
             }
             come.clear();
             decided.reserve(asked.len());
-            pairs::decide(&self.port.method, begun, asked, |call| decided.push(call));
+            pairs::decide(&self.port.method, turn, asked, |call| decided.push(call));
         }
         ROOM.set(come);
         // Those that have just come, and those that have been woken; on the embedded store none ever waits.
@@ -149,6 +150,7 @@ impl<M: Method> Future for Turns<'_, M> {
         {
             decided.extend(call);
         }
+        unary::count(&self.port.method, &decided);
         for call in decided.drain(..) {
             // As above.
             let _ = catch_unwind(AssertUnwindSafe(|| call.tell()));

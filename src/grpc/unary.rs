@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
@@ -31,23 +31,29 @@ pub trait Method: Clone + Send + Sync + 'static {
     /// A call that is not answered at once.
     type Later: Future<Output = Answered> + Send + Unpin + 'static;
 
-    /// What calls have in common that are answered in one turn.
+    /// What calls have in common that come in one turn.
     type Turn: Send + Sync;
 
-    /// Begins to answer one call, whose message was there at `begun`: a `RateLimitRequest`, not read yet.
+    /// Begins a turn of calls whose messages are there at `begun`.
+    fn turn(&self, begun: Instant) -> Self::Turn;
+
+    /// Begins to answer one call of `turn`, whose message is a `RateLimitRequest`, not read yet.
     fn call(
         &self,
         headers: &HeaderMap,
         message: Bytes,
-        begun: Instant,
+        turn: &Self::Turn,
     ) -> Answering<Self::Soon, Self::Later>;
-
-    /// Begins a turn of so many calls, at least one, whose messages were there at `begun`. It is dropped once they have been answered.
-    fn turn(&self, begun: Instant, calls: u32) -> Self::Turn;
 
     /// Answers a call of `turn` that nothing is waited for, in [`LOOKS`] looks at most, which may follow each other at once: the first may
     /// end while memory is fetched, which takes as long as to begin with another call.
     fn answer(&self, soon: Self::Soon, turn: &Self::Turn) -> impl Future<Output = Answered> + Send;
+
+    /// So many calls that nothing is waited for are under way until what is returned is dropped.
+    fn under_way(&self, _calls: u32) -> impl Send {}
+
+    /// So many calls have their answers, which now leave, and each of them took so long.
+    fn answered(&self, _calls: u32, _took: Duration) {}
 
     /// Keeps at hand what the calls of one thread need, until the future is dropped.
     fn prepare(&self) -> impl Future<Output = ()> + Send;
@@ -73,6 +79,8 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) struct Waits<L> {
     /// None once it has been answered.
     caller: Option<Caller>,
+    /// When its message was there, once it is.
+    begun: Option<Instant>,
     step: Step<L>,
 }
 
@@ -95,14 +103,19 @@ pub(super) struct Asked<M: Method> {
 pub(super) struct Decided {
     answered: Answered,
     caller: Caller,
+    /// When its message was there; none if it never was.
+    begun: Option<Instant>,
 }
 
 impl<M: Method> Asked<M> {
-    /// Finds its answer, in as many looks as [`Method::answer`] takes.
-    pub(super) async fn decide(self, method: &M, turn: &M::Turn) -> Decided {
+    /// Finds its answer, in as many looks as [`Method::answer`] takes. It came at `begun`.
+    pub(super) async fn decide(self, method: &M, (turn, begun): (&M::Turn, Instant)) -> Decided {
         let answered = pin!(method.answer(self.soon, turn)).await;
-        let caller = self.caller;
-        Decided { answered, caller }
+        Decided {
+            answered,
+            caller: self.caller,
+            begun: Some(begun),
+        }
     }
 }
 
@@ -112,10 +125,27 @@ impl Decided {
     }
 }
 
+/// Counts calls whose answers leave now. Those that stand together have mostly come together, and so have taken as long.
+pub(super) fn count<M: Method>(method: &M, decided: &[Decided]) {
+    if decided.is_empty() {
+        return;
+    }
+    let now = Instant::now();
+    for together in decided.chunk_by(|one, next| one.begun == next.begun) {
+        if let Some(begun) = together.first().and_then(|one| one.begun) {
+            let calls = u32::try_from(together.len()).unwrap_or(u32::MAX);
+            method.answered(calls, now.saturating_duration_since(begun));
+        }
+    }
+}
+
+/// An answer, and when the message was there; none if it never was.
+type Read = (Answered, Option<Instant>);
+
 /// What a call waits for.
 enum Step<L> {
     /// The rest of its message, and then for its answer.
-    Message(BoxFuture<'static, Answered>),
+    Message(BoxFuture<'static, Read>),
     Answer(L),
 }
 
@@ -129,26 +159,34 @@ impl<L: Future<Output = Answered> + Unpin> Future for Waits<L> {
         let looked = catch_unwind(AssertUnwindSafe(|| {
             let looked = match &mut this.step {
                 Step::Message(reading) => reading.poll_unpin(cx),
-                Step::Answer(answering) => answering.poll_unpin(cx),
+                Step::Answer(answering) => {
+                    let answered = answering.poll_unpin(cx);
+                    answered.map(|answered| (answered, this.begun))
+                }
             };
-            let Poll::Ready(answered) = looked else {
+            let Poll::Ready((answered, begun)) = looked else {
                 let caller = this.caller.as_mut();
                 let gone = caller.map_or(Poll::Ready(()), |caller| caller.poll_gone(cx));
                 return gone.map(|()| None);
             };
             let caller = this.caller.take();
-            Poll::Ready(caller.map(|caller| Decided { answered, caller }))
+            Poll::Ready(caller.map(|caller| Decided {
+                answered,
+                caller,
+                begun,
+            }))
         }));
         looked.unwrap_or(Poll::Ready(None))
     }
 }
 
-/// Begins to answer a call that came at `begun`, for which `method` decides, of at most `most` bytes. The request stays where it is
-/// unless its message is waited for.
+/// Begins to answer a call that came at `begun`, in `turn`, for which `method` decides, of at most `most` bytes. The request stays where
+/// it is unless its message is waited for.
 pub(super) fn begin<M: Method>(
     method: &M,
     most: usize,
-    (come, begun): (&mut Option<Request<RecvStream>>, Instant),
+    come: &mut Option<Request<RecvStream>>,
+    (turn, begun): (&M::Turn, Instant),
     caller: Caller,
 ) -> Looked<M> {
     let Some(request) = come else {
@@ -157,40 +195,48 @@ pub(super) fn begin<M: Method>(
     let mut reading = Reading::new(most);
     // Nobody is woken: what is not there yet is asked for again at once.
     let mut nobody = Context::from_waker(Waker::noop());
-    let step = match reading.poll(&mut Incoming::new(request.body_mut()), &mut nobody) {
-        Poll::Ready(Ok(message)) => match method.call(request.headers(), message, begun) {
+    let (begun, step) = match reading.poll(&mut Incoming::new(request.body_mut()), &mut nobody) {
+        Poll::Ready(Ok(message)) => match method.call(request.headers(), message, turn) {
             Answering::Soon(soon) => return Looked::Asked(Asked { soon, caller }),
-            Answering::Later(answering) => Step::Answer(answering),
+            Answering::Later(answering) => (Some(begun), Step::Answer(answering)),
         },
         Poll::Ready(Err(status)) => {
             caller.refuse(&status);
             return Looked::Told;
         }
         Poll::Pending => match come.take() {
-            Some(request) => Step::Message(Box::pin(read(method.clone(), reading, request))),
+            Some(request) => {
+                let reading = Box::pin(read(method.clone(), reading, request));
+                (None, Step::Message(reading))
+            }
             None => return Looked::Told,
         },
     };
     Looked::Waits(Waits {
         caller: Some(caller),
+        begun,
         step,
     })
 }
 
 /// Answers a call once its message is there.
-async fn read<M: Method>(
-    method: M,
-    mut reading: Reading,
-    request: Request<RecvStream>,
-) -> Answered {
+async fn read<M: Method>(method: M, mut reading: Reading, request: Request<RecvStream>) -> Read {
     let (head, body) = request.into_parts();
     let mut body = Incoming::new(body);
-    let message = poll_fn(|cx| reading.poll(&mut body, cx)).await?;
+    let message = match poll_fn(|cx| reading.poll(&mut body, cx)).await {
+        Ok(message) => message,
+        Err(status) => return (Err(status), None),
+    };
     let begun = Instant::now();
-    match method.call(&head.headers, message, begun) {
-        Answering::Soon(soon) => method.answer(soon, &method.turn(begun, 1)).await,
+    let turn = method.turn(begun);
+    let answered = match method.call(&head.headers, message, &turn) {
+        Answering::Soon(soon) => {
+            let _under_way = method.under_way(1);
+            method.answer(soon, &turn).await
+        }
         Answering::Later(answering) => answering.await,
-    }
+    };
+    (answered, Some(begun))
 }
 
 fn tell(caller: Caller, answered: Answered) {

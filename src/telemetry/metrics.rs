@@ -14,7 +14,6 @@
 //! - [`mod@straddle`]: which hits are near a limit, and which over it
 
 use std::collections::HashSet;
-use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -368,27 +367,23 @@ impl Metrics {
     }
 
     /// Counts calls as under way until what is returned is dropped.
-    pub fn in_flight<M: Deref<Target = Self>>(metrics: M, calls: u32) -> InFlight<M> {
-        metrics.series.in_flight.inc_by(calls.into());
-        InFlight { metrics, calls }
+    pub fn in_flight(&self, calls: u32) -> InFlight<'_> {
+        self.series.in_flight.inc_by(calls.into());
+        InFlight {
+            metrics: self,
+            calls,
+        }
     }
 }
 
 /// Calls that are under way, for as long as it is held.
 #[derive(Debug)]
-pub struct InFlight<M: Deref<Target = Metrics>> {
-    metrics: M,
+pub struct InFlight<'m> {
+    metrics: &'m Metrics,
     calls: u32,
 }
 
-impl<M: Deref<Target = Metrics>> InFlight<M> {
-    /// They were answered, and each took so long.
-    pub fn answered(&self, took: Duration) {
-        self.metrics.calls(self.calls, took);
-    }
-}
-
-impl<M: Deref<Target = Metrics>> Drop for InFlight<M> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.metrics.series.in_flight.dec_by(self.calls.into());
     }

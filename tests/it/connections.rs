@@ -180,9 +180,9 @@ impl Method for Together {
     type Later = BoxFuture<'static, Answered>;
     type Turn = ();
 
-    fn turn(&self, _: Instant, _: u32) {}
+    fn turn(&self, _: Instant) {}
 
-    fn call(&self, _: &HeaderMap, _: Bytes, _: Instant) -> Answering<Infallible, Self::Later> {
+    fn call(&self, _: &HeaderMap, _: Bytes, (): &()) -> Answering<Infallible, Self::Later> {
         let barrier = Arc::clone(&self.0);
         Answering::Later(Box::pin(async move {
             barrier.wait().await;
@@ -267,16 +267,18 @@ struct Begun(mpsc::UnboundedSender<Instant>);
 impl Method for Begun {
     type Soon = ();
     type Later = Pending<Answered>;
-    type Turn = ();
+    type Turn = Instant;
 
-    fn turn(&self, _: Instant, _: u32) {}
+    fn turn(&self, begun: Instant) -> Instant {
+        begun
+    }
 
-    fn call(&self, _: &HeaderMap, _: Bytes, begun: Instant) -> Answering<(), Self::Later> {
-        let _ = self.0.send(begun);
+    fn call(&self, _: &HeaderMap, _: Bytes, begun: &Instant) -> Answering<(), Self::Later> {
+        let _ = self.0.send(*begun);
         Answering::Soon(())
     }
 
-    async fn answer(&self, (): (), (): &()) -> Answered {
+    async fn answer(&self, (): (), _: &Instant) -> Answered {
         Ok(wire::framed(&Answer::default()))
     }
 

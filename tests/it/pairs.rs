@@ -62,13 +62,13 @@ impl Method for Twice {
     type Later = std::future::Pending<Answered>;
     type Turn = ();
 
-    fn turn(&self, _: Instant, _: u32) {}
+    fn turn(&self, _: Instant) {}
 
     fn call(
         &self,
         _: &HeaderMap,
         message: Bytes,
-        _: Instant,
+        (): &(),
     ) -> Answering<RateLimitRequest, Self::Later> {
         Answering::Soon(RateLimitRequest::decode(message).expect("a request"))
     }
@@ -236,31 +236,30 @@ fn the_service_steps_aside_once() {
     let tracing = Tracing::new(&spans::Settings::default(), None);
     let rls = Rls::new(Arc::new(engine), metrics, tracing);
     let asked = request("d", &[&[("user", "alice")]]).encode_to_vec();
-    let called = rls.call(&HeaderMap::new(), asked.into(), Instant::now());
+    let turn = rls.turn(Instant::now());
+    let called = rls.call(&HeaderMap::new(), asked.into(), &turn);
     let Answering::Soon(soon) = called else {
         panic!("the embedded store is not waited for");
     };
-    let turn = rls.turn(Instant::now(), 1);
     let mut answering = pin!(rls.answer(soon, &turn));
     assert!(answering.as_mut().now_or_never().is_none());
     let answered = answering.now_or_never().expect("done");
     assert!(answered.is_ok(), "{answered:?}");
 }
 
-/// Calls of a turn are counted together, each for as long as all of them took.
 #[test]
-fn the_calls_of_a_turn_are_under_way_until_its_end() {
+fn calls_are_counted_while_they_are_under_way_and_when_they_are_answered() {
     let Service {
         engine, metrics, ..
     } = Service::new(RULES);
     let tracing = Tracing::new(&spans::Settings::default(), None);
     let rls = Rls::new(Arc::new(engine), Arc::clone(&metrics), tracing);
     let says = |line: &str| metrics.encode().lines().any(|said| said == line);
-    let begun = Instant::now() - Duration::from_secs(2);
-    let turn = rls.turn(begun, 3);
+    let under_way = rls.under_way(3);
     assert!(says("tollgate_in_flight 3"));
-    drop(turn);
+    drop(under_way);
     assert!(says("tollgate_in_flight 0"));
+    rls.answered(3, Duration::from_secs(2));
     let time = "ratelimit_service_response_time_seconds";
     let method = "grpc_method=\"ShouldRateLimit\"";
     for line in [

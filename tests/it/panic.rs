@@ -77,7 +77,7 @@ impl Method for Panicky {
         &self,
         headers: &HeaderMap,
         message: Bytes,
-        begun: Instant,
+        turn: &Self::Turn,
     ) -> Answering<Self::Soon, Self::Later> {
         let asked = RateLimitRequest::decode(message.clone()).expect("a request");
         assert!(asked.domain != WORSE, "on purpose");
@@ -87,15 +87,15 @@ impl Method for Panicky {
                 panic!("on purpose")
             }));
         }
-        let call = || self.0.call(headers, message, begun);
+        let call = || self.0.call(headers, message, turn);
         match dispatcher::with_default(&self.1, call) {
             Answering::Soon(soon) => Answering::Soon(soon),
             Answering::Later(deciding) => Answering::Later(Box::pin(deciding)),
         }
     }
 
-    fn turn(&self, begun: Instant, calls: u32) -> Self::Turn {
-        self.0.turn(begun, calls)
+    fn turn(&self, begun: Instant) -> Self::Turn {
+        self.0.turn(begun)
     }
 
     fn answer(&self, soon: Self::Soon, turn: &Self::Turn) -> impl Future<Output = Answered> + Send {
