@@ -1,16 +1,16 @@
 //! Desks: where calls are answered that must wait, at each of them one after the other.
 //!
 //! What a call keeps while it waits is some thousand bytes. Asked for anew with every call these take the allocator's long way, and all of
-//! them are written only to be put in their place. A desk is a future that goes on with the next call, so they stay where they are.
+//! them are written only to be put in their place. A desk is a future that goes on with the next call, so they stay where they are. What goes
+//! to it and comes from it lies on the thread's tray while it is looked at: that needs no lock, of which a call would take six.
 
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 
 use super::unary::Answered;
 
@@ -22,36 +22,53 @@ pub(super) trait Job: Send + Sized + 'static {
     /// Does it.
     fn answer(self) -> impl Future<Output = Answered> + Send;
 
-    /// Calls `look` with the desks of this thread at which nobody is.
-    fn free<T>(look: impl FnOnce(&mut Vec<Desk<Self>>) -> T) -> T;
+    /// Calls `with` with the office of this thread.
+    fn office<T>(with: impl FnOnce(&Office<Self>) -> T) -> T;
+}
+
+/// The desks of a thread at which nobody is, and its tray.
+pub(super) struct Office<J> {
+    free: RefCell<Vec<Desk>>,
+    /// A job on its way to a desk that is looked at.
+    job: Cell<Option<J>>,
+    /// What has come from that desk.
+    answered: Cell<Option<Answered>>,
 }
 
 /// One desk.
-pub(super) struct Desk<J> {
-    tray: Arc<Mutex<Tray<J>>>,
-    work: BoxFuture<'static, Infallible>,
-}
-
-/// What goes to a desk, and what comes from it.
-struct Tray<J> {
-    job: Option<J>,
-    answered: Option<Answered>,
-}
+type Desk = BoxFuture<'static, Infallible>;
 
 /// A job at its desk; dropped midway, it takes the desk with it.
 pub(super) struct Seated<J> {
+    /// None once it has begun.
+    job: Option<J>,
     /// None once it is done.
-    desk: Option<Desk<J>>,
+    desk: Option<Desk>,
+}
+
+impl<J> Office<J> {
+    pub(super) const fn new() -> Self {
+        Self {
+            free: RefCell::new(Vec::new()),
+            job: Cell::new(None),
+            answered: Cell::new(None),
+        }
+    }
 }
 
 impl<J: Job> Seated<J> {
     /// Sits down at a desk that is free, or at a new one.
     pub(super) fn new(job: J) -> Self {
-        let desk = J::free(Vec::pop).unwrap_or_else(Desk::new);
-        desk.tray.lock().job = Some(job);
-        Self { desk: Some(desk) }
+        let free = J::office(|office| office.free.borrow_mut().pop());
+        Self {
+            job: Some(job),
+            desk: Some(free.unwrap_or_else(|| Box::pin(work::<J>()))),
+        }
     }
 }
+
+/// Where its job is, nothing points to it.
+impl<J> Unpin for Seated<J> {}
 
 impl<J: Job> Future for Seated<J> {
     type Output = Answered;
@@ -60,12 +77,16 @@ impl<J: Job> Future for Seated<J> {
         let Some(mut desk) = self.desk.take() else {
             return Poll::Pending;
         };
-        let Poll::Pending = desk.work.as_mut().poll(cx);
-        let Some(answered) = desk.tray.lock().answered.take() else {
+        if let Some(job) = self.job.take() {
+            J::office(|office| office.job.set(Some(job)));
+        }
+        let Poll::Pending = desk.as_mut().poll(cx);
+        let Some(answered) = J::office(|office| office.answered.take()) else {
             self.desk = Some(desk);
             return Poll::Pending;
         };
-        J::free(|free| {
+        J::office(|office| {
+            let mut free = office.free.borrow_mut();
             if free.len() < MOST_FREE {
                 free.push(desk);
             }
@@ -74,30 +95,18 @@ impl<J: Job> Future for Seated<J> {
     }
 }
 
-impl<J: Job> Desk<J> {
-    fn new() -> Self {
-        let tray = Arc::new(Mutex::new(Tray {
-            job: None,
-            answered: None,
-        }));
-        let work = Box::pin(work(Arc::clone(&tray)));
-        Self { tray, work }
-    }
-}
-
-async fn work<J: Job>(tray: Arc<Mutex<Tray<J>>>) -> Infallible {
+async fn work<J: Job>() -> Infallible {
     loop {
-        let job = poll_fn(|_| tray.lock().job.take().map_or(Poll::Pending, Poll::Ready)).await;
+        let job = || J::office(|office| office.job.take());
+        let job = poll_fn(|_| job().map_or(Poll::Pending, Poll::Ready)).await;
         // In its place at once, as it is large.
         let answered = pin!(job.answer()).await;
-        tray.lock().answered = Some(answered);
+        J::office(|office| office.answered.set(Some(answered)));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use bytes::Bytes;
     use futures::FutureExt;
     use tokio::sync::oneshot;
@@ -109,7 +118,7 @@ mod tests {
     struct Told(oneshot::Receiver<Bytes>);
 
     thread_local! {
-        static FREE: RefCell<Vec<Desk<Told>>> = const { RefCell::new(Vec::new()) };
+        static OFFICE: Office<Told> = const { Office::new() };
     }
 
     impl Job for Told {
@@ -117,8 +126,8 @@ mod tests {
             self.0.await.map_err(|_| Status::internal("nobody tells"))
         }
 
-        fn free<T>(look: impl FnOnce(&mut Vec<Desk<Self>>) -> T) -> T {
-            FREE.with_borrow_mut(look)
+        fn office<T>(with: impl FnOnce(&Office<Self>) -> T) -> T {
+            OFFICE.with(with)
         }
     }
 
@@ -132,7 +141,7 @@ mod tests {
     }
 
     fn free() -> usize {
-        Told::free(|free| free.len())
+        Told::office(|office| office.free.borrow().len())
     }
 
     #[test]

@@ -6,7 +6,6 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::{Context, Waker};
-use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::join;
@@ -17,15 +16,15 @@ use super::unary::{Asked, Decided, LOOKS, Method};
 /// Decides the calls that came in `turn` in their order, and hands them on in that order.
 pub(super) fn decide<M: Method>(
     method: &M,
-    turn: (&M::Turn, Instant),
+    turn: &M::Turn,
     asked: Vec<Asked<M>>,
     mut then: impl FnMut(Decided),
 ) {
     if asked.is_empty() {
         return;
     }
-    let calls = u32::try_from(asked.len()).unwrap_or(u32::MAX);
-    let _under_way = method.under_way(calls);
+    let calls = i64::try_from(asked.len()).unwrap_or(i64::MAX);
+    method.under_way(calls);
     let mut asked = asked.into_iter();
     while let Some(first) = asked.next() {
         let (mut one, mut other) = (None, None);
@@ -39,16 +38,17 @@ pub(super) fn decide<M: Method>(
         }
         one.into_iter().chain(other).for_each(&mut then);
     }
+    method.under_way(-calls);
 }
 
 /// A panic ends its call and no other.
 fn alone<M: Method>(
     call: Asked<M>,
     method: &M,
-    turn: (&M::Turn, Instant),
+    turn: &M::Turn,
     decided: &mut Option<Decided>,
 ) -> impl Future<Output = ()> {
-    let deciding = async move { *decided = Some(call.decide(method, turn).await) };
+    let deciding = async { *decided = Some(call.decide(method, turn).await) };
     AssertUnwindSafe(deciding).catch_unwind().map(|_| ())
 }
 

@@ -1,6 +1,5 @@
 //! `envoy.service.ratelimit.v3.RateLimitService`.
 
-use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use http::{HeaderMap, HeaderName};
 use tonic::{Code, Status};
 use tracing::{Instrument, Span, error};
 
-use super::desk::{Desk, Job, Seated};
+use super::desk::{Job, Office, Seated};
 use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest, Unread};
 use crate::engine::{self, Answer, Engine, Rejection, Request, Traced};
@@ -88,8 +87,8 @@ impl Method for Rls {
         call.answer(turn)
     }
 
-    fn under_way(&self, calls: u32) -> impl Send {
-        self.parts.metrics.in_flight(calls)
+    fn under_way(&self, change: i64) {
+        self.parts.metrics.in_flight(change);
     }
 
     fn answered(&self, calls: u32, took: Duration) {
@@ -127,18 +126,16 @@ struct Waiting {
 }
 
 thread_local! {
-    static FREE: RefCell<Vec<Desk<Waiting>>> = const { RefCell::new(Vec::new()) };
+    static OFFICE: Office<Waiting> = const { Office::new() };
 }
 
 impl Job for Waiting {
     async fn answer(self) -> Answered {
-        let Self { call, turn } = self;
-        let _under_way = turn.parts.metrics.in_flight(1);
-        pin!(call.answer(&turn)).await
+        pin!(self.call.answer(&self.turn)).await
     }
 
-    fn free<T>(look: impl FnOnce(&mut Vec<Desk<Self>>) -> T) -> T {
-        FREE.with_borrow_mut(look)
+    fn office<T>(with: impl FnOnce(&Office<Self>) -> T) -> T {
+        OFFICE.with(with)
     }
 }
 

@@ -21,7 +21,7 @@ use tonic::Status;
 use super::connection::Port;
 use super::preface::Begun;
 use super::stream::Caller;
-use super::unary::{self, Decided, Looked, Method, Waits};
+use super::unary::{self, Decided, Looked, Method, Tally, Waits};
 use super::{aside, pairs, stream};
 
 /// The path of the one method that is served here.
@@ -53,6 +53,8 @@ pub(super) struct Turns<'p, M: Method> {
     port: &'p Port<M>,
     /// The calls that wait for their answers.
     waiting: FuturesUnordered<Waits<M::Later>>,
+    /// How many of them the method was told of.
+    told_of: i64,
     /// Set when a call comes.
     heard: &'p AtomicBool,
 }
@@ -67,6 +69,7 @@ impl<'p, M: Method> Turns<'p, M> {
             http,
             port,
             waiting: FuturesUnordered::new(),
+            told_of: 0,
             heard,
         }
     }
@@ -101,6 +104,23 @@ impl<'p, M: Method> Turns<'p, M> {
         }
         Looked::Told
     }
+
+    /// Tells the method how many calls wait, once for all that have come and gone.
+    fn tell_of_waiting(&mut self) {
+        let waiting = i64::try_from(self.waiting.len()).unwrap_or(i64::MAX);
+        let change = waiting - std::mem::replace(&mut self.told_of, waiting);
+        if change != 0 {
+            self.port.method.under_way(change);
+        }
+    }
+}
+
+impl<M: Method> Drop for Turns<'_, M> {
+    /// Those that waited have gone with the connection.
+    fn drop(&mut self) {
+        self.waiting.clear();
+        self.tell_of_waiting();
+    }
 }
 
 impl<M: Method> Future for Turns<'_, M> {
@@ -122,6 +142,7 @@ impl<M: Method> Future for Turns<'_, M> {
         }
         // Each step is taken with all calls before the next one: what one takes fits into a core's nearest cache, and not beside the others.
         let mut decided = DECIDED.take();
+        let mut tally = Tally::default();
         if !come.is_empty() {
             self.heard.store(true, Ordering::Relaxed);
             // What is answered wakes the connection, which then sends it all at once.
@@ -129,11 +150,11 @@ impl<M: Method> Future for Turns<'_, M> {
                 cx.waker().wake_by_ref();
             }
             let begun = Instant::now();
-            let turn = (&self.port.method.turn(begun), begun);
+            let turn = &self.port.method.turn(begun);
             let mut asked = Vec::with_capacity(come.len());
             for call in &mut come {
                 // A panic ends its call, as it would a task of its own, and not the connection.
-                match catch_unwind(AssertUnwindSafe(|| self.begin(call, turn))) {
+                match catch_unwind(AssertUnwindSafe(|| self.begin(call, (turn, begun)))) {
                     Ok(Looked::Asked(call)) => asked.push(call),
                     Ok(Looked::Waits(waits)) => self.waiting.push(waits),
                     Ok(Looked::Told) | Err(_) => {}
@@ -142,15 +163,23 @@ impl<M: Method> Future for Turns<'_, M> {
             come.clear();
             decided.reserve(asked.len());
             pairs::decide(&self.port.method, turn, asked, |call| decided.push(call));
+            tally.add(begun, decided.len());
         }
         ROOM.set(come);
         // Those that have just come, and those that have been woken; on the embedded store none ever waits.
         while !self.waiting.is_empty()
             && let Poll::Ready(Some(call)) = self.waiting.poll_next_unpin(cx)
         {
-            decided.extend(call);
+            let Some((call, begun)) = call else {
+                continue;
+            };
+            if let Some(begun) = begun {
+                tally.add(begun, 1);
+            }
+            decided.push(call);
         }
-        unary::count(&self.port.method, &decided);
+        self.tell_of_waiting();
+        tally.tell(&self.port.method);
         for call in decided.drain(..) {
             // As above.
             let _ = catch_unwind(AssertUnwindSafe(|| call.tell()));

@@ -18,6 +18,7 @@ use h2::RecvStream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
+use smallvec::SmallVec;
 use tonic::Status;
 
 use super::stream::{Caller, Incoming};
@@ -49,8 +50,8 @@ pub trait Method: Clone + Send + Sync + 'static {
     /// end while memory is fetched, which takes as long as to begin with another call.
     fn answer(&self, soon: Self::Soon, turn: &Self::Turn) -> impl Future<Output = Answered> + Send;
 
-    /// So many calls that nothing is waited for are under way until what is returned is dropped.
-    fn under_way(&self, _calls: u32) -> impl Send {}
+    /// So many more calls are under way, or fewer.
+    fn under_way(&self, _change: i64) {}
 
     /// So many calls have their answers, which now leave, and each of them took so long.
     fn answered(&self, _calls: u32, _took: Duration) {}
@@ -103,19 +104,14 @@ pub(super) struct Asked<M: Method> {
 pub(super) struct Decided {
     answered: Answered,
     caller: Caller,
-    /// When its message was there; none if it never was.
-    begun: Option<Instant>,
 }
 
 impl<M: Method> Asked<M> {
-    /// Finds its answer, in as many looks as [`Method::answer`] takes. It came at `begun`.
-    pub(super) async fn decide(self, method: &M, (turn, begun): (&M::Turn, Instant)) -> Decided {
+    /// Finds its answer, in as many looks as [`Method::answer`] takes.
+    pub(super) async fn decide(self, method: &M, turn: &M::Turn) -> Decided {
         let answered = pin!(method.answer(self.soon, turn)).await;
-        Decided {
-            answered,
-            caller: self.caller,
-            begun: Some(begun),
-        }
+        let caller = self.caller;
+        Decided { answered, caller }
     }
 }
 
@@ -125,15 +121,28 @@ impl Decided {
     }
 }
 
-/// Counts calls whose answers leave now. Those that stand together have mostly come together, and so have taken as long.
-pub(super) fn count<M: Method>(method: &M, decided: &[Decided]) {
-    if decided.is_empty() {
-        return;
+/// How many calls are answered that came at the same time; those that are woken together mostly have.
+#[derive(Default)]
+pub(super) struct Tally(SmallVec<[(Instant, u32); 4]>);
+
+impl Tally {
+    /// So many more whose messages were there at `begun`.
+    pub(super) fn add(&mut self, begun: Instant, calls: usize) {
+        let calls = u32::try_from(calls).unwrap_or(u32::MAX);
+        match self.0.last_mut() {
+            _ if calls == 0 => {}
+            Some((same, counted)) if *same == begun => *counted += calls,
+            Some(_) | None => self.0.push((begun, calls)),
+        }
     }
-    let now = Instant::now();
-    for together in decided.chunk_by(|one, next| one.begun == next.begun) {
-        if let Some(begun) = together.first().and_then(|one| one.begun) {
-            let calls = u32::try_from(together.len()).unwrap_or(u32::MAX);
+
+    /// Their answers leave now.
+    pub(super) fn tell<M: Method>(self, method: &M) {
+        if self.0.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for (begun, calls) in self.0 {
             method.answered(calls, now.saturating_duration_since(begun));
         }
     }
@@ -150,10 +159,10 @@ enum Step<L> {
 }
 
 impl<L: Future<Output = Answered> + Unpin> Future for Waits<L> {
-    /// None once its caller has gone.
-    type Output = Option<Decided>;
+    /// When its message was there, if it ever was; nothing once its caller has gone.
+    type Output = Option<(Decided, Option<Instant>)>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Decided>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         // A panic ends its call, as it would a task of its own, and not the connection.
         let looked = catch_unwind(AssertUnwindSafe(|| {
@@ -170,11 +179,7 @@ impl<L: Future<Output = Answered> + Unpin> Future for Waits<L> {
                 return gone.map(|()| None);
             };
             let caller = this.caller.take();
-            Poll::Ready(caller.map(|caller| Decided {
-                answered,
-                caller,
-                begun,
-            }))
+            Poll::Ready(caller.map(|caller| (Decided { answered, caller }, begun)))
         }));
         looked.unwrap_or(Poll::Ready(None))
     }
@@ -230,10 +235,7 @@ async fn read<M: Method>(method: M, mut reading: Reading, request: Request<RecvS
     let begun = Instant::now();
     let turn = method.turn(begun);
     let answered = match method.call(&head.headers, message, &turn) {
-        Answering::Soon(soon) => {
-            let _under_way = method.under_way(1);
-            method.answer(soon, &turn).await
-        }
+        Answering::Soon(soon) => method.answer(soon, &turn).await,
         Answering::Later(answering) => answering.await,
     };
     (answered, Some(begun))

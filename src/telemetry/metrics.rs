@@ -366,26 +366,9 @@ impl Metrics {
         self.series.lost_give_backs.set(count);
     }
 
-    /// Counts calls as under way until what is returned is dropped.
-    pub fn in_flight(&self, calls: u32) -> InFlight<'_> {
-        self.series.in_flight.inc_by(calls.into());
-        InFlight {
-            metrics: self,
-            calls,
-        }
-    }
-}
-
-/// Calls that are under way, for as long as it is held.
-#[derive(Debug)]
-pub struct InFlight<'m> {
-    metrics: &'m Metrics,
-    calls: u32,
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.metrics.series.in_flight.dec_by(self.calls.into());
+    /// So many more calls are under way, or fewer.
+    pub fn in_flight(&self, change: i64) {
+        self.series.in_flight.inc_by(change);
     }
 }
 

@@ -274,11 +274,20 @@ impl Hot {
     }
 }
 
-/// A hash of a key. Spread well enough, and fast: whoever aims at one place only makes their own requests go together.
+/// A hash of a key, eight bytes at a time. Spread well enough, and fast: whoever aims at one place only makes their own requests go together.
 pub(super) fn print(key: &[u8]) -> u64 {
-    key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    // The multiplier of MurmurHash64A by A. Appleby; of each product both halves count.
+    let mix = |hash: u64, word: u64| {
+        let product = u128::from(hash ^ word) * 0xc6a4_a793_5bd1_e995;
+        (product >> 64) as u64 ^ product as u64
+    };
+    let (words, rest) = key.as_chunks::<8>();
+    let hash = words.iter().fold(key.len() as u64, |hash, word| {
+        mix(hash, u64::from_le_bytes(*word))
+    });
+    let mut last = [0xff; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    mix(hash, u64::from_le_bytes(last))
 }
 
 fn place(print: u64) -> usize {
