@@ -1,22 +1,26 @@
 //! Connections of the gRPC port, as HTTP/2 has them: signs of life, windows, many calls at once.
 
 use std::convert::Infallible;
-use std::future::Pending;
+use std::future::{Pending, pending};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use futures::future::{BoxFuture, join_all, poll_fn};
 use h2::client::SendRequest;
 use http::HeaderMap;
 use prost::Message;
 use tokio::sync::{Barrier, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tollgate::engine::Answer;
 use tollgate::grpc::unary::{Answered, Answering, Method};
 use tollgate::grpc::wire::{self, RateLimitRequest, RateLimitResponse};
+use tonic::transport::Channel;
 
 use crate::support::http2::{call, connect, framed, head};
 use crate::support::method::Served;
@@ -209,6 +213,67 @@ async fn calls_that_wait_keep_no_others_from_their_turn() {
     let answers = timeout(Duration::from_secs(20), join_all(calls)).await;
     let answers = answers.expect("all were looked at");
     assert!(answers.iter().all(Result::is_ok));
+    served.end().await;
+}
+
+/// Answers nobody, and remembers how many calls are under way.
+#[derive(Clone, Default)]
+struct Silent(Arc<AtomicI64>);
+
+impl Method for Silent {
+    type Soon = Infallible;
+    type Later = Pending<Answered>;
+    type Turn = ();
+
+    fn turn(&self, _: Instant) {}
+
+    fn call(&self, _: &HeaderMap, _: Bytes, (): &()) -> Answering<Infallible, Self::Later> {
+        Answering::Later(pending())
+    }
+
+    async fn answer(&self, soon: Infallible, (): &()) -> Answered {
+        match soon {}
+    }
+
+    fn under_way(&self, change: i64) {
+        self.0.fetch_add(change, Ordering::Relaxed);
+    }
+
+    async fn prepare(&self) {}
+}
+
+/// Whether their callers go one by one, or with their connection.
+#[tokio::test]
+async fn calls_that_wait_are_under_way_until_they_are_gone() {
+    let method = Silent::default();
+    let served = Served::by(method.clone()).await;
+    let under_way = async |calls: i64| {
+        poll::until_async("calls that are under way", async || {
+            (method.0.load(Ordering::Relaxed) == calls).then_some(())
+        })
+        .await;
+    };
+    let asking = |client: &RateLimitServiceClient<Channel>| {
+        let mut client = client.clone();
+        async move { client.should_rate_limit(request("d", &[])).await }
+    };
+    let calls = [(); 3].map(|()| tokio::spawn(asking(&served.client)));
+    under_way(3).await;
+    calls[0].abort();
+    under_way(2).await;
+    // The connections of a runtime end with it.
+    let other = tokio::runtime::Runtime::new().expect("a runtime");
+    let address = format!("http://{}", served.address);
+    other.spawn(async move {
+        let client = RateLimitServiceClient::connect(address).await;
+        let client = client.expect("a connection");
+        join_all([asking(&client), asking(&client)]).await
+    });
+    under_way(4).await;
+    other.shutdown_background();
+    under_way(2).await;
+    calls.iter().for_each(JoinHandle::abort);
+    under_way(0).await;
     served.end().await;
 }
 
