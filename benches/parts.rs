@@ -3,11 +3,10 @@
 #![allow(dead_code, reason = "each bench uses a part of this")]
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use futures::FutureExt;
 use prost::Message;
-use tollgate::engine::{Answer, Code, Engine, Request, Settings};
+use tollgate::engine::{Answer, Caller, Code, Draft, Engine, Request, Settings};
 use tollgate::grpc::wire;
 use tollgate::limit::period::Zone;
 use tollgate::limit::transaction::{Amount, Bound, Demand, Record, Role, transact};
@@ -125,7 +124,8 @@ fn ask(limit: &Limit, record: Record, hits: Hits) -> (bool, Record) {
 
 /// A message to a request, an answer to its bytes, and whole decisions of the embedded store with both.
 pub(crate) fn whole() -> Vec<Part> {
-    let answer = |engine: &Engine, message: &[u8]| decide(engine, message, |answer| answer.owned());
+    let answer =
+        |engine: &Engine, message: &[u8]| decide(engine, message, |draft| draft.answer().owned());
     let (one, ten) = (messages(1), messages(10));
     let engine = self::engine(1_000_000_000);
     let (short, long) = (answer(&engine, &one[0]), answer(&engine, &ten[0]));
@@ -140,7 +140,11 @@ pub(crate) fn whole() -> Vec<Part> {
     };
     let check = |name, engine: Engine, messages: Vec<Vec<u8>>| {
         Part::new(name, move |place| {
-            black_box(decide(&engine, &messages[place % PLACES], wire::framed));
+            black_box(decide(
+                &engine,
+                &messages[place % PLACES],
+                wire::framed_draft,
+            ));
         })
     };
     let decode = one.clone();
@@ -187,10 +191,10 @@ fn messages(count: usize) -> Vec<Vec<u8>> {
     (0..PLACES).map(message).collect()
 }
 
-fn decide<T>(engine: &Engine, message: &[u8], tell: impl FnOnce(&Answer<'_>) -> T) -> T {
+fn decide<T>(engine: &Engine, message: &[u8], tell: impl FnOnce(&Draft<'_, '_, '_>) -> T) -> T {
     let mut room = None;
     let mut request = Request::default();
     wire::read(message, &mut room, &mut request).expect("a request");
-    let told = engine.check(&request, Instant::now(), None, tell);
+    let told = engine.check_for(&request, Caller::here(), tell);
     told.now_or_never().expect("no waiting").expect("an answer")
 }

@@ -14,7 +14,7 @@ use support::{DOMAIN, Lookups, Shape};
 use tempfile::TempDir;
 use tokio::runtime;
 use tokio::sync::Notify;
-use tollgate::engine::{Engine, Request};
+use tollgate::engine::{Caller, Engine, Request};
 use tollgate::grpc::wire;
 use tollgate::reload::{Reloader, Source};
 use tollgate::rules::Descriptor;
@@ -161,7 +161,11 @@ async fn requests(
                 ..Descriptor::default()
             }],
         };
-        let told = engine.check(&request, begun, None, wire::framed).await;
+        let caller = Caller {
+            begun,
+            ..Caller::here()
+        };
+        let told = engine.check_for(&request, caller, wire::framed_draft).await;
         black_box(told.expect("an answer"));
         tokio::task::yield_now().await;
         let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);

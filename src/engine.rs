@@ -24,15 +24,15 @@
 //! - [`top`]: who asks most; [`history`]: how many asked in the last minutes
 
 use std::pin::pin;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use answer::draft::Ruled;
 use arc_swap::{ArcSwapOption, Guard};
 use made::Made;
 use parking_lot::Mutex;
 use readiness::Readiness;
-use recording::Told;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 use tracing::Span;
@@ -73,6 +73,7 @@ pub mod trials;
 pub mod usage;
 
 pub use answer::Reason;
+pub use answer::draft::Draft;
 pub use answer::headers::ReferenceHeaders;
 pub use exchange::{Answer, Code, CurrentLimit, Header, Rejection, Request, Status};
 
@@ -81,6 +82,9 @@ pub const DEADLINE_MARGIN: Duration = Duration::from_millis(1);
 
 /// How late a timer may be, as tokio's count whole milliseconds: they are set so much earlier.
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
+
+/// How many rules have been installed in this process.
+static INSTALLED: AtomicU64 = AtomicU64::new(0);
 
 /// How many keys of this instance's memory decide while the store does not.
 const LOCAL_KEYS: usize = 1 << 20;
@@ -211,6 +215,8 @@ impl Traced<'_> {
 /// The rules that hold now; a request sees one of them from its beginning to its end.
 #[derive(Debug)]
 struct Live {
+    /// No others in this process have the same, nor had.
+    number: u64,
     rules: RuleSet,
     accounts: account::Accounts,
     /// Where it is counted what comes of the candidates.
@@ -273,6 +279,7 @@ impl Engine {
         let domains = Some(rules.domains.len());
         let trials = self.trials.places(&rules, &self.metrics, self.clock.now());
         let live = Live {
+            number: INSTALLED.fetch_add(1, Ordering::Relaxed),
             rules,
             accounts,
             trials,
@@ -407,26 +414,27 @@ impl Engine {
             traced: Traced::here(),
             turn: None,
         };
+        let tell = |draft: &Draft<'_, '_, '_>| tell(&draft.answer());
         self.check_for(request, caller, tell).await
     }
 
-    /// The same for who asks so.
+    /// The same for who asks so, and may not need the answer written.
     pub async fn check_for<T>(
         &self,
         request: &Request<'_>,
         caller: Caller<'_>,
-        tell: impl FnOnce(&Answer<'_>) -> T,
+        tell: impl FnOnce(&Draft<'_, '_, '_>) -> T,
     ) -> Result<T, Rejection> {
         let call = self.call(caller, false);
         // Like all that is waited for on the way of a request: in its place at once, since it would be carried there as a whole.
-        let decided = pin!(self.decide(request, &call, |told| tell(told.answer)));
+        let decided = pin!(self.decide(request, &call, |draft, _| tell(draft)));
         decided.await.inspect_err(|_| self.metrics.service_error())
     }
 
     /// What [`Engine::check`] would answer now. Charges and counts nothing.
     pub async fn rehearse(&self, request: &Request<'_>) -> Result<Answer<'static>, Rejection> {
         let call = self.call(Caller::here(), true);
-        self.decide(request, &call, |told| told.answer.owned())
+        self.decide(request, &call, |draft, _| draft.answer().owned())
             .await
     }
 
@@ -434,7 +442,7 @@ impl Engine {
         &self,
         request: &Request<'_>,
         call: &Call<'_>,
-        tell: impl FnOnce(Told<'_, '_, '_>) -> T,
+        tell: impl FnOnce(&Draft<'_, '_, '_>, Option<&charges::Charges<'_>>) -> T,
     ) -> Result<T, Rejection> {
         charges::check_bounds(request)?;
         let here = call.turn.is_none().then(|| self.live.load());
@@ -447,11 +455,13 @@ impl Engine {
                 self.trace(call, (false, false), |say| say(told::unruled(request)));
                 self.keep_unruled(request);
             }
-            return Ok(tell(Told {
-                answer: &answer::unruled(request),
-                ruling: None,
-                charges: None,
-            }));
+            let engine = self;
+            let draft = Draft {
+                engine,
+                request,
+                ruled: None,
+            };
+            return Ok(tell(&draft, None));
         };
         let mut found = SmallVec::new();
         pin!(self.find(domain, request, call, &mut found)).await?;
@@ -459,13 +469,8 @@ impl Engine {
         if let Some(apart) = self.apart(domain, request, cost) {
             let ruling = fold::Ruling::apart(request.descriptors.len(), apart);
             let reason = self.conclude(live, domain, request, &found, (&ruling, None), call);
-            let mut answer = Answer::default();
-            self.answer(domain, request, &ruling, reason, &mut answer);
-            return Ok(tell(Told {
-                answer: &answer,
-                ruling: Some(&ruling),
-                charges: None,
-            }));
+            let draft = self.draft(live, domain, request, (&ruling, reason));
+            return Ok(tell(&draft, None));
         }
         let mut charges = charges::Charges::default();
         charges.collect(&self.settings, domain, request, &found, cost)?;
@@ -482,13 +487,8 @@ impl Engine {
             self.meter(domain, request, &charges, &made.outcome);
         }
         let reason = self.conclude(live, domain, request, &found, (&ruling, Some(&made)), call);
-        let mut answer = Answer::default();
-        self.answer(domain, request, &ruling, reason, &mut answer);
-        Ok(tell(Told {
-            answer: &answer,
-            ruling: Some(&ruling),
-            charges: Some(&charges),
-        }))
+        let draft = self.draft(live, domain, request, (&ruling, reason));
+        Ok(tell(&draft, Some(&charges)))
     }
 
     /// Counts, traces and records a ruling, and tells the reason for it: of what was `made`, if the store or the fallback had a part in it.
@@ -529,17 +529,24 @@ impl Engine {
         reason
     }
 
-    /// Writes the answer where it stays, as it is large.
-    fn answer<'r>(
+    fn draft<'d, 'q, 'r>(
         &'r self,
+        live: &Live,
         domain: &'r Domain,
-        request: &Request<'_>,
-        ruling: &fold::Ruling<'r>,
-        reason: Reason,
-        to: &mut Answer<'r>,
-    ) {
-        let now = || self.clock.now();
-        answer::write(to, &self.settings, domain, request, ruling, reason, now);
+        request: &'d Request<'q>,
+        (ruling, reason): (&'d fold::Ruling<'r>, Reason),
+    ) -> Draft<'d, 'q, 'r> {
+        let rules = live.number;
+        Draft {
+            engine: self,
+            request,
+            ruled: Some(Ruled {
+                rules,
+                domain,
+                ruling,
+                reason,
+            }),
+        }
     }
 
     /// How a request of `caller` is decided.

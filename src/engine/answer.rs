@@ -3,10 +3,13 @@
 //! - [`headers`]: the IETF's, the reference's, `X-RateLimit-*` and `Retry-After`
 //! - [`body`]: the body of a refusal
 //! - [`metadata`]: what Envoy's access log and reply mappers can read
+//! - [`draft`]: an answer that is not written yet; [`shape`]: what answers have in common
 
 pub mod body;
+pub mod draft;
 pub mod headers;
 pub mod metadata;
+pub mod shape;
 
 use self::metadata::Metadata;
 use super::fold::{Apart, Judged, Ruling};
@@ -113,7 +116,7 @@ impl Reason {
 }
 
 /// Writes the answer to `request`, decided at about `now()`, which is only asked where it is told.
-pub fn write<'r>(
+fn write<'r>(
     answer: &mut Answer<'r>,
     settings: &'r Settings,
     domain: &'r Domain,
@@ -145,7 +148,7 @@ pub fn write<'r>(
 }
 
 /// The statuses of a request without rules.
-pub fn unruled(request: &Request<'_>) -> Answer<'static> {
+fn unruled<'r>(request: &Request<'_>) -> Answer<'r> {
     Answer {
         statuses: smallvec::smallvec![Status::default(); request.descriptors.len()],
         ..Answer::default()

@@ -105,6 +105,8 @@ pub struct Terms<'a> {
     pub policy: Option<&'a Policy>,
     /// Its place among the limits of its rule, or of all plans of the domain.
     pub place: usize,
+    /// It has numbers of its own for this subject or request, and not the rule's.
+    pub own: bool,
     /// What to answer when the store does not.
     pub failure_mode: FailureMode,
 }
@@ -351,6 +353,7 @@ impl<'a> Charges<'a> {
                 name: None,
                 policy: None,
                 place: 0,
+                own: true,
                 failure_mode: domain.failure_mode,
             });
         }
@@ -371,6 +374,7 @@ impl<'a> Charges<'a> {
                 name,
                 policy: limit.policy.as_deref().filter(|_| own.is_none()),
                 place: first_place + place,
+                own: own.is_some(),
                 failure_mode: limit.failure_mode.unwrap_or(domain.failure_mode),
             });
         }

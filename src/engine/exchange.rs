@@ -44,6 +44,17 @@ pub struct Header<'r> {
     pub name: Cow<'r, str>,
     /// As sent; visible ASCII only.
     pub value: Cow<'r, str>,
+    /// The numbers in it that say what is left and until when, in order.
+    pub numbers: SmallVec<[Digits; 2]>,
+}
+
+/// A number in a text, in decimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digits {
+    /// Where it begins, in bytes.
+    pub at: usize,
+    /// How much.
+    pub number: u64,
 }
 
 /// The code of a request or a descriptor.
@@ -97,6 +108,7 @@ impl Answer<'_> {
         let header = |header: &Header<'_>| Header {
             name: text(&header.name),
             value: text(&header.value),
+            numbers: header.numbers.clone(),
         };
         Answer {
             overall: self.overall,

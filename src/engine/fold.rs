@@ -93,6 +93,8 @@ pub struct Said<'a> {
     pub policy: Option<&'a Policy>,
     /// Its place among the limits of its rule, or of all plans of the domain.
     pub place: usize,
+    /// It has numbers of its own for this subject or request, and not the rule's.
+    pub own: bool,
     /// Whether the hits fit.
     pub verdict: Verdict,
     /// What was used before.
@@ -423,6 +425,7 @@ impl<'a> Reader<'_, 'a> {
             name: terms.name,
             policy: terms.policy,
             place: terms.place,
+            own: terms.own,
             verdict: reading.verdict,
             used: reading.used,
             charged: charged && matches!(amount, Amount::Charge(_)),

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::charges::{Charges, Found};
 use super::fold::{Ruling, Spoken};
-use super::{Answer, Caller, Code, Engine, Reason, Rejection, Request, Settings, key};
+use super::{Answer, Caller, Code, Draft, Engine, Reason, Rejection, Request, Settings, key};
 use crate::capture::{Asked, Decision, Recorder, Sample};
 use crate::directory::Standing;
 use crate::rules::{Descriptor, Domain, Entries, Entry};
@@ -61,6 +61,13 @@ impl Engine {
     ) -> Result<T, Rejection> {
         let mut call = self.call(Caller::here(), false);
         call.standings = Some(standings);
+        let tell = |draft: &Draft<'_, '_, '_>, charges: Option<&Charges<'_>>| {
+            tell(Told {
+                answer: &draft.answer(),
+                ruling: draft.ruled.as_ref().map(|ruled| ruled.ruling),
+                charges,
+            })
+        };
         self.decide(request, &call, tell).await
     }
 

@@ -15,7 +15,7 @@ use tracing::{Instrument, Span, error};
 use super::desk::{Job, Office, Seated};
 use super::unary::{Answered, Answering, Method};
 use super::wire::{self, RateLimitRequest, Unread};
-use crate::engine::{self, Answer, Engine, Rejection, Request, Traced};
+use crate::engine::{self, Answer, Draft, Engine, Rejection, Request, Traced};
 use crate::telemetry::Tracing;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing::{self as spans, Begun};
@@ -181,7 +181,7 @@ impl Call {
             let mut request = Request::default();
             wire::read(&message, &mut room, &mut request).inspect_err(|_| engine.refuse())?;
             // In its place at once, and only pointed to from here on, as it is large.
-            let tell = |answer: &Answer<'_>| framed = Some(wire::framed(answer));
+            let tell = |draft: &Draft<'_, '_, '_>| framed = Some(wire::framed_draft(draft));
             pin!(engine.check_for(&request, caller, tell)).await?;
             Ok(())
         };

@@ -1,7 +1,7 @@
 //! Messages to requests, answers to messages: the only file that names generated types.
 //!
 //! - `plain`: messages as nearly all are, read in place; `count`: the others, looked at before they are
-//! - `answer`: answers, written straight to bytes
+//! - `answer`: answers, written straight to bytes; `templates`: those that were written before, but for their numbers
 
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
     RateLimitDescriptor, rate_limit_descriptor,
@@ -17,8 +17,10 @@ use crate::rules::{Descriptor, Entry, Override};
 mod answer;
 mod count;
 mod plain;
+mod templates;
 
 pub use answer::{PREFIX, bytes, framed};
+pub use templates::{Templates, framed as framed_draft};
 
 pub use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 pub use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};

@@ -52,6 +52,7 @@ mod snapshot;
 mod statsd;
 mod subjects;
 mod support;
+mod templates;
 mod tidy;
 mod tls;
 mod top;

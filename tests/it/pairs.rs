@@ -183,7 +183,7 @@ async fn ask(
     };
     let answering = service
         .engine
-        .check_for(request, caller, |answer| answer.owned());
+        .check_for(request, caller, |draft| draft.answer().owned());
     answering.await
 }
 
@@ -282,7 +282,8 @@ fn all_requests_of_a_turn_see_the_same_rules() {
             ..Caller::here()
         };
         let request = Service::request(&["user=1"]);
-        let asked = service.engine.check_for(&request, caller, |answer| {
+        let asked = service.engine.check_for(&request, caller, |draft| {
+            let answer = draft.answer();
             let limit = answer.statuses[0].limit.as_ref().expect("a limit");
             limit.requests_per_unit
         });

@@ -1,6 +1,7 @@
 //! The body of a refusal: plain JSON, or RFC 9457 problem details.
 
 use serde::Serialize;
+use smallvec::SmallVec;
 
 use crate::engine::Header;
 use crate::engine::fold::{Ruling, Said, Spoken};
@@ -23,6 +24,7 @@ impl Body {
         Header {
             name: "content-type".into(),
             value: self.media_type.into(),
+            numbers: SmallVec::new(),
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
+use crate::engine::exchange::Digits;
 use crate::engine::fold::{Judged, Ruling, Said, Spoken};
 use crate::engine::{Header, Settings};
 use crate::limit::Unit;
@@ -35,8 +36,8 @@ pub fn add<'r>(
         let said = spoken.decisive();
         headers.extend([
             header(names.limit.as_str(), said.limit.requests_per_unit()),
-            header(names.remaining.as_str(), said.whole_remaining()),
-            header(names.reset.as_str(), said.reset.ceil_secs()),
+            counted(names.remaining.as_str(), said.whole_remaining().into()),
+            counted(names.reset.as_str(), said.reset.ceil_secs()),
         ]);
     }
     if domain.response.ratelimit {
@@ -48,8 +49,8 @@ pub fn add<'r>(
         let said = spoken.decisive();
         headers.extend([
             header("x-ratelimit-limit", said.limit.requests_per_unit()),
-            header("x-ratelimit-remaining", said.whole_remaining()),
-            header("x-ratelimit-reset", said.reset.ceil_secs()),
+            counted("x-ratelimit-remaining", said.whole_remaining().into()),
+            counted("x-ratelimit-reset", said.reset.ceil_secs()),
         ]);
     }
     if domain.response.x_quota {
@@ -80,7 +81,7 @@ fn quota(ruling: &Ruling<'_>) -> [Option<Header<'static>>; 2] {
 
 /// The descriptor that the reference reports: the one with the least remaining, the first of equals; but of those that
 /// refuse, quotas apart, the last.
-fn reference_choice<'r, 'a>(ruling: &'r Ruling<'a>) -> Option<&'r Spoken<'a>> {
+pub(super) fn reference_choice<'r, 'a>(ruling: &'r Ruling<'a>) -> Option<&'r Spoken<'a>> {
     let last_refusing = ruling
         .spoken()
         .filter(|spoken| spoken.refused && !spoken.shadow && !spoken.quota)
@@ -97,6 +98,7 @@ fn reference_choice<'r, 'a>(ruling: &'r Ruling<'a>) -> Option<&'r Spoken<'a>> {
 fn ietf<'r>(headers: &mut SmallVec<[Header<'r>; 3]>, ruling: &Ruling<'r>) {
     let mut policies: SmallVec<[Numbered<'r>; 2]> = SmallVec::new();
     let mut state = String::new();
+    let mut numbers = SmallVec::new();
     for spoken in ruling.spoken().filter(|spoken| !spoken.shadow) {
         for said in &spoken.limits {
             let policy = policy(spoken, said);
@@ -107,10 +109,17 @@ fn ietf<'r>(headers: &mut SmallVec<[Header<'r>; 3]>, ruling: &Ruling<'r>) {
                 state.push_str(", ");
             }
             put_numbered(&mut state, policy.name(), number);
-            state.push_str("\";r=");
-            put_number(&mut state, said.whole_remaining());
-            state.push_str(";t=");
-            put_number(&mut state, said.reset.ceil_secs());
+            for (parameter, number) in [
+                ("\";r=", said.whole_remaining().into()),
+                (";t=", said.reset.ceil_secs()),
+            ] {
+                state.push_str(parameter);
+                numbers.push(Digits {
+                    at: state.len(),
+                    number,
+                });
+                put_number(&mut state, number);
+            }
             policies.push((policy, number));
         }
     }
@@ -120,10 +129,16 @@ fn ietf<'r>(headers: &mut SmallVec<[Header<'r>; 3]>, ruling: &Ruling<'r>) {
         [(Cow::Borrowed(policy), _)] => Cow::Borrowed(policy.text()),
         several => Cow::Owned(list(several)),
     };
-    for (name, value) in [("ratelimit-policy", value), ("ratelimit", state.into())] {
-        let name = name.into();
-        headers.push(Header { name, value });
-    }
+    headers.push(Header {
+        name: "ratelimit-policy".into(),
+        value,
+        numbers: SmallVec::new(),
+    });
+    headers.push(Header {
+        name: "ratelimit".into(),
+        value: state.into(),
+        numbers,
+    });
 }
 
 /// A policy, and the how manieth of its name it is.
@@ -181,5 +196,15 @@ fn header<'r>(name: impl Into<Cow<'r, str>>, value: impl ToString) -> Header<'r>
     Header {
         name: name.into(),
         value: value.to_string().into(),
+        numbers: SmallVec::new(),
+    }
+}
+
+/// A header that is a number, which says what is left or until when.
+fn counted<'r>(name: &'r str, number: u64) -> Header<'r> {
+    let digits = Digits { at: 0, number };
+    Header {
+        numbers: smallvec![digits],
+        ..header(name, number)
     }
 }

@@ -53,6 +53,8 @@ pub struct Decisive<'r> {
 pub enum Field<'f> {
     /// A number.
     Number(u64),
+    /// A number that says what is left.
+    Counted(u64),
     /// A text.
     Text(&'f str),
     /// Anything.
@@ -175,7 +177,7 @@ impl Metadata<'_> {
             let name = decisive.name.as_deref();
             tell("limit", name.map_or_else(number, Field::Text));
             tell("rule", Field::Text(&decisive.rule));
-            tell("remaining", Field::Number(decisive.remaining.into()));
+            tell("remaining", Field::Counted(decisive.remaining.into()));
             if let Some(plan) = &decisive.plan {
                 tell("plan", Field::Text(plan));
             }
@@ -223,7 +225,7 @@ impl Serialize for Metadata<'_> {
 impl Serialize for Field<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Field::Number(number) => serializer.serialize_u64(*number),
+            Field::Number(number) | Field::Counted(number) => serializer.serialize_u64(*number),
             Field::Text(text) => serializer.serialize_str(text),
             Field::Json(value) => value.serialize(serializer),
         }

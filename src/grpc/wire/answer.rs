@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::{code, key, unit_number};
 use crate::engine::answer::metadata::Field;
-use crate::engine::{Answer, CurrentLimit, Status};
+use crate::engine::answer::shape::Form;
+use crate::engine::{Answer, CurrentLimit, Header, Status};
 
 /// What stands before a message: whether it is compressed, and its length in four bytes.
 pub const PREFIX: usize = 5;
@@ -26,40 +27,49 @@ thread_local! {
 
 /// An answer.
 pub fn bytes(answer: &Answer<'_>) -> Bytes {
-    Message::written(|message| message.answer(answer))
+    Message::written(None, |message| message.answer(answer))
 }
 
 /// An answer as gRPC sends it: not compressed.
 pub fn framed(answer: &Answer<'_>) -> Bytes {
-    Message::written(|message| {
-        message.0.extend_from_slice(&[0; PREFIX]);
-        message.answer(answer);
-        let length = (message.0.len() - PREFIX) as u32;
-        message.0[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-    })
+    Message::written(None, |message| message.framed(answer))
 }
 
-fn status(message: &mut Message, status: &Status<'_>) {
+/// The same, and where its numbers are that say what is left and until when, in order.
+pub(super) fn framed_with(answer: &Answer<'_>, holes: &mut Vec<Hole>) -> Bytes {
+    Message::written(Some(holes), |message| message.framed(answer))
+}
+
+/// A number in a message that another one of its length can stand in place of.
+#[derive(Debug)]
+pub(super) struct Hole {
+    /// Where it begins, in bytes.
+    pub(super) at: usize,
+    pub(super) form: Form,
+    pub(super) number: u64,
+}
+
+fn status(message: &mut Message<'_>, status: &Status<'_>) {
     message.number(1, code(status.code) as u64);
     if let Some(limit) = &status.limit {
         message.nested(2, |message| self::limit(message, limit));
     }
-    message.number(3, status.remaining.into());
+    message.counted(3, status.remaining.into());
     if let Some(secs) = status.reset_secs {
         // A `google.protobuf.Duration`, which has a sign.
         let secs = secs.min(i64::MAX.unsigned_abs());
-        message.nested(4, |message| message.number(1, secs));
+        message.nested(4, |message| message.counted(1, secs));
     }
 }
 
-fn limit(message: &mut Message, limit: &CurrentLimit<'_>) {
+fn limit(message: &mut Message<'_>, limit: &CurrentLimit<'_>) {
     message.number(1, limit.requests_per_unit.into());
     message.number(2, unit_number(limit.unit) as u64);
     message.text(3, limit.name.as_deref().unwrap_or_default());
 }
 
 /// A `google.protobuf.Value`: one of several fields, which is written even when it is zero or empty.
-fn value(message: &mut Message, value: &Value) {
+fn value(message: &mut Message<'_>, value: &Value) {
     match value {
         Value::Null => message.present(1, 0),
         Value::Number(number) => message.double(2, number.as_f64().unwrap_or_default()),
@@ -95,19 +105,33 @@ fn is_short(name: &str, length: usize) -> bool {
 }
 
 /// The fields of a message, in the order in which they are written.
-struct Message(Vec<u8>);
+struct Message<'h> {
+    bytes: Vec<u8>,
+    /// Where it is noted which numbers say what is left and until when, if anybody asks.
+    holes: Option<&'h mut Vec<Hole>>,
+}
 
-impl Message {
+impl<'h> Message<'h> {
     /// What `write` has written, in an allocation of just its length.
-    fn written(write: impl FnOnce(&mut Self)) -> Bytes {
-        let mut message = Message(ROOM.take());
-        message.0.clear();
+    fn written(holes: Option<&'h mut Vec<Hole>>, write: impl FnOnce(&mut Self)) -> Bytes {
+        let mut message = Message {
+            bytes: ROOM.take(),
+            holes,
+        };
+        message.bytes.clear();
         write(&mut message);
-        let bytes = Bytes::copy_from_slice(&message.0);
-        if message.0.capacity() <= MOST_KEPT {
-            ROOM.set(message.0);
+        let bytes = Bytes::copy_from_slice(&message.bytes);
+        if message.bytes.capacity() <= MOST_KEPT {
+            ROOM.set(message.bytes);
         }
         bytes
+    }
+
+    fn framed(&mut self, answer: &Answer<'_>) {
+        self.bytes.extend_from_slice(&[0; PREFIX]);
+        self.answer(answer);
+        let length = (self.bytes.len() - PREFIX) as u32;
+        self.bytes[1..PREFIX].copy_from_slice(&length.to_be_bytes());
     }
 
     fn answer(&mut self, answer: &Answer<'_>) {
@@ -116,7 +140,7 @@ impl Message {
             self.nested(2, |message| self::status(message, status));
         }
         for header in &answer.headers {
-            self.header(&header.name, &header.value);
+            self.header(header);
         }
         self.text(5, answer.body.as_deref().unwrap_or_default());
         if let Some(metadata) = &answer.metadata {
@@ -127,19 +151,39 @@ impl Message {
     }
 
     /// A header. Nearly all are so short that each length takes one byte: they are known before, and no place is held free for them.
-    fn header(&mut self, name: &str, value: &str) {
+    fn header(&mut self, header: &Header<'_>) {
+        let (name, value) = (&*header.name, &*header.value);
         if value.is_empty() || !is_short(name, value.len()) {
             return self.nested(3, |message| {
                 message.text(1, name);
                 message.text(2, value);
+                message.mark_digits(header);
             });
         }
         let length = name.len() + value.len() + 4;
-        self.0
+        self.bytes
             .extend_from_slice(&[PIECE_3, length as u8, PIECE_1, name.len() as u8]);
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(&[PIECE_2, value.len() as u8]);
-        self.0.extend_from_slice(value.as_bytes());
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(&[PIECE_2, value.len() as u8]);
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.mark_digits(header);
+    }
+
+    /// Notes the numbers of a header whose value has just been written.
+    fn mark_digits(&mut self, header: &Header<'_>) {
+        if self.holes.is_some() {
+            let value = self.bytes.len() - header.value.len();
+            for digits in &header.numbers {
+                self.mark(value + digits.at, Form::Digits, digits.number);
+            }
+        }
+    }
+
+    /// Notes a number.
+    fn mark(&mut self, at: usize, form: Form, number: u64) {
+        if let Some(holes) = &mut self.holes {
+            holes.push(Hole { at, form, number });
+        }
     }
 
     /// A field of a `google.protobuf.Struct`, under its name; short ones like short headers.
@@ -148,23 +192,30 @@ impl Message {
             Field::Text(text) if is_short(name, text.len()) => {
                 let length = text.len() as u8;
                 self.name(name, length + 2);
-                self.0
+                self.bytes
                     .extend_from_slice(&[PIECE_2, length + 2, PIECE_3, length]);
-                self.0.extend_from_slice(text.as_bytes());
+                self.bytes.extend_from_slice(text.as_bytes());
             }
-            Field::Number(number) if is_short(name, DOUBLE.into()) => {
+            Field::Number(number) | Field::Counted(number) if is_short(name, DOUBLE.into()) => {
                 self.name(name, DOUBLE);
-                self.0.extend_from_slice(&[PIECE_2, DOUBLE]);
+                self.bytes.extend_from_slice(&[PIECE_2, DOUBLE]);
+                if let Field::Counted(_) = field {
+                    self.mark(self.bytes.len() + 1, Form::Double, number);
+                }
                 self.double(2, number as f64);
             }
-            Field::Text(_) | Field::Number(_) | Field::Json(_) => self.nested(1, |message| {
-                message.text(1, name);
-                message.nested(2, |message| match field {
-                    Field::Number(number) => message.double(2, number as f64),
-                    Field::Text(text) => message.bytes(3, text.as_bytes()),
-                    Field::Json(value) => self::value(message, value),
-                });
-            }),
+            Field::Text(_) | Field::Number(_) | Field::Counted(_) | Field::Json(_) => {
+                self.nested(1, |message| {
+                    message.text(1, name);
+                    message.nested(2, |message| match field {
+                        Field::Number(number) | Field::Counted(number) => {
+                            message.double(2, number as f64)
+                        }
+                        Field::Text(text) => message.bytes(3, text.as_bytes()),
+                        Field::Json(value) => self::value(message, value),
+                    });
+                })
+            }
         }
     }
 
@@ -172,15 +223,25 @@ impl Message {
     #[inline]
     fn name(&mut self, name: &str, value: u8) {
         let length = name.len() as u8;
-        self.0
+        self.bytes
             .extend_from_slice(&[PIECE_1, length + 4 + value, PIECE_1, length]);
-        self.0.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(name.as_bytes());
     }
 
     /// A number; zero is what a field reads that is not there.
     #[inline]
     fn number(&mut self, tag: u8, number: u64) {
         if number != 0 {
+            self.present(tag, number);
+        }
+    }
+
+    /// A number that says what is left or until when.
+    #[inline]
+    fn counted(&mut self, tag: u8, number: u64) {
+        if number != 0 {
+            // Behind the key, of one byte.
+            self.mark(self.bytes.len() + 1, Form::Varint, number);
             self.present(tag, number);
         }
     }
@@ -194,7 +255,7 @@ impl Message {
     fn double(&mut self, tag: u8, number: f64) {
         let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
         let key = key(tag, WireType::SixtyFourBit);
-        self.0.extend_from_slice(&[key, a, b, c, d, e, f, g, h]);
+        self.bytes.extend_from_slice(&[key, a, b, c, d, e, f, g, h]);
     }
 
     /// A text; an empty one is what a field reads that is not there.
@@ -208,7 +269,7 @@ impl Message {
     #[inline]
     fn bytes(&mut self, tag: u8, bytes: &[u8]) {
         self.begin(key(tag, WireType::LengthDelimited), bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// A message within this one. Its length stands before it, and is known after it: one byte is held free, which nearly
@@ -216,11 +277,11 @@ impl Message {
     #[inline]
     fn nested(&mut self, tag: u8, write: impl FnOnce(&mut Self)) {
         let key = key(tag, WireType::LengthDelimited);
-        self.0.extend_from_slice(&[key, 0]);
-        let begin = self.0.len();
+        self.bytes.extend_from_slice(&[key, 0]);
+        let begin = self.bytes.len();
         write(self);
-        let length = self.0.len() - begin;
-        match self.0.get_mut(begin - 1) {
+        let length = self.bytes.len() - begin;
+        match self.bytes.get_mut(begin - 1) {
             Some(place) if length < 0x80 => *place = length as u8,
             _ => self.make_way(begin, length),
         }
@@ -229,30 +290,35 @@ impl Message {
     /// Puts a length of several bytes before the last `length` bytes, in place of the one at hand.
     #[cold]
     fn make_way(&mut self, begin: usize, length: usize) {
-        let end = self.0.len();
+        let end = self.bytes.len();
         self.varint(length as u64);
-        let digits = self.0.len() - end;
-        self.0[begin - 1..].rotate_right(digits);
-        self.0.remove(begin - 1 + digits);
+        let digits = self.bytes.len() - end;
+        self.bytes[begin - 1..].rotate_right(digits);
+        self.bytes.remove(begin - 1 + digits);
+        for hole in self.holes.iter_mut().flat_map(|holes| holes.iter_mut()) {
+            if hole.at >= begin {
+                hole.at += digits - 1;
+            }
+        }
     }
 
     /// A key and a number, which nearly always is one byte.
     #[inline]
     fn begin(&mut self, key: u8, number: u64) {
         if number < 0x80 {
-            self.0.extend_from_slice(&[key, number as u8]);
+            self.bytes.extend_from_slice(&[key, number as u8]);
         } else {
-            self.0.push(key);
+            self.bytes.push(key);
             self.varint(number);
         }
     }
 
     fn varint(&mut self, mut number: u64) {
         while number >= 0x80 {
-            self.0.push(number as u8 | 0x80);
+            self.bytes.push(number as u8 | 0x80);
             number >>= 7;
         }
-        self.0.push(number as u8);
+        self.bytes.push(number as u8);
     }
 }
 
@@ -264,8 +330,8 @@ mod tests {
     use smallvec::smallvec;
 
     use super::*;
+    use crate::engine::Reason;
     use crate::engine::answer::metadata::{Decision, Metadata};
-    use crate::engine::{Header, Reason};
     use crate::grpc::wire::RateLimitResponse;
 
     /// The lengths of messages within messages take one byte, two and three; and room is kept or not.
@@ -277,7 +343,11 @@ mod tests {
             fields.insert("m".into(), json!({"a": [{"b": value}, null, 1.5]}));
             let (name, value) = ("n".into(), value.into());
             let answer = Answer {
-                headers: smallvec![Header { name, value }],
+                headers: smallvec![Header {
+                    name,
+                    value,
+                    numbers: smallvec![]
+                }],
                 metadata: Some(Metadata::Reference(fields)),
                 ..Answer::default()
             };
@@ -303,7 +373,11 @@ mod tests {
             };
             let (name, value) = ("retry-after".into(), text.as_str().into());
             let answer = Answer {
-                headers: smallvec![Header { name, value }],
+                headers: smallvec![Header {
+                    name,
+                    value,
+                    numbers: smallvec![]
+                }],
                 metadata: Some(Metadata::Decision(decision)),
                 ..Answer::default()
             };
