@@ -4,6 +4,7 @@
 //! no second copy of a step.
 //!
 //! - [`exchange`]: what goes in and what comes out
+//! - `turn`: requests that come together
 //! - [`subjects`]: what the directory has a say in: plans, lists and bans
 //! - [`charges`]: request to keys, and to what is asked of them
 //! - [`key`]: descriptor to key
@@ -29,7 +30,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use answer::draft::Ruled;
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::ArcSwapOption;
 use made::Made;
 use parking_lot::Mutex;
 use readiness::Readiness;
@@ -47,7 +48,7 @@ use crate::telemetry::logs::Seldom;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing as spans;
 use crate::telemetry::tracing::always::Unseen;
-use crate::time::{Clock, Timestamp};
+use crate::time::Clock;
 
 pub mod account;
 pub mod answer;
@@ -70,12 +71,14 @@ pub mod supposed;
 mod told;
 pub mod top;
 pub mod trials;
+mod turn;
 pub mod usage;
 
 pub use answer::Reason;
 pub use answer::draft::Draft;
 pub use answer::headers::ReferenceHeaders;
 pub use exchange::{Answer, Code, CurrentLimit, Header, Rejection, Request, Status};
+pub use turn::{LOOKS, Turn};
 
 /// How long before a caller's deadline the answer is written, so that it arrives in time.
 pub const DEADLINE_MARGIN: Duration = Duration::from_millis(1);
@@ -167,18 +170,9 @@ pub struct Caller<'u> {
     pub deadline: Option<Instant>,
     /// How it is traced.
     pub traced: Traced<'u>,
-    /// It is decided in this turn. There are others, then, to decide while memory is waited for: the first look at this decision may
-    /// end before it, and the next one, which may come at once, goes on.
+    /// It is decided in this turn. There are others, then, to decide while memory is waited for: a look at this decision may end before
+    /// it, and the next one, which may come at once, goes on.
     pub turn: Option<&'u Turn>,
-}
-
-/// What requests have in common that are decided one right after the other.
-#[derive(Debug)]
-pub struct Turn {
-    /// The rules that hold for them.
-    live: Guard<Option<Arc<Live>>>,
-    /// What the clock showed before the first of them, where they need not look themselves.
-    at: Option<Timestamp>,
 }
 
 /// How a decision is traced.
@@ -337,7 +331,8 @@ impl Engine {
         &self.store
     }
 
-    /// Whether nothing is ever waited for: the first look at a decision is the last, or the second in a [turn](Caller::turn).
+    /// Whether nothing is ever waited for: the first look at a decision is the last, or in a [turn](Caller::turn) one
+    /// of the first [`LOOKS`].
     pub fn is_immediate(&self) -> bool {
         matches!(*self.store, Store::Embedded(_))
     }
@@ -388,14 +383,6 @@ impl Engine {
         self.local.sweep(part);
         if let Store::Embedded(store) = &*self.store {
             store.sweep(part);
-        }
-    }
-
-    /// Begins a turn. While it lasts, rules that are replaced still hold in it.
-    pub fn turn(&self) -> Turn {
-        Turn {
-            live: self.live.load(),
-            at: self.is_immediate().then(|| self.clock.now()),
         }
     }
 

@@ -366,6 +366,18 @@ impl Domain {
     }
 }
 
+impl Rule {
+    /// Begins to bring into the cache what a decision looks at.
+    pub fn fetch(&self) {
+        const LINE: usize = 64;
+        let lines = std::mem::offset_of!(Self, levels).div_ceil(LINE);
+        let beginning = std::slice::from_ref(&self.id);
+        for line in 0..lines {
+            prefetch_index::prefetch_index(beginning, line * LINE / size_of::<RuleId>());
+        }
+    }
+}
+
 impl RuleLimit {
     /// What people call it: its name, or its unit.
     pub fn label(&self) -> &str {

@@ -10,7 +10,7 @@ use crate::engine::top::Places;
 use crate::engine::{Reason, Request, Settings};
 use crate::limit::Limit;
 use crate::limit::transaction::Amount;
-use crate::rules::{Domain, Entry, RuleSet};
+use crate::rules::{Domain, Entry, Rule, RuleSet};
 use crate::telemetry::metrics::{Counter, Metrics, RuleCounters, RuleHits, straddle};
 
 mod plans;
@@ -36,6 +36,12 @@ impl Accounts {
             plans: Plans::new(rules, metrics),
             places: Places::new(rules),
         }
+    }
+
+    /// Begins to bring into the cache where the limits of a rule are counted.
+    pub fn fetch(&self, rule: &Rule) {
+        prefetch_index::prefetch_index(&self.limits, rule.first);
+        self.places.fetch(rule);
     }
 
     /// Counts a ruling.

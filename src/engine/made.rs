@@ -1,14 +1,12 @@
 //! What is asked of the store, and what it says; or what is said in its place.
 
-use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Instant;
 
 use tracing::{Instrument, Span};
 
 use super::charges::Charges;
-use super::{Call, Engine, Reason, fallback};
+use super::{Call, Engine, Reason, fallback, turn};
 use crate::limit::transaction::Outcome;
 use crate::store::embedded::When;
 use crate::store::redis::Redis;
@@ -38,9 +36,10 @@ impl Engine {
         let demands = with_meters.as_deref().unwrap_or(&charges.demands);
         if let Store::Embedded(store) = &*self.store {
             let prints = store.prints(&charges.keys);
-            if call.turn.is_some() {
+            if let Some(turn) = call.turn {
                 store.fetch(&prints);
-                step_aside().await;
+                turn.fetch(charges);
+                turn::step_aside().await;
             }
             // It need not be waited for, nor kept in a future; nor timed, which would take as long as it does.
             let seen_later = call.traced.unseen.map(|unseen| (unseen, Instant::now()));
@@ -130,19 +129,6 @@ impl Engine {
             clock @ Clock::Manual(_) => Some(clock.now()),
         }
     }
-}
-
-/// Ends this look, and goes on with the next, which may come at once.
-async fn step_aside() {
-    let mut has = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut has, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// What a request comes to that nothing limits.

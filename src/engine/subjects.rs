@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::charges::{Charges, Found};
 use super::fold::{Apart, Ruling, Spoken};
-use super::{Call, Engine, Rejection, Request, key};
+use super::{Call, Engine, Rejection, Request, key, turn};
 use crate::directory::{Item, List, Listed, Standing};
 use crate::limit::{Hits, Verdict};
 use crate::rules::{Descriptor, Domain, Entry, PlanChoice, PlanSource};
@@ -31,8 +31,15 @@ impl Engine {
         if descriptors.len() > 1 {
             found.reserve(descriptors.len());
         }
+        let waits = self.waits_for_rules(domain, call);
+        if waits {
+            turn::fetch_nodes(domain, request).await;
+        }
         for (place, descriptor) in descriptors.iter().enumerate() {
             found.push(Found::of(domain, descriptor, place)?);
+        }
+        if waits {
+            turn::fetch_rules(found).await;
         }
         let mut answers = true;
         for (place, (found, descriptor)) in found.iter_mut().zip(descriptors).enumerate() {

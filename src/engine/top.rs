@@ -148,6 +148,11 @@ impl Places {
         let rules = rules.rules.iter();
         Self(rules.map(|_| AtomicU16::new(NOWHERE)).collect())
     }
+
+    /// Begins to bring into the cache where the sketches of a rule are.
+    pub fn fetch(&self, rule: &Rule) {
+        prefetch_index::prefetch_index(&*self.0, rule.id.0 as usize);
+    }
 }
 
 impl Top {

@@ -11,7 +11,8 @@ use futures::FutureExt;
 use futures::future::join;
 use tracing::error;
 
-use super::unary::{Asked, Decided, LOOKS, Method};
+use super::unary::{Asked, Decided, Method};
+use crate::engine::LOOKS;
 
 /// Decides the calls that came in `turn` in their order, and hands them on in that order.
 pub(super) fn decide<M: Method>(

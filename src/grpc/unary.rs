@@ -46,8 +46,8 @@ pub trait Method: Clone + Send + Sync + 'static {
         turn: &Self::Turn,
     ) -> Answering<Self::Soon, Self::Later>;
 
-    /// Answers a call of `turn` that nothing is waited for, in [`LOOKS`] looks at most, which may follow each other at once: the first may
-    /// end while memory is fetched, which takes as long as to begin with another call.
+    /// Answers a call of `turn` that nothing is waited for, in [`LOOKS`](crate::engine::LOOKS) looks at most, which may follow each other at once: one may end
+    /// while memory is fetched, which takes as long as to go on with another call.
     fn answer(&self, soon: Self::Soon, turn: &Self::Turn) -> impl Future<Output = Answered> + Send;
 
     /// So many more calls are under way, or fewer.
@@ -62,9 +62,6 @@ pub trait Method: Clone + Send + Sync + 'static {
 
 /// An answer as [`framed`](super::wire::framed) has it, or why there is none.
 pub type Answered = Result<Bytes, Status>;
-
-/// How many looks a call takes at most that nothing is waited for.
-pub const LOOKS: usize = 2;
 
 /// How a call is answered.
 pub enum Answering<S, L> {

@@ -9,36 +9,36 @@
 //! rules, and clients only look for it.
 //!
 //! - [`cidrs`]: networks, by where they begin
+//! - `exact`: values, by their hashes
 //! - [`patterns`]: patterns, by the texts that they begin and end with
 //! - [`reach`]: how far a descriptor comes, for people
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table};
+use hashbrown::HashMap;
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
 use super::{Domain, Entry, Rule};
 
 pub mod cidrs;
+mod exact;
 pub mod patterns;
 pub mod reach;
 
 pub use cidrs::Cidrs;
+use exact::Exacts;
 pub use patterns::Patterns;
 
 /// The descriptors of a domain, to be searched.
 #[derive(Debug, Default)]
 pub struct Tree {
     keys: HashMap<String, Known>,
-    exact: HashTable<Exact>,
+    exact: Exacts,
     bare: HashMap<(Level, Key), Node>,
     cidrs: HashMap<(Level, Key), Cidrs<Node>>,
     patterns: HashMap<(Level, Key), Patterns<Node>>,
     /// Patterns in keys, matched against `key_value` as a whole, as the reference does.
     flat: HashMap<Level, Patterns<Node>>,
-    hasher: DefaultHashBuilder,
 }
 
 /// A [`Tree`] while its descriptors are read.
@@ -80,16 +80,6 @@ struct Node {
     place: u32,
 }
 
-/// The node of one value: what a lookup needs is one line of the cache, unless the value is long.
-#[derive(Debug)]
-#[repr(align(64))]
-struct Exact {
-    level: Level,
-    key: Key,
-    value: SmallVec<[u8; 32]>,
-    node: Node,
-}
-
 /// What a node matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Matcher<'v> {
@@ -124,6 +114,21 @@ impl Domain {
         }
         self.tree.node(level, last)?.rule.as_ref()
     }
+
+    /// Whether there are so many descriptors that [`Domain::find`] mostly waits for memory.
+    pub fn has_many(&self) -> bool {
+        self.tree.exact.are_many()
+    }
+
+    /// Begins to bring into the cache what [`Domain::find`] looks at first.
+    pub fn fetch(&self, entries: &[Entry<'_>]) {
+        if let Some(first) = entries.first()
+            && let Some(known) = self.tree.keys.get(first.key)
+            && known.exact
+        {
+            self.tree.exact.fetch(Level::ROOT, known.key, first.value);
+        }
+    }
 }
 
 impl Level {
@@ -137,7 +142,7 @@ impl Tree {
     fn node(&self, level: Level, entry: &Entry<'_>) -> Option<&Node> {
         let known = self.keys.get(entry.key);
         if let Some(known) = known.filter(|known| known.exact)
-            && let Some(node) = self.exact(level, known.key, entry.value)
+            && let Some(node) = self.exact.find(level, known.key, entry.value)
         {
             return Some(node);
         }
@@ -149,13 +154,6 @@ impl Tree {
         }
         let wildcard = self.wildcard(level, known, entry);
         wildcard.or_else(|| self.bare.get(&(level, known?.key)))
-    }
-
-    fn exact(&self, level: Level, key: Key, value: &str) -> Option<&Node> {
-        let value = value.as_bytes();
-        let hash = self.hasher.hash_one((level, key, value));
-        let found = self.exact.find(hash, |one| one.is(level, key, value));
-        found.map(|one| &one.node)
     }
 
     /// The first pattern in file order, of those of the key and those in keys.
@@ -172,12 +170,6 @@ impl Tree {
             (own, flat) => own.or(flat),
         };
         first.map(|found| &found.node)
-    }
-}
-
-impl Exact {
-    fn is(&self, level: Level, key: Key, value: &[u8]) -> bool {
-        self.level == level && self.key == key && *self.value == *value
     }
 }
 
@@ -238,7 +230,7 @@ impl Builder {
             Matcher::Bare => insert_new(&mut tree.bare, (level, key), node),
             Matcher::Exact(value) => {
                 known.exact = true;
-                tree.add_exact(level, key, value, node)
+                tree.exact.add(level, key, value, node)
             }
             Matcher::Cidr(net) => {
                 known.cidr = true;
@@ -247,7 +239,7 @@ impl Builder {
             }
             Matcher::Pattern(value) if !value.contains('*') => {
                 known.exact = true;
-                tree.add_exact(level, key, value, node)
+                tree.exact.add(level, key, value, node)
             }
             Matcher::Pattern(pattern) => {
                 known.pattern = true;
@@ -262,36 +254,10 @@ impl Builder {
         let Self {
             mut tree, cidrs, ..
         } = self;
+        tree.exact.shrink();
         let cidrs = cidrs.into_iter();
         tree.cidrs = cidrs.map(|(key, nets)| (key, Cidrs::new(nets))).collect();
         tree
-    }
-}
-
-impl Tree {
-    fn add_exact(
-        &mut self,
-        level: Level,
-        key: Key,
-        value: &str,
-        node: Node,
-    ) -> Result<(), Duplicate> {
-        let (value, hasher) = (value.as_bytes(), &self.hasher);
-        let hash = hasher.hash_one((level, key, value));
-        let is = |one: &Exact| one.is(level, key, value);
-        let again = |one: &Exact| hasher.hash_one((one.level, one.key, &*one.value));
-        match self.exact.entry(hash, is, again) {
-            hash_table::Entry::Occupied(there) => Err(there.get().node.duplicate()),
-            hash_table::Entry::Vacant(free) => {
-                free.insert(Exact {
-                    level,
-                    key,
-                    value: value.into(),
-                    node,
-                });
-                Ok(())
-            }
-        }
     }
 }
 

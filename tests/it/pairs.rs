@@ -17,7 +17,7 @@ use prost::Message;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::timeout;
-use tollgate::engine::{Answer, Caller, Rejection, Request};
+use tollgate::engine::{Answer, Caller, LOOKS, Rejection, Request};
 use tollgate::grpc::rls::Rls;
 use tollgate::grpc::unary::{Answered, Answering, Method};
 use tollgate::grpc::wire;
@@ -80,7 +80,9 @@ impl Method for Twice {
         next_look().await;
         assert!(domain != SECOND, "on purpose");
         if domain == SLOW {
-            next_look().await;
+            for _ in 1..LOOKS {
+                next_look().await;
+            }
         }
         self.0.lock().push(Look(asked.hits_addend, 2));
         Ok(wire::framed(&Answer::default()))
@@ -187,64 +189,90 @@ async fn ask(
     answering.await
 }
 
+/// The same among so many rules that they are fetched before they are looked at.
+fn rules_among_many() -> String {
+    let value = |n| {
+        format!(
+            "  - {{key: user, value: {n}, rate_limit: {{requests_per_unit: 5, unit: second}}}}\n"
+        )
+    };
+    RULES.to_owned() + &(0..5000).map(value).collect::<String>()
+}
+
 /// Whatever two ask at a time is decided as if one had come after the other.
 #[test]
 fn two_at_a_time_are_decided_as_one_after_the_other() {
     for seed in 0..200 {
-        let mut random = SmallRng::seed_from_u64(seed);
-        let (paired, single) = (Service::new(RULES), Service::new(RULES));
-        for step in 0..40 {
-            let pair = [(); 2].map(|()| {
-                let count = random.random_range(1..4);
-                let mut descriptor = || {
-                    let key = ["user", "bucket", "both", "free", "unknown"];
-                    let key = key[random.random_range(0..key.len())];
-                    let hits = ["", " +2", " -1", " ?"][random.random_range(0..4)];
-                    format!("{key}={}{hits}", random.random_range(0..3))
-                };
-                (0..count).map(|_| descriptor()).collect::<Vec<_>>()
-            });
-            let words = pair
-                .each_ref()
-                .map(|words| words.iter().map(String::as_str).collect::<Vec<_>>());
-            let [first, second] = words.each_ref().map(|words| Service::request(words));
-            let together = join(ask(&paired, &first, true), ask(&paired, &second, true));
-            let mut together = pin!(together);
-            // One look at both, and then the one that ends them.
-            let looked = together.as_mut().now_or_never();
-            let answers = looked.or_else(|| together.now_or_never());
-            let one = ask(&single, &first, false).now_or_never();
-            let other = ask(&single, &second, false).now_or_never();
-            assert_eq!(
-                format!("{answers:?}"),
-                format!("{:?}", one.zip(other)),
-                "seed {seed}, step {step}: {pair:?}"
-            );
-            let micros = Micros::new(random.random_range(0..400_000));
-            paired.clock.advance(micros);
-            single.clock.advance(micros);
-        }
+        decided_as_one_after_the_other(seed, RULES);
+    }
+    let many = rules_among_many();
+    for seed in 0..4 {
+        decided_as_one_after_the_other(seed, &many);
     }
 }
 
-/// What all of this is for: the service's own method lets another call begin before it touches memory, and is done at the next look.
+fn decided_as_one_after_the_other(seed: u64, rules: &str) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let (paired, single) = (Service::new(rules), Service::new(rules));
+    for step in 0..40 {
+        let pair = [(); 2].map(|()| {
+            let count = random.random_range(1..4);
+            let mut descriptor = || {
+                let key = ["user", "bucket", "both", "free", "unknown"];
+                let key = key[random.random_range(0..key.len())];
+                let hits = ["", " +2", " -1", " ?"][random.random_range(0..4)];
+                format!("{key}={}{hits}", random.random_range(0..3))
+            };
+            (0..count).map(|_| descriptor()).collect::<Vec<_>>()
+        });
+        let words = pair
+            .each_ref()
+            .map(|words| words.iter().map(String::as_str).collect::<Vec<_>>());
+        let [first, second] = words.each_ref().map(|words| Service::request(words));
+        let together = join(ask(&paired, &first, true), ask(&paired, &second, true));
+        let mut together = pin!(together);
+        let answers = (0..LOOKS).find_map(|_| together.as_mut().now_or_never());
+        let one = ask(&single, &first, false).now_or_never();
+        let other = ask(&single, &second, false).now_or_never();
+        assert_eq!(
+            format!("{answers:?}"),
+            format!("{:?}", one.zip(other)),
+            "seed {seed}, step {step}: {pair:?}"
+        );
+        let micros = Micros::new(random.random_range(0..400_000));
+        paired.clock.advance(micros);
+        single.clock.advance(micros);
+    }
+}
+
+/// What all of this is for: the service's own method lets another call go on before it touches memory. That is once for the counters, and where
+/// there are many rules twice for them.
 #[test]
-fn the_service_steps_aside_once() {
-    let Service {
-        engine, metrics, ..
-    } = Service::new(RULES);
-    let tracing = Tracing::new(&spans::Settings::default(), None);
-    let rls = Rls::new(Arc::new(engine), metrics, tracing);
-    let asked = request("d", &[&[("user", "alice")]]).encode_to_vec();
-    let turn = rls.turn(Instant::now());
-    let called = rls.call(&HeaderMap::new(), asked.into(), &turn);
-    let Answering::Soon(soon) = called else {
-        panic!("the embedded store is not waited for");
-    };
-    let mut answering = pin!(rls.answer(soon, &turn));
-    assert!(answering.as_mut().now_or_never().is_none());
-    let answered = answering.now_or_never().expect("done");
-    assert!(answered.is_ok(), "{answered:?}");
+fn the_service_steps_aside_while_memory_comes() {
+    let many = rules_among_many();
+    for (rules, value, looks) in [
+        (RULES, "alice", 2),
+        (&many, "4999", LOOKS),
+        (&many, "alice", LOOKS),
+    ] {
+        let Service {
+            engine, metrics, ..
+        } = Service::new(rules);
+        let tracing = Tracing::new(&spans::Settings::default(), None);
+        let rls = Rls::new(Arc::new(engine), metrics, tracing);
+        let asked = request("d", &[&[("user", value)]]).encode_to_vec();
+        let turn = rls.turn(Instant::now());
+        let called = rls.call(&HeaderMap::new(), asked.into(), &turn);
+        let Answering::Soon(soon) = called else {
+            panic!("the embedded store is not waited for");
+        };
+        let mut answering = pin!(rls.answer(soon, &turn));
+        for _ in 1..looks {
+            assert!(answering.as_mut().now_or_never().is_none(), "{value}");
+        }
+        let answered = answering.now_or_never().expect("done");
+        assert!(answered.is_ok(), "{answered:?}");
+    }
 }
 
 #[test]
