@@ -54,6 +54,7 @@ async fn connections_beyond_the_bound_are_closed_and_those_before_served() {
         });
     }
     client.should_rate_limit(ask()).await.expect("an answer");
+    server.wait_for_log("GRPC_MAX_CONNECTIONS");
     let warnings = server.log().into_iter();
     let warnings = warnings.filter(|line| line.contains("GRPC_MAX_CONNECTIONS"));
     assert_eq!(warnings.count(), 1, "once a minute");

@@ -243,6 +243,7 @@ async fn a_server_that_is_away_costs_a_warning_and_is_told_later() {
         counted.add(&lines);
         (counted.of(&format!("{RULE}.total_hits"), "c") == 17).then_some(())
     });
+    server.wait_for_log("statistics cannot be sent");
     let log = server.log();
     let warnings = log
         .iter()
