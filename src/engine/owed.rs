@@ -53,7 +53,8 @@ pub(super) struct Owed {
     unknown: AtomicU64,
 }
 
-type Limits = SmallVec<[Owing; 1]>;
+/// Not in the map itself, which moves what is in it when it grows, while a request waits.
+type Limits = Vec<Owing>;
 
 /// A limit, and the share of it that this instance has decided by.
 #[derive(Debug)]
@@ -74,6 +75,11 @@ impl Owed {
             settled: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
         }
+    }
+
+    /// Asks for the memory of the first keys; see [`Embedded::make_room`].
+    pub(super) fn make_room(&self) {
+        self.ledger.make_room();
     }
 
     /// Takes note of a request that was admitted by this instance's share among `instances`. What had no room, and refused nothing
@@ -126,7 +132,9 @@ impl Owed {
         if keys.len() >= MAX_KEYS && !keys.contains_key(key) {
             return;
         }
-        let limits = keys.entry(key.clone()).or_default();
+        let limits = keys
+            .entry(key.clone())
+            .or_insert_with(|| Limits::with_capacity(1));
         let known = limits.iter().position(|owing| owing.limit.tag() == tag);
         let index = known.unwrap_or_else(|| {
             limits.push(owing());

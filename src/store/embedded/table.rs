@@ -55,6 +55,13 @@ impl<V: Default> Table<V> {
         }
     }
 
+    /// Asks for the memory of the first values, unless it has some. It is not given back.
+    pub(super) fn make_room(&mut self) {
+        if self.chunks.is_empty() {
+            self.add_chunk();
+        }
+    }
+
     /// How many values there are.
     pub(super) fn len(&self) -> usize {
         self.len as usize
@@ -152,12 +159,16 @@ impl<V: Default> Table<V> {
         })
     }
 
+    fn add_chunk(&mut self) {
+        let chunk = std::array::from_fn(|_| Entry::default());
+        self.chunks.push(Box::new(chunk));
+    }
+
     /// Makes room for one more value, and splits the bucket whose upper half the new one is. Tells which index is free then.
     fn add_bucket(&mut self, lowered: &mut impl FnMut(&V)) -> usize {
         let new = self.len();
         if new == self.chunks.len() * CHUNK {
-            let chunk = std::array::from_fn(|_| Entry::default());
-            self.chunks.push(Box::new(chunk));
+            self.add_chunk();
         }
         let split = parent(new).filter(|parent| self.is_first(*parent));
         self.len += 1;
@@ -378,6 +389,23 @@ mod tests {
             }
             check(&table, &model);
         }
+    }
+
+    #[test]
+    fn the_first_values_take_the_room_that_was_made_and_leave_it() {
+        let mut table = Table::at_place(0);
+        for _ in 0..2 {
+            table.make_room();
+            assert_eq!(table.chunks.len(), 1);
+            for print in 0..CHUNK as u128 {
+                table.insert(print, 1_u32, |_| {});
+            }
+            assert_eq!(table.chunks.len(), 1);
+            while table.len() > 0 {
+                table.remove(0, |_| {});
+            }
+        }
+        assert_eq!(table.chunks.len(), 1);
     }
 
     #[test]
