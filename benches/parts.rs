@@ -54,7 +54,7 @@ pub(crate) fn matching() -> Vec<Part> {
     let part = |(name, shape)| {
         let mut generated = support::generate(shape, RULES);
         let (mut rules, lookups) = (generated.compile(), generated.some_lookups(PLACES));
-        let domain = rules.domains.remove(DOMAIN).expect("a domain");
+        let domain = rules.domains.swap_remove(DOMAIN).expect("a domain");
         Part::new(name, move |place| {
             let (entries, length) = lookups.entries(place);
             let found = domain.find(black_box(&entries[..length]));

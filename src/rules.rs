@@ -47,8 +47,8 @@ pub struct RuleSet {
     pub warnings: diagnostic::Report,
 }
 
-/// Domains by name. The hash is fast and no defence against floods, which need none: see [`matcher`].
-pub type Domains = hashbrown::HashMap<String, Domain>;
+/// Domains by name. The hash is fast and no defence against floods, which need none: see [`matcher`]. If there is but one, nothing is hashed.
+pub type Domains = IndexMap<String, Domain, hashbrown::DefaultHashBuilder>;
 
 /// The place of a rule in [`RuleSet::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

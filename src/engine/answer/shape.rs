@@ -77,12 +77,8 @@ impl Shape {
         let place = |spoken: Option<&Spoken<'_>>| spoken.map_or(0, |spoken| spoken.descriptor + 1);
         let chosen = chosen(settings, ruling);
         self.key.push(rules);
-        self.key.push(domain.place as u64);
-        self.key.push(packed([
-            reason as usize,
-            place(ruling.deciding()),
-            place(chosen),
-        ]));
+        let said = packed([reason as usize, place(ruling.deciding()), place(chosen)]);
+        self.key.push((domain.place as u64) << 32 | said);
         for item in &ruling.items {
             match item {
                 Judged::Free => self.key.push(FREE),
@@ -116,7 +112,8 @@ impl Shape {
             let remaining = said.whole_remaining();
             self.key
                 .push(u64::from(limit) << 32 | class(remaining) << 16 | class(reset));
-            self.numbers.extend([remaining, reset]);
+            self.numbers.push(remaining);
+            self.numbers.push(reset);
         }
         true
     }
@@ -186,7 +183,7 @@ const FREE: u64 = 0;
 const UNLIMITED: u64 = 1;
 const LIMITED: u64 = 2;
 
-/// Three numbers below 256 as one, above the lowest byte.
+/// Three numbers below 256 as one below 2^32, above the lowest byte.
 const fn packed([a, b, c]: [usize; 3]) -> u64 {
     (a as u64) << 8 | (b as u64) << 16 | (c as u64) << 24
 }
