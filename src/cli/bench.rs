@@ -49,6 +49,9 @@ pub struct Args {
     /// How many threads make the load
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,
+    /// Never sleep while answers are waited for: it takes whole processors, and a service on the same machine need not wake who it answers
+    #[arg(long)]
+    pub spin: bool,
     /// The domain of the requests
     #[arg(long, default_value = "bench")]
     pub domain: String,

@@ -1,7 +1,10 @@
 //! `tollgate bench` against the real service.
 
+use std::process::{Child, Stdio};
+
 use serde_json::Value;
 
+use crate::support::poll;
 use crate::support::server::{Server, Setup, binary};
 
 const RULES: &str = "
@@ -91,6 +94,38 @@ fn an_open_loop_sends_what_is_due_and_no_more() {
         server.metric("ratelimit_service_total_requests"),
         sent as f64
     );
+}
+
+/// A load that ends with the test.
+struct Load(Child);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// With a request a second there is next to nothing to do.
+#[test]
+fn a_load_that_spins_does_not_sleep() {
+    let server = Setup::rules(RULES).start_ready();
+    let address = server.grpc.expect("a port").to_string();
+    let load = binary()
+        .args(["bench", "--spin", "--rate", "1", "--duration", "60s"])
+        .args(["--address", &address])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let load = Load(load.expect("the binary runs"));
+    let stat = format!("/proc/{}/stat", load.0.id());
+    poll::until("half a second of the processor", || {
+        let stat = std::fs::read_to_string(&stat).expect("a process");
+        // In hundredths of a second.
+        let user = stat.split(' ').nth(13)?.parse::<u64>().ok()?;
+        (user >= 50).then_some(())
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 
 use super::Args;
 use super::client::{Answer, Connection, Error};
@@ -138,6 +138,7 @@ pub async fn run(load: Arc<Load>, number: u32) -> Result<Tally, Error> {
 
     let tally = Rc::new(RefCell::new(Tally::default()));
     let ending = spawn_local(end_on_signal(Arc::clone(&load)));
+    let spinning = load.args.spin.then(|| spawn_local(spin()));
     let callers: Vec<_> = (0..share(load.args.concurrency))
         .zip(connections.iter().cycle())
         .map(|(caller, connection)| {
@@ -148,6 +149,9 @@ pub async fn run(load: Arc<Load>, number: u32) -> Result<Tally, Error> {
         .collect();
     wait(&load, callers).await;
     ending.abort();
+    if let Some(spinning) = spinning {
+        spinning.abort();
+    }
     let tally = tally.borrow().clone();
     Ok(tally)
 }
@@ -167,8 +171,15 @@ async fn end_on_signal(load: Arc<Load>) {
     }
 }
 
+/// Keeps the thread from sleeping for as long as it is there: it looks for what has come whenever nothing else is to be done.
+async fn spin() {
+    loop {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Waits for all callers; after the end only for a while, for an answer may never come.
-async fn wait(load: &Load, callers: Vec<tokio::task::JoinHandle<()>>) {
+async fn wait(load: &Load, callers: Vec<JoinHandle<()>>) {
     let all = async {
         for caller in callers {
             // One that panics is missing in the counts; the others go on.
