@@ -77,9 +77,9 @@ impl Owed {
         }
     }
 
-    /// Asks for the memory of the first keys; see [`Embedded::make_room`].
-    pub(super) fn make_room(&self) {
-        self.ledger.make_room();
+    /// See [`Embedded::make_room`].
+    pub(super) fn make_room(&self) -> usize {
+        self.ledger.make_room()
     }
 
     /// Takes note of a request that was admitted by this instance's share among `instances`. What had no room, and refused nothing
@@ -287,9 +287,29 @@ fn demand(limit: &Limit, amount: Amount) -> Demand<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::engine::Settings;
     use crate::limit::period::Zone;
     use crate::limit::{Algorithm, Unit};
+    use crate::store::Store;
+    use crate::store::embedded::SHARDS;
+    use crate::store::faulty::Faulty;
+    use crate::telemetry::metrics::Metrics;
+
+    /// A store that is elsewhere may stop answering; the one in this process never does.
+    #[test]
+    fn the_memory_of_an_outage_is_there_before_it() {
+        let clock = Clock::default();
+        let here = || Store::Embedded(Embedded::new(16, clock.clone()));
+        let elsewhere = Store::Faulty(Arc::new(Faulty::new(Arc::new(here()))));
+        for (store, missing) in [(elsewhere, 0), (here(), SHARDS)] {
+            let engine = Engine::new(store, Settings::default(), clock.clone(), Metrics::new());
+            assert_eq!(engine.local.make_room(), missing);
+            assert_eq!(engine.owed.make_room(), missing);
+        }
+    }
 
     #[test]
     fn no_more_keys_owe_than_may_and_those_owe_more() {

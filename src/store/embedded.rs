@@ -119,12 +119,11 @@ impl Embedded {
         self
     }
 
-    /// Asks for the memory of the first keys of each shard, five megabytes, before they come. Where a kernel gives memory in huge pages, whoever touches
-    /// a new one waits while it is cleared: milliseconds, on some virtual machines.
-    pub fn make_room(&self) {
-        for shard in &self.shards {
-            shard.lock().records.make_room();
-        }
+    /// Asks for the memory of the first keys of each shard, five megabytes, before they come, and tells of how many shards it was missing. Where a kernel
+    /// gives memory in huge pages, whoever touches a new one waits while it is cleared: milliseconds, on some virtual machines.
+    pub fn make_room(&self) -> usize {
+        let is_missing = |shard: &&Guarded| shard.lock().records.make_room();
+        self.shards.iter().filter(is_missing).count()
     }
 
     /// See [`Store::transact`](super::Store::transact).

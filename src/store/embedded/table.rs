@@ -55,11 +55,13 @@ impl<V: Default> Table<V> {
         }
     }
 
-    /// Asks for the memory of the first values, unless it has some. It is not given back.
-    pub(super) fn make_room(&mut self) {
-        if self.chunks.is_empty() {
+    /// Asks for the memory of the first values, which is not given back, and tells whether it was missing.
+    pub(super) fn make_room(&mut self) -> bool {
+        let is_missing = self.chunks.is_empty();
+        if is_missing {
             self.add_chunk();
         }
+        is_missing
     }
 
     /// How many values there are.
@@ -394,9 +396,8 @@ mod tests {
     #[test]
     fn the_first_values_take_the_room_that_was_made_and_leave_it() {
         let mut table = Table::at_place(0);
-        for _ in 0..2 {
-            table.make_room();
-            assert_eq!(table.chunks.len(), 1);
+        for is_missing in [true, false] {
+            assert_eq!(table.make_room(), is_missing);
             for print in 0..CHUNK as u128 {
                 table.insert(print, 1_u32, |_| {});
             }
