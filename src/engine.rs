@@ -244,13 +244,6 @@ impl Settings {
 impl Engine {
     /// An engine without rules. A manual `clock` also gives the store its time.
     pub fn new(store: Store, settings: Settings, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        let local = Embedded::new(LOCAL_KEYS, clock.clone());
-        let owed = owed::Owed::new(clock.clone());
-        if !matches!(store, Store::Embedded(_)) {
-            // When it stops answering, requests are late enough.
-            local.make_room();
-            owed.make_room();
-        }
         Self {
             live: ArcSwapOption::empty(),
             replaced: Mutex::default(),
@@ -258,9 +251,9 @@ impl Engine {
             directory: Arc::new(Directory::new(&settings.key_prefix, clock.clone())),
             meters: usage::Meters::new(&settings.key_prefix, settings.usage_retention),
             noting: Arc::default(),
-            local,
+            local: Embedded::new(LOCAL_KEYS, clock.clone()),
             denials: Seldom::new(),
-            owed,
+            owed: owed::Owed::new(clock.clone()),
             instances: instances::Instances::new(&settings.key_prefix, settings.instances),
             top: top::Top::new(&settings.key_prefix),
             trials: trials::Trials::new(&settings.key_prefix),
@@ -382,6 +375,17 @@ impl Engine {
     pub async fn give_back_leases(&self) {
         if let Store::Redis(store) = &*self.store {
             store.give_back_leases().await;
+        }
+    }
+
+    /// Asks for the memory of the next keys of a part of this instance's memory before they come, see [`Embedded::make_room`]. Those of a store elsewhere
+    /// come here when it stops answering, and requests are late enough then.
+    pub fn make_room(&self, part: usize) -> usize {
+        match &*self.store {
+            Store::Embedded(store) => store.make_room(part),
+            Store::Redis(_) | Store::Faulty(_) => {
+                self.local.make_room(part) + self.owed.make_room(part)
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use crate::grpc::tls::{Files, Protocol, Tls};
 use crate::reload::{Failure, Loaded};
 use crate::settings::{Backend, Settings, reference};
 use crate::store::Store;
-use crate::store::embedded::{Embedded, SWEEP_PARTS};
+use crate::store::embedded::{Embedded, PARTS};
 use crate::store::redis::Redis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Tracing};
@@ -39,6 +39,9 @@ mod statistics;
 
 /// How often all of memory is looked at for keys that have expired, a part at a time.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How long is waited where memory was asked for, before more is: requests go first.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 /// How often a store that has not answered yet is asked again.
 const PING_EVERY: Duration = Duration::from_millis(200);
@@ -368,17 +371,12 @@ fn background(
     tls: &Secured,
 ) -> Vec<JoinHandle<()>> {
     let keeper = Arc::clone(engine);
-    let (sweeper, pinger, follower) = (Arc::clone(engine), Arc::clone(engine), Arc::clone(engine));
+    let (pinger, follower) = (Arc::clone(engine), Arc::clone(engine));
     let (settler, member) = (Arc::clone(engine), Arc::clone(engine));
     let (historian, teller) = (Arc::clone(engine), Arc::clone(engine));
     let mut tasks = vec![
         tokio::spawn(feed.follow(Arc::clone(reload))),
-        tokio::spawn(async move {
-            for part in (0..SWEEP_PARTS).cycle() {
-                tokio::time::sleep(SWEEP_EVERY / SWEEP_PARTS as u32).await;
-                sweeper.sweep(part);
-            }
-        }),
+        tokio::spawn(keep_memory(Arc::clone(engine))),
         tokio::spawn(async move { follower.follow_directory().await }),
         tokio::spawn(async move { keeper.keep_usage().await }),
         tokio::spawn(async move { settler.pay_owed().await }),
@@ -395,6 +393,19 @@ fn background(
     let served = [&tls.grpc, &tls.http].into_iter().flatten();
     tasks.extend(served.map(|tls| tokio::spawn(Arc::clone(tls).watch())));
     tasks
+}
+
+/// Sees to it that keys find memory when they come, and that those that have expired give it back.
+async fn keep_memory(engine: Arc<Engine>) {
+    for swept in (0..PARTS).cycle() {
+        for part in 0..PARTS {
+            if engine.make_room(part) > 0 {
+                tokio::time::sleep(ROOM_PAUSE).await;
+            }
+        }
+        tokio::time::sleep(SWEEP_EVERY / PARTS as u32).await;
+        engine.sweep(swept);
+    }
 }
 
 fn spawn_servers(

@@ -78,8 +78,8 @@ impl Owed {
     }
 
     /// See [`Embedded::make_room`].
-    pub(super) fn make_room(&self) -> usize {
-        self.ledger.make_room()
+    pub(super) fn make_room(&self, part: usize) -> usize {
+        self.ledger.make_room(part)
     }
 
     /// Takes note of a request that was admitted by this instance's share among `instances`. What had no room, and refused nothing
@@ -294,7 +294,7 @@ mod tests {
     use crate::limit::period::Zone;
     use crate::limit::{Algorithm, Unit};
     use crate::store::Store;
-    use crate::store::embedded::SHARDS;
+    use crate::store::embedded::{PARTS, SHARDS};
     use crate::store::faulty::Faulty;
     use crate::telemetry::metrics::Metrics;
 
@@ -304,10 +304,14 @@ mod tests {
         let clock = Clock::default();
         let here = || Store::Embedded(Embedded::new(16, clock.clone()));
         let elsewhere = Store::Faulty(Arc::new(Faulty::new(Arc::new(here()))));
-        for (store, missing) in [(elsewhere, 0), (here(), SHARDS)] {
+        for (store, of_outages, all) in [(elsewhere, 0, 2 * SHARDS), (here(), SHARDS, SHARDS)] {
             let engine = Engine::new(store, Settings::default(), clock.clone(), Metrics::new());
-            assert_eq!(engine.local.make_room(), missing);
-            assert_eq!(engine.owed.make_room(), missing);
+            let missing = || (0..PARTS).map(|part| engine.make_room(part)).sum::<usize>();
+            assert_eq!([missing(), missing()], [all, 0]);
+            for part in 0..PARTS {
+                assert_eq!(engine.local.make_room(part), of_outages / PARTS);
+                assert_eq!(engine.owed.make_room(part), of_outages / PARTS);
+            }
         }
     }
 

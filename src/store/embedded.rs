@@ -47,9 +47,9 @@ pub(super) const BYTES_A_SLOT: usize = size_of::<Slot>();
 const SWEEP_IDLE: usize = 64;
 const SWEEP_LOOKS: usize = 4;
 
-/// Into how many parts the shards are cut for [`Embedded::sweep`]: a part is looked at in a fraction of a millisecond, and who waits for
-/// the processor meanwhile waits no longer.
-pub const SWEEP_PARTS: usize = 16;
+/// Into how many parts the shards are cut for [`Embedded::sweep`] and [`Embedded::make_room`]: a part is looked at in a fraction of a millisecond, and who
+/// waits for the processor meanwhile waits no longer.
+pub const PARTS: usize = 16;
 
 /// A store in this process.
 pub struct Embedded {
@@ -119,11 +119,11 @@ impl Embedded {
         self
     }
 
-    /// Asks for the memory of the first keys of each shard, five megabytes, before they come, and tells of how many shards it was missing. Where a kernel
-    /// gives memory in huge pages, whoever touches a new one waits while it is cleared: milliseconds, on some virtual machines.
-    pub fn make_room(&self) -> usize {
-        let is_missing = |shard: &&Guarded| shard.lock().records.make_room();
-        self.shards.iter().filter(is_missing).count()
+    /// Asks for the memory of the next keys of a part, which is below [`PARTS`], before they come, and tells of how many shards it was missing; to be called
+    /// now and then. Where a kernel gives memory in huge pages, whoever touches a new one waits while it is cleared: milliseconds, on some virtual machines.
+    pub fn make_room(&self, part: usize) -> usize {
+        let is_missing = |shard: &&Guarded| shard.make_room(self.most_per_shard);
+        self.part(part).filter(is_missing).count()
     }
 
     /// See [`Store::transact`](super::Store::transact).
@@ -269,10 +269,10 @@ impl Embedded {
         self.len() == 0
     }
 
-    /// Removes some expired keys of each shard of a part, which is below [`SWEEP_PARTS`]; to be called now and then.
+    /// Removes some expired keys of each shard of a part, which is below [`PARTS`]; to be called now and then.
     pub fn sweep(&self, part: usize) {
         let now = self.clock.now();
-        for shard in self.shards.iter().skip(part).step_by(SWEEP_PARTS) {
+        for shard in self.part(part) {
             for _ in 0..SWEEP_LOOKS {
                 let removed = shard.lock().sweep(SWEEP_IDLE, now);
                 self.count(-removed);
@@ -285,6 +285,10 @@ impl Embedded {
         let mut locked = self.lock(&[print]);
         let change = shard(&mut locked, print).put(print, record.into(), self.most_per_shard);
         self.count(change);
+    }
+
+    fn part(&self, part: usize) -> impl Iterator<Item = &Guarded> {
+        self.shards.iter().skip(part).step_by(PARTS)
     }
 
     fn print(&self, key: &Key) -> u128 {
@@ -416,7 +420,7 @@ mod tests {
         assert!(store.len() < 15_000, "{} keys", store.len());
         check_quiet(&store);
         handle.advance(Micros::from_secs(2));
-        (0..SWEEP_PARTS).for_each(|part| store.sweep(part));
+        (0..PARTS).for_each(|part| store.sweep(part));
         assert!(store.is_empty(), "{} keys", store.len());
     }
 
@@ -444,7 +448,7 @@ mod tests {
             }
             handle.set(over);
             assert_eq!(ask(), (false, full));
-            (0..SWEEP_PARTS).for_each(|part| store.sweep(part));
+            (0..PARTS).for_each(|part| store.sweep(part));
             assert!(store.is_empty());
             assert_eq!(ask(), (true, over), "{names:?}");
         }

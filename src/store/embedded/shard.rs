@@ -4,7 +4,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use super::packed::Packed;
-use super::table::Table;
+use super::table::{Chunk, Table};
 use crate::limit::transaction::Record;
 use crate::time::Timestamp;
 
@@ -43,6 +43,16 @@ impl Guarded {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Shard> {
         self.0.lock()
+    }
+
+    /// Makes room for the keys that come next, of which there are to be `most`, and tells whether it was missing. The lock is let go of meanwhile.
+    pub(super) fn make_room(&self, most: usize) -> bool {
+        let is_missing = self.lock().records.is_short(most);
+        if is_missing {
+            let chunk = Chunk::default();
+            self.lock().records.add_chunk(chunk);
+        }
+        is_missing
     }
 }
 

@@ -17,16 +17,23 @@ const CHUNK: usize = 255;
 /// The end of a chain.
 const NONE: u32 = u32::MAX;
 
+/// How many values more should find room at any time. A chunk beyond that is one that is spared when values go.
+const AHEAD: usize = CHUNK / 2;
+
 /// Values by fingerprint; fewer than 2^32 - 1.
 #[derive(Debug)]
 pub(super) struct Table<V> {
-    chunks: Vec<Box<[Entry<V>; CHUNK]>>,
+    chunks: Vec<Chunk<V>>,
     /// Where in a chunk its first value lies.
     turn: u32,
     /// How many values there are, at the indices below, and how many buckets. If a bucket has values, one is at its index, and
     /// is the first of its chain.
     len: u32,
 }
+
+/// Room for some values, to which a table comes or which is made for it beforehand.
+#[derive(Debug)]
+pub(super) struct Chunk<V>(Box<[Entry<V>; CHUNK]>);
 
 /// A value, in as few lines of the cache as it needs.
 #[derive(Debug)]
@@ -55,13 +62,14 @@ impl<V: Default> Table<V> {
         }
     }
 
-    /// Asks for the memory of the first values, which is not given back, and tells whether it was missing.
-    pub(super) fn make_room(&mut self) -> bool {
-        let is_missing = self.chunks.is_empty();
-        if is_missing {
-            self.add_chunk();
-        }
-        is_missing
+    /// Whether a chunk should be added before the next values come, if there are to be `most`.
+    pub(super) fn is_short(&self, most: usize) -> bool {
+        self.chunks.len() * CHUNK < most.min(self.len() + AHEAD)
+    }
+
+    /// Adds room for those that come.
+    pub(super) fn add_chunk(&mut self, chunk: Chunk<V>) {
+        self.chunks.push(chunk);
     }
 
     /// How many values there are.
@@ -90,7 +98,7 @@ impl<V: Default> Table<V> {
     pub(super) fn fetch(&self, print: u128) {
         if self.len > 0 {
             let index = bucket(halves(print), self.len());
-            let chunk = &*self.chunks[index / CHUNK];
+            let chunk = &*self.chunks[index / CHUNK].0;
             prefetch_index::prefetch_index(chunk, (index + self.turn as usize) % CHUNK);
         }
     }
@@ -161,16 +169,11 @@ impl<V: Default> Table<V> {
         })
     }
 
-    fn add_chunk(&mut self) {
-        let chunk = std::array::from_fn(|_| Entry::default());
-        self.chunks.push(Box::new(chunk));
-    }
-
     /// Makes room for one more value, and splits the bucket whose upper half the new one is. Tells which index is free then.
     fn add_bucket(&mut self, lowered: &mut impl FnMut(&V)) -> usize {
         let new = self.len();
         if new == self.chunks.len() * CHUNK {
-            self.add_chunk();
+            self.add_chunk(Chunk::default());
         }
         let split = parent(new).filter(|parent| self.is_first(*parent));
         self.len += 1;
@@ -269,11 +272,17 @@ impl<V: Default> Table<V> {
     }
 
     fn entry(&self, index: usize) -> &Entry<V> {
-        &self.chunks[index / CHUNK][(index + self.turn as usize) % CHUNK]
+        &self.chunks[index / CHUNK].0[(index + self.turn as usize) % CHUNK]
     }
 
     fn entry_mut(&mut self, index: usize) -> &mut Entry<V> {
-        &mut self.chunks[index / CHUNK][(index + self.turn as usize) % CHUNK]
+        &mut self.chunks[index / CHUNK].0[(index + self.turn as usize) % CHUNK]
+    }
+}
+
+impl<V: Default> Default for Chunk<V> {
+    fn default() -> Self {
+        Self(Box::new(std::array::from_fn(|_| Entry::default())))
     }
 }
 
@@ -394,17 +403,25 @@ mod tests {
     }
 
     #[test]
-    fn the_first_values_take_the_room_that_was_made_and_leave_it() {
+    fn values_take_the_room_that_was_made_and_leave_it() {
+        const MOST: usize = 4 * CHUNK + 1;
         let mut table = Table::at_place(0);
-        for is_missing in [true, false] {
-            assert_eq!(table.make_room(), is_missing);
-            for print in 0..CHUNK as u128 {
-                table.insert(print, 1_u32, |_| {});
+        for print in 0..MOST as u128 {
+            if table.is_short(MOST) {
+                table.add_chunk(Chunk::default());
             }
-            assert_eq!(table.chunks.len(), 1);
-            while table.len() > 0 {
-                table.remove(0, |_| {});
-            }
+            let chunks = table.chunks.len();
+            table.insert(print, 1_u32, |_| {});
+            assert_eq!(table.chunks.len(), chunks, "no value asks for room");
+        }
+        assert!(!table.is_short(MOST), "no more are to come");
+        assert_eq!(table.chunks.len(), 5);
+        while table.len() > 0 {
+            table.remove(0, |_| {});
+            assert!(
+                !table.is_short(MOST),
+                "room is given back and asked for in turn"
+            );
         }
         assert_eq!(table.chunks.len(), 1);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tollgate::store::embedded::copy::Contents;
-use tollgate::store::embedded::{Embedded, SWEEP_PARTS};
+use tollgate::store::embedded::{Embedded, PARTS};
 use tollgate::store::redis::Redis;
 use tollgate::store::{Key, Store};
 use tollgate::time::Clock;
@@ -120,7 +120,7 @@ impl Shared {
 
     pub(super) fn sweep(&self) {
         if let Some(store) = self.embedded() {
-            (0..SWEEP_PARTS).for_each(|part| store.sweep(part));
+            (0..PARTS).for_each(|part| store.sweep(part));
         }
     }
 
