@@ -477,3 +477,26 @@ fn ended_early(ended: Result<io::Result<()>, tokio::task::JoinError>) -> Result<
         Err(error) => Err(Failed::Run(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::engine;
+    use crate::store::embedded::SHARDS;
+
+    /// A part, and then the requests: all of it at once would be as long a pause as what it is there to avoid.
+    #[tokio::test]
+    async fn memory_is_asked_for_a_part_at_a_time() {
+        let clock = Clock::default();
+        let store = Store::Embedded(Embedded::new(16, clock.clone()));
+        let settings = engine::Settings::default();
+        let engine = Arc::new(Engine::new(store, settings, clock, Metrics::new()));
+        let kept = keep_memory(Arc::clone(&engine));
+        let looked = timeout(Duration::ZERO, kept).await;
+        assert!(looked.is_err(), "it has no end");
+        assert_eq!(engine.make_room(0), 0, "there is room");
+        assert_eq!(engine.make_room(1), SHARDS / PARTS, "there is none yet");
+    }
+}

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::support::http::{get, send};
+use crate::support::poll;
 use crate::support::server::Setup;
 
 const RULES: &str = "
@@ -107,6 +108,18 @@ fn metrics_count_by_rule() {
     );
     assert_eq!(server.metric("tollgate_embedded_keys"), 1.0);
     assert_eq!(server.metric("tollgate_rules_loaded"), 3.0);
+}
+
+#[test]
+fn keys_that_expired_are_gone_without_a_request() {
+    let rules =
+        "domain: d\ndescriptors: [{key: k, rate_limit: {unit: second, requests_per_unit: 1}}]";
+    let server = Setup::rules(rules).start_ready();
+    let body = r#"{"domain": "d", "descriptors": [{"entries": [{"key": "k", "value": "v"}]}]}"#;
+    let answer = send(server.http, "POST", "/json", &[], body).expect("an answer");
+    assert_eq!(answer.code, 200, "it was charged");
+    let is_gone = || (server.metric("tollgate_embedded_keys") == 0.0).then_some(());
+    poll::until("the key that expired to be gone", is_gone);
 }
 
 #[test]
