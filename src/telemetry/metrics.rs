@@ -41,6 +41,7 @@ pub mod rule;
 mod series;
 pub mod stats;
 pub mod straddle;
+mod stripes;
 
 pub use kinds::{Counter, LATENCY_BUCKETS, Latency};
 pub use rule::{RuleCounters, RuleHits};

@@ -9,6 +9,8 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
+use super::stripes::Stripes;
+
 /// The upper ends of the buckets of a [`Latency`]; beyond the last there is one more.
 pub const LATENCY_BUCKETS: [Duration; 14] = [
     Duration::from_micros(50),
@@ -32,7 +34,7 @@ pub(super) const BUCKETS: usize = LATENCY_BUCKETS.len() + 1;
 
 /// A number that only grows. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Counter(Arc<AtomicU64>);
+pub struct Counter(Stripes<1>);
 
 /// How long things took. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -55,12 +57,12 @@ impl Counter {
 
     /// So many more.
     pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
+        self.0.here()[0].fetch_add(count, Ordering::Relaxed);
     }
 
     /// What it has come to.
     pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.sum(0)
     }
 }
 
@@ -97,7 +99,7 @@ pub(super) fn bucket(took: Duration) -> usize {
 
 impl EncodeMetric for Counter {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        encoder.encode_gauge(&self.0.load(Ordering::Relaxed))
+        encoder.encode_gauge(&self.get())
     }
 
     fn metric_type(&self) -> MetricType {

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
@@ -13,6 +12,7 @@ use prometheus_client::encoding::{
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::stripes::Stripes;
 use crate::limit::Hits;
 
 /// How many rules are counted by name; the others of a domain are counted as `other`.
@@ -44,7 +44,7 @@ pub struct RuleHits {
 
 /// A handle on the counters of one rule.
 #[derive(Clone, Debug, Default)]
-pub struct RuleCounters(Arc<[AtomicU64; 5]>);
+pub struct RuleCounters(Stripes<5>);
 
 /// All rules that were counted since the start.
 #[derive(Debug, Default)]
@@ -56,8 +56,8 @@ struct RuleLabel {
     rule: String,
 }
 
-/// One of the five counters of a rule, for the encoder.
-struct Value<'c>(&'c AtomicU64);
+/// One of the five counters of a rule, for the encoder, in thousandths.
+struct Value(u64);
 
 /// The counters of a rule, as the reference calls them.
 pub(super) const RULE_STATS: [&str; 5] = [
@@ -101,9 +101,10 @@ impl RuleCounters {
             over,
             shadow,
         } = hits;
+        let here = self.0.here();
         let count = |place: usize, hits: Hits| {
             if hits > Hits::ZERO {
-                self.0[place].fetch_add(hits.thousandths(), Ordering::Relaxed);
+                here[place].fetch_add(hits.thousandths(), Ordering::Relaxed);
             }
         };
         // One after the other: a loop over both takes longer than what it does.
@@ -118,14 +119,13 @@ impl RuleCounters {
 impl RuleCounters {
     /// Which ones they are: the same for clones, and never another's.
     pub fn id(&self) -> usize {
-        Arc::as_ptr(&self.0).addr()
+        self.0.id()
     }
 
     /// The hits that were asked for, and those that were refused: over the limit, and not let pass by shadow mode. In
     /// thousandths.
     pub fn asked_and_refused(&self) -> (u64, u64) {
-        let [total, _, _, over, shadow] = &*self.0;
-        let [total, over, shadow] = [total, over, shadow].map(|c| c.load(Ordering::Relaxed));
+        let [total, over, shadow] = [0, 3, 4].map(|place| self.0.sum(place));
         (total, over.saturating_sub(shadow))
     }
 }
@@ -152,8 +152,8 @@ impl Rules {
     /// Calls `see` with the domain, the name and the counters of each rule, in thousandths and in the order of [`RULE_STATS`].
     pub(super) fn each(&self, mut see: impl FnMut(&str, &str, [u64; 5])) {
         for (label, counters) in self.0.read().iter() {
-            let counter = |place: usize| counters.0[place].load(Ordering::Relaxed);
-            see(&label.domain, &label.rule, std::array::from_fn(counter));
+            let sum = |place| counters.0.sum(place);
+            see(&label.domain, &label.rule, std::array::from_fn(sum));
         }
     }
 }
@@ -164,7 +164,7 @@ impl Collector for Rules {
         for (index, (name, help)) in NAMES.into_iter().enumerate() {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Unknown)?;
             for (label, counters) in all.iter() {
-                let value = Value(&counters.0[index]);
+                let value = Value(counters.0.sum(index));
                 value.encode(family.encode_family(label)?)?;
             }
         }
@@ -183,9 +183,9 @@ impl EncodeLabelSet for RuleLabel {
     }
 }
 
-impl EncodeMetric for Value<'_> {
+impl EncodeMetric for Value {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let thousandths = self.0.load(Ordering::Relaxed);
+        let thousandths = self.0;
         if thousandths.is_multiple_of(1000) {
             encoder.encode_gauge(&(thousandths / 1000))
         } else {
